@@ -1,0 +1,190 @@
+# pg_tick: one Makefile, PGXS inside. PG_CONFIG= selects the PostgreSQL major; `make help` lists the targets.
+# Promise: everything built lands in build/ (and pg_tick.so); core objects for the unit tests are compiled and linked
+# without any PostgreSQL header or library, so the floor law is checked by the build itself.
+
+PG_CONFIG ?= pg_config
+# INGEST=no leaves tick-ingest out of `all` and `install`.
+INGEST ?= yes
+# What the demo and the tests take from the command line: FEED SYMBOLS SECONDS RATE / KIND TESTS.
+export PG_CONFIG
+
+.DEFAULT_GOAL := all
+MAJOR := $(shell $(PG_CONFIG) --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p')
+PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
+PG_INCLUDE := $(shell $(PG_CONFIG) --includedir 2>/dev/null)
+
+# ---- what is built from what ---------------------------------------------------------------------------------------
+CORE_SRC := $(sort $(wildcard extension/core/*.cpp))
+PG_SRC := $(sort $(wildcard extension/pg/*.cpp))
+INGEST_SRC := $(sort $(wildcard ingestor/*.cpp ingestor/feeds/*.cpp))
+UNIT_SRC := $(sort $(wildcard test/unit/*_test.cpp))
+# A unit test that includes an ingestor header is linked with the ingestor; every other one with the core alone.
+UNIT_INGEST_SRC := $(if $(UNIT_SRC),$(shell grep -lE '^#include "(\.\./)*ingestor/' $(UNIT_SRC)))
+UNIT_CORE_SRC := $(filter-out $(UNIT_INGEST_SRC),$(UNIT_SRC))
+
+CORE_OBJS := $(CORE_SRC:extension/core/%.cpp=build/core/%.o)
+INGEST_OBJS := $(INGEST_SRC:ingestor/%.cpp=build/ingestor/%.o)
+INGEST_LIB_OBJS := $(filter-out build/ingestor/main.o,$(INGEST_OBJS))
+UNIT_CORE_OBJS := $(UNIT_CORE_SRC:test/unit/%.cpp=build/unit/%.o)
+UNIT_INGEST_OBJS := $(UNIT_INGEST_SRC:test/unit/%.cpp=build/unit/%.o)
+UNIT_BINS := $(if $(UNIT_CORE_SRC),build/unit/core) $(if $(UNIT_INGEST_SRC),build/unit/ingestor)
+HAVE_INGEST := $(and $(filter yes,$(INGEST)),$(wildcard ingestor/main.cpp))
+
+STRICT := -std=gnu++20 -O2 -g -ffp-contract=off -Wall -Wextra -Werror -I. -Iextension
+INGEST_INC := -Iingestor $(if $(PG_INCLUDE),-isystem $(PG_INCLUDE))
+INGEST_LIBS := -Wl,--as-needed -lpq -lsimdjson -ltomlplusplus -lssl -lcrypto -lz -pthread
+GTEST_LIBS := -lgtest -lgtest_main -pthread
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1
+
+ifneq ($(HAVE_INGEST),)
+SCRIPTS_built = build/tick-ingest
+endif
+
+# ---- the extension (PGXS) ------------------------------------------------------------------------------------------
+EXTENSION = extension/pg_tick
+DATA = $(sort $(wildcard extension/pg_tick--*.sql))
+MODULE_big = pg_tick
+EXT_DIR := build/pg$(MAJOR)
+OBJS = $(patsubst extension/%.cpp,$(EXT_DIR)/%.o,$(CORE_SRC) $(PG_SRC))
+FAULT_OBJS = $(patsubst extension/%.cpp,$(EXT_DIR)/faults/%.o,$(CORE_SRC) $(PG_SRC))
+PG_CPPFLAGS = -Iextension -isystem $(includedir_server)
+PG_CXXFLAGS = -std=gnu++20 -O2 -ffp-contract=off -Wall -Wextra -Werror -Wno-register -Wno-missing-field-initializers
+SHLIB_LINK += -lstdc++
+EXTRA_CLEAN = build/core build/ingestor build/unit build/sanitize build/faults build/check build/bench build/stage \
+	build/tick-ingest build/linked build/pg[0-9]*
+
+# `check` alone does not read PGXS, which has a rule of that name that only refuses.
+ifneq ($(filter-out check,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(PGXS),)
+override with_llvm := no
+include $(PGXS)
+HAVE_PGXS := yes
+endif
+endif
+
+ifeq ($(HAVE_PGXS),yes)
+# The version and the flags are remembered: another PG_CONFIG, or a new minor, rebuilds what depends on it.
+EXT_STAMP := $(shell $(PG_CONFIG) --version) $(CXX) $(PG_CXXFLAGS)
+$(shell mkdir -p $(EXT_DIR); echo '$(EXT_STAMP)' | cmp -s - $(EXT_DIR)/stamp || echo '$(EXT_STAMP)' > $(EXT_DIR)/stamp)
+$(shell echo '$(MAJOR)' | cmp -s - build/linked || echo '$(MAJOR)' > build/linked)
+
+$(OBJS): $(EXT_DIR)/%.o: extension/%.cpp $(EXT_DIR)/stamp
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+
+$(FAULT_OBJS): $(EXT_DIR)/faults/%.o: extension/%.cpp $(EXT_DIR)/stamp
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) $(CXXFLAGS_SL) $(CFLAGS_SL) $(CPPFLAGS) -DTICK_FAULTS -MMD -MP -c -o $@ $<
+
+pg_tick$(DLSUFFIX): build/linked
+
+# The same sources with the planted bugs and fault points compiled in; never installed by `make install`.
+faults: build/faults/pg_tick$(DLSUFFIX)
+build/faults/pg_tick$(DLSUFFIX): $(FAULT_OBJS) build/linked
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) -shared -o $@ $(FAULT_OBJS) $(LDFLAGS)
+
+all: $(SCRIPTS_built)
+clean: clean-demo
+-include $(OBJS:.o=.d) $(FAULT_OBJS:.o=.d)
+else ifneq ($(filter-out check,$(or $(MAKECMDGOALS),all)),)
+all install faults:
+	@echo "no PostgreSQL server headers found by PG_CONFIG=$(PG_CONFIG): run 'make deps' first" >&2; exit 1
+clean: clean-demo
+	rm -rf build pg_tick.so
+endif
+
+# ---- tick-ingest and the unit tests (no PGXS variable is used below) -----------------------------------------------
+build/tick-ingest: $(INGEST_OBJS) $(CORE_OBJS)
+	g++ -g -o $@ $^ $(INGEST_LIBS)
+
+$(CORE_OBJS): build/core/%.o: extension/core/%.cpp
+	@mkdir -p $(@D)
+	g++ $(STRICT) -MMD -MP -c -o $@ $<
+
+$(INGEST_OBJS): build/ingestor/%.o: ingestor/%.cpp
+	@mkdir -p $(@D)
+	g++ $(STRICT) $(INGEST_INC) -MMD -MP -c -o $@ $<
+
+$(UNIT_CORE_OBJS): build/unit/%.o: test/unit/%.cpp
+	@mkdir -p $(@D)
+	g++ $(STRICT) -MMD -MP -c -o $@ $<
+
+$(UNIT_INGEST_OBJS): build/unit/%.o: test/unit/%.cpp
+	@mkdir -p $(@D)
+	g++ $(STRICT) $(INGEST_INC) -MMD -MP -c -o $@ $<
+
+build/unit/core: $(UNIT_CORE_OBJS) $(CORE_OBJS)
+	g++ -g -o $@ $^ $(GTEST_LIBS)
+
+build/unit/ingestor: $(UNIT_INGEST_OBJS) $(INGEST_LIB_OBJS) $(CORE_OBJS)
+	g++ -g -o $@ $^ $(GTEST_LIBS) $(INGEST_LIBS)
+
+# Under ASan and UBSan; the Beast translation unit is slow to compile and stays as it is.
+SANE = $(patsubst build/%,build/sanitize/%,$(1))
+SANE_PLAIN := $(filter build/ingestor/socket.o,$(INGEST_LIB_OBJS))
+SANE_OBJS := $(call SANE,$(CORE_OBJS) $(filter-out $(SANE_PLAIN),$(INGEST_LIB_OBJS)) $(UNIT_CORE_OBJS) $(UNIT_INGEST_OBJS))
+
+define sane_rule
+$(call SANE,$(1)): $(2)
+	@mkdir -p $$(@D)
+	g++ $(STRICT) $(SANITIZE) $(3) -MMD -MP -c -o $$@ $$<
+endef
+$(foreach s,$(CORE_SRC),$(eval $(call sane_rule,$(s:extension/core/%.cpp=build/core/%.o),$(s),)))
+$(foreach s,$(filter-out ingestor/main.cpp ingestor/socket.cpp,$(INGEST_SRC)),$(eval $(call sane_rule,$(s:ingestor/%.cpp=build/ingestor/%.o),$(s),$(INGEST_INC))))
+$(foreach s,$(UNIT_CORE_SRC),$(eval $(call sane_rule,$(s:test/unit/%.cpp=build/unit/%.o),$(s),)))
+$(foreach s,$(UNIT_INGEST_SRC),$(eval $(call sane_rule,$(s:test/unit/%.cpp=build/unit/%.o),$(s),$(INGEST_INC))))
+
+build/sanitize/unit/core: $(call SANE,$(UNIT_CORE_OBJS) $(CORE_OBJS))
+	g++ $(SANITIZE) -o $@ $^ $(GTEST_LIBS)
+
+build/sanitize/unit/ingestor: $(call SANE,$(UNIT_INGEST_OBJS) $(filter-out $(SANE_PLAIN),$(INGEST_LIB_OBJS)) $(CORE_OBJS)) $(SANE_PLAIN)
+	g++ $(SANITIZE) -o $@ $^ $(GTEST_LIBS) $(INGEST_LIBS)
+
+-include $(CORE_OBJS:.o=.d) $(INGEST_OBJS:.o=.d) $(UNIT_CORE_OBJS:.o=.d) $(UNIT_INGEST_OBJS:.o=.d) $(SANE_OBJS:.o=.d)
+
+# ---- the targets a person types ------------------------------------------------------------------------------------
+ingest: build/tick-ingest
+
+unit-binaries: $(UNIT_BINS)
+
+unit: $(UNIT_BINS)
+	@set -e; for t in $^; do ./$$t --gtest_brief=1; done
+
+sanitize: $(call SANE,$(UNIT_BINS))
+	@set -e; for t in $^; do ./$$t --gtest_brief=1; done
+
+deps:
+	@.ci/deps
+
+lint:
+	@test/lint
+
+fmt:
+	clang-format-14 -i $(wildcard $(foreach d,extension/core extension/pg ingestor ingestor/feeds test/unit,$(d)/*.cpp $(d)/*.hpp))
+
+ifeq ($(filter-out check,$(or $(MAKECMDGOALS),all)),)
+check:
+	@KIND='$(KIND)' TESTS='$(TESTS)' test/run
+endif
+
+bench: all
+	@bench/run $(BENCH)
+
+run start stop status:
+	@FEED='$(FEED)' SYMBOLS='$(SYMBOLS)' RATE='$(RATE)' DURATION='$(SECONDS)' ingestor/demo $@
+
+clean-demo:
+	@ingestor/demo clean
+
+help:
+	@echo 'make deps            install what is missing (apt, sudo when not root)'
+	@echo 'make                 the extension and build/tick-ingest; PG_CONFIG=... selects the major'
+	@echo 'make install         PGXS: into the PostgreSQL of PG_CONFIG (or DESTDIR=...)'
+	@echo 'make run             the demo; FEED=binance SYMBOLS=BTCUSDT,ETHUSDT is live; SECONDS=15 ends and verifies'
+	@echo 'make start|stop|status   the same in the background'
+	@echo 'make check           all tests; KIND="unit regress isolation tap" TESTS="name ..." select'
+	@echo 'make unit|sanitize   unit tests alone; the same under ASan and UBSan'
+	@echo 'make lint fmt bench faults clean'
+
+.PHONY: all install check clean ingest unit unit-binaries sanitize deps lint fmt bench run start stop status clean-demo faults help

@@ -1,0 +1,223 @@
+// The packed delta record: how a fold travels from the writer to the worker. Layout (all integers LEB128):
+//   version | rows | failures (input, message) | keys | key cells | slots (key, pane, max_time, removed, partials)
+#include <cstring>
+
+#include "fold.hpp"
+
+namespace tick {
+namespace {
+
+constexpr unsigned char delta_version = 1;
+
+class Writer {
+ public:
+  explicit Writer(std::string& out) : out_(out) {}
+  void byte(unsigned char b) { out_.push_back(static_cast<char>(b)); }
+  void number(uint64_t n) {
+    while (n >= 0x80) {
+      byte(static_cast<unsigned char>(n | 0x80));
+      n >>= 7;
+    }
+    byte(static_cast<unsigned char>(n));
+  }
+  void integer(int64_t n) { number((static_cast<uint64_t>(n) << 1) ^ static_cast<uint64_t>(n >> 63)); }
+  void word(uint64_t w) { out_.append(reinterpret_cast<const char*>(&w), sizeof w); }
+  void bytes(std::string_view s) {
+    number(s.size());
+    out_.append(s);
+  }
+  void cell(const Cell& cell, Type type) {
+    byte(cell.null ? 0 : 1);
+    if (cell.null) return;
+    if (is_variable(type))
+      bytes(cell.view());
+    else if (is_float(type) || type == Type::word)
+      word(static_cast<uint64_t>(cell.word));
+    else
+      integer(cell.word);
+  }
+  std::string& out() { return out_; }
+
+ private:
+  std::string& out_;
+};
+
+[[noreturn]] void corrupted(const char* what) {
+  throw Error{Error::Code::data_corrupted, std::string("corrupted delta: ") + what};
+}
+
+class Reader {
+ public:
+  explicit Reader(std::string_view in)
+      : rest_(reinterpret_cast<const unsigned char*>(in.data()), in.size()) {}
+  unsigned char byte() {
+    if (rest_.empty()) corrupted("truncated");
+    const unsigned char b = rest_[0];
+    rest_ = rest_.subspan(1);
+    return b;
+  }
+  uint64_t number() {
+    uint64_t n = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+      const unsigned char b = byte();
+      n |= static_cast<uint64_t>(b & 0x7f) << shift;
+      if (b < 0x80) return n;
+    }
+    corrupted("number");
+  }
+  // A count of elements that take at least `least` bytes each.
+  size_t count(size_t least) {
+    const uint64_t n = number();
+    if (n > rest_.size() / std::max<size_t>(least, 1)) corrupted("count");
+    return static_cast<size_t>(n);
+  }
+  int64_t integer() {
+    const uint64_t n = number();
+    return static_cast<int64_t>(n >> 1) ^ -static_cast<int64_t>(n & 1);
+  }
+  uint64_t word() {
+    if (rest_.size() < 8) corrupted("truncated");
+    uint64_t w;
+    std::memcpy(&w, rest_.data(), 8);
+    rest_ = rest_.subspan(8);
+    return w;
+  }
+  std::string_view bytes() {
+    const size_t size = count(1);
+    const std::string_view s(reinterpret_cast<const char*>(rest_.data()), size);
+    rest_ = rest_.subspan(size);
+    return s;
+  }
+  Cell cell(Type type) {
+    if (byte() == 0) return Cell::none();
+    if (is_variable(type)) return Cell::of_bytes(bytes());
+    if (is_float(type) || type == Type::word) return Cell::of_word(static_cast<int64_t>(word()));
+    return Cell::of_word(integer());
+  }
+  std::span<const unsigned char>& rest() { return rest_; }
+
+ private:
+  std::span<const unsigned char> rest_;
+};
+
+}  // namespace
+
+void encode(const Fold& fold, std::string& out) {
+  const Program& program = fold.program();
+  Writer writer(out);
+  writer.byte(delta_version);
+  writer.integer(fold.rows_);
+  writer.number(fold.failures_.size());
+  for (const Fold::Failure& failure : fold.failures_) {
+    writer.number(static_cast<uint64_t>(failure.input));
+    writer.bytes(failure.message);
+  }
+  writer.number(program.keys.size());
+  writer.number(program.items.size());
+  const size_t width = program.keys.size();
+  writer.number(fold.key_hash_.size());
+  for (size_t id = 0; id < fold.key_hash_.size(); ++id)
+    for (size_t k = 0; k < width; ++k)
+      writer.cell(fold.keys_[id * width + k], program.inputs[program.keys[k]].type);
+  writer.number(fold.slots());
+  for (size_t at = 0; at < fold.slots(); ++at) {
+    const Fold::Slot& slot = fold.slot_[at];
+    writer.number(slot.key);
+    writer.integer(slot.pane);
+    writer.integer(slot.max_time);
+    writer.number(static_cast<uint64_t>(slot.removed));
+    for (size_t index = 0; index < program.items.size(); ++index) {
+      const Partials& partials = fold.items_[index];
+      switch (partials.kind) {
+        case PartialKind::count:
+          writer.number(static_cast<uint64_t>(partials.counts[at]));
+          break;
+        case PartialKind::integer:
+          writer.integer(static_cast<int64_t>(partials.integers[at] >> 64));
+          writer.word(static_cast<uint64_t>(partials.integers[at]));
+          break;
+        case PartialKind::exact:
+          partials.exacts[at].encode(out);
+          break;
+        case PartialKind::decimal:
+          partials.decimals[at].encode(out);
+          break;
+        case PartialKind::extreme: {
+          const Extreme& extreme = partials.extremes[at];
+          const Item& item = program.items[index];
+          writer.byte(extreme.set ? 1 : 0);
+          if (!extreme.set) break;
+          const auto kept = [&](const Kept& value, int16_t input) {
+            if (input >= 0) writer.cell(value.cell(program.inputs[input].type), program.inputs[input].type);
+          };
+          kept(extreme.value, item.value);
+          kept(extreme.order, item.order);
+          kept(extreme.seq, item.seq);
+          break;
+        }
+      }
+    }
+  }
+}
+
+void merge_delta(Fold& fold, std::string_view delta) {
+  const Program& program = *fold.program_;
+  Reader reader(delta);
+  if (reader.byte() != delta_version) corrupted("version");
+  const int64_t rows = reader.integer();
+  for (size_t left = reader.count(2); left > 0; --left) {
+    const uint64_t input = reader.number();
+    if (input >= program.inputs.size()) corrupted("input");
+    fold.fail(static_cast<int16_t>(input), reader.bytes());
+  }
+  if (reader.number() != program.keys.size() || reader.number() != program.items.size()) corrupted("program");
+  const size_t width = program.keys.size();
+  std::vector<Cell> cells(width);
+  std::vector<uint32_t> key_of(reader.count(width));
+  for (uint32_t& key : key_of) {
+    for (size_t k = 0; k < width; ++k) cells[k] = reader.cell(program.inputs[program.keys[k]].type);
+    key = fold.find_key(cells.data());
+  }
+  for (size_t left = reader.count(4); left > 0; --left) {
+    const uint64_t key = reader.number();
+    if (key >= key_of.size()) corrupted("key");
+    const Micros pane = reader.integer();
+    const uint32_t slot = fold.find_slot(key_of[key], pane);
+    fold.slot_[slot].max_time = std::max<Micros>(fold.slot_[slot].max_time, reader.integer());
+    fold.slot_[slot].removed += static_cast<int64_t>(reader.number());
+    for (size_t index = 0; index < program.items.size(); ++index) {
+      Partials& partials = fold.items_[index];
+      switch (partials.kind) {
+        case PartialKind::count:
+          partials.counts[slot] += static_cast<int64_t>(reader.number());
+          break;
+        case PartialKind::integer: {
+          const auto high = static_cast<unsigned __int128>(static_cast<__int128>(reader.integer()));
+          partials.integers[slot] += static_cast<__int128>((high << 64) | reader.word());
+          break;
+        }
+        case PartialKind::exact:
+          partials.exacts[slot].merge(ExactSum::decode(reader.rest()));
+          break;
+        case PartialKind::decimal:
+          partials.decimals[slot].merge(DecimalSum::decode(reader.rest()));
+          break;
+        case PartialKind::extreme: {
+          if (reader.byte() == 0) break;
+          const Item& item = program.items[index];
+          const auto kept = [&](int16_t input) {
+            return input < 0 ? Cell::none() : reader.cell(program.inputs[input].type);
+          };
+          const Cell value = kept(item.value), order = kept(item.order), seq = kept(item.seq);
+          if (value.null || (item.order >= 0 && order.null)) corrupted("value");
+          fold.offer(item, partials.extremes[slot], value, order, seq);
+          break;
+        }
+      }
+    }
+  }
+  if (!reader.rest().empty()) corrupted("trailing bytes");
+  fold.rows_ += rows;
+}
+
+}  // namespace tick

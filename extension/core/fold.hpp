@@ -1,0 +1,144 @@
+// The one fold: rows, deltas and other folds go in, partials per (keys, pane) come out. Capture, the worker's
+// pre-merge and recompute all use this class, so they cannot disagree.
+// Promises: any order and any split of the input gives the same partials to the last bit. Works on column spans.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "decimal.hpp"
+#include "error.hpp"
+#include "exact_sum.hpp"
+#include "types.hpp"
+
+namespace tick {
+
+// The pane of rows whose time is NULL or infinite: only rollups without a window count them.
+inline constexpr Micros no_time_pane = minus_infinity;
+
+// How the partial of an item is kept.
+enum class PartialKind : uint8_t { count, integer, exact, decimal, extreme };
+PartialKind partial_kind(const Program& program, const Item& item);
+
+// A value that owns its bytes.
+struct Kept {
+  int64_t word = 0;
+  std::string bytes;
+  bool null = true;
+
+  void keep(const Cell& cell, Type type);
+  Cell cell(Type type) const;
+};
+
+// The current holder of min, max, first or last.
+struct Extreme {
+  bool set = false;
+  Kept value, order, seq;
+};
+
+// The partials of one item, one element a slot; only the vector of its kind is used.
+struct Partials {
+  PartialKind kind;
+  std::vector<int64_t> counts;
+  std::vector<__int128> integers;
+  std::vector<ExactSum> exacts;
+  std::vector<DecimalSum> decimals;
+  std::vector<Extreme> extremes;
+
+  void resize(size_t slots);
+};
+
+class Fold {
+ public:
+  // The program must outlive the fold.
+  explicit Fold(const Program& program);
+  Fold(Fold&&) = default;
+  Fold& operator=(Fold&&) = default;
+
+  // Folds rows; inputs[i] is the column of Program::inputs[i]. Throws Error if a type is not summable.
+  void add(std::span<const Column> inputs, size_t rows);
+  // Notes that rows have left: their (keys, pane) has to be recomputed. Partials stay as they are.
+  void retract(std::span<const Column> inputs, size_t rows);
+
+  // Where a slot of another fold goes: the window to merge it into, or nothing to leave it out.
+  using Route = std::function<std::optional<Micros>(const Fold& from, size_t slot)>;
+  // Merges another fold; items[k] is the item of `from` that is this fold's item k.
+  void merge(const Fold& from, std::span<const int16_t> items, const Route& route);
+
+  // Only panes in [lo, hi) are folded from now on; those outside that are already here are dropped.
+  void restrict_to(Micros lo, Micros hi);
+
+  const Program& program() const { return *program_; }
+  size_t slots() const { return slot_.size(); }
+  bool empty() const { return slot_.empty() && failures_.empty(); }
+  size_t memory() const;  // bytes, an estimate
+  int64_t rows() const { return rows_; }
+
+  Micros pane(size_t slot) const { return slot_[slot].pane; }
+  Micros max_time(size_t slot) const { return slot_[slot].max_time; }
+  int64_t removed(size_t slot) const { return slot_[slot].removed; }
+  Cell key(size_t slot, size_t k) const { return keys_[slot_[slot].key * program_->keys.size() + k]; }
+  const Partials& partials(size_t item) const { return items_[item]; }
+
+  // An input that could not be evaluated for some rows (SEMANTICS R18): rollups using it must be set aside.
+  struct Failure {
+    int16_t input;
+    std::string message;
+  };
+  void fail(int16_t input, std::string_view message);
+  const std::vector<Failure>& failures() const { return failures_; }
+
+ private:
+  friend void encode(const Fold& fold, std::string& out);
+  friend void merge_delta(Fold& fold, std::string_view delta);
+
+  struct Slot {
+    uint32_t key;
+    Micros pane;
+    Micros max_time;
+    int64_t removed;
+  };
+
+  void find_slots(std::span<const Column> inputs, size_t rows);
+  uint32_t find_key(const Cell* cells);
+  uint32_t find_slot(uint32_t key, Micros pane);
+  void grow_keys();
+  void grow_slots();
+  Cell own(const Cell& cell, Type type);
+  void add_item(size_t item, std::span<const Column> inputs, size_t rows);
+  void add_extremes(Partials& partials, const Item& item, std::span<const Column> inputs, size_t rows);
+  void merge_partial(size_t item, size_t slot, const Partials& from, size_t from_slot);
+  void offer(const Item& item, Extreme& holder, const Cell& value, const Cell& order, const Cell& seq);
+
+  const Program* program_;
+  Micros lo_ = minus_infinity, hi_ = plus_infinity;
+  int64_t rows_ = 0;
+  std::vector<Slot> slot_;
+  std::vector<Partials> items_;
+  std::vector<Failure> failures_;
+
+  std::vector<Cell> keys_;           // key id * number of keys + k
+  std::vector<uint64_t> key_hash_;
+  std::vector<uint32_t> key_table_;  // open addressing, id + 1
+  std::vector<uint32_t> slot_table_;
+  std::vector<uint32_t> last_slot_;  // of a key: the slot used last, the likely next one
+  std::vector<std::unique_ptr<char[]>> arena_;
+  size_t arena_left_ = 0;
+  char* arena_next_ = nullptr;
+  size_t arena_bytes_ = 0;
+
+  // Scratch of one batch.
+  std::vector<uint32_t> row_slot_;
+  std::vector<std::vector<Cell>> canonical_;
+  std::vector<std::string> canonical_bytes_;
+};
+
+// The packed delta record of a fold: version, counts, keys once, then slots. merge_delta checks every bound and
+// throws Error data_corrupted.
+void encode(const Fold& fold, std::string& out);
+void merge_delta(Fold& fold, std::string_view delta);
+
+}  // namespace tick

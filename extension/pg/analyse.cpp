@@ -1,0 +1,274 @@
+// From an analysed query to keys, window and items (define.hpp), refusing what cannot be kept. PostgreSQL only;
+// core calls are made where nothing non-trivial is alive.
+#include "define.hpp"
+#include "session.hpp"
+#include "values.hpp"
+
+namespace tick::pg {
+namespace {
+
+List* outputs(const Query* query) {
+  List* result = NIL;
+  ListCell* cell;
+  foreach (cell, query->targetList) {
+    if (!lfirst_node(TargetEntry, cell)->resjunk) result = lappend(result, lfirst(cell));
+  }
+  return result;
+}
+
+int place(TargetEntry* entry) { return exprLocation(reinterpret_cast<Node*>(entry->expr)); }
+
+void check_names(const Definition* def) {
+  const char* reserved[] = {"window_end", "final", "revision", "updated_at"};
+  List* seen = NIL;
+  ListCell* cell;
+  foreach (cell, outputs(def->query)) {
+    auto* entry = lfirst_node(TargetEntry, cell);
+    const char* name = entry->resname;
+    for (const char* taken : reserved) {
+      if (strcmp(name, taken) == 0)
+        ereport(ERROR, (errcode(ERRCODE_RESERVED_NAME),
+                        errmsg("output column \"%s\" has the name of a column that every rollup gets", name),
+                        errhint("Give it another name with AS."), at(def->text, place(entry))));
+    }
+    if (strcmp(name, "?column?") == 0)
+      ereport(ERROR, (errcode(ERRCODE_INVALID_COLUMN_DEFINITION), errmsg("an output column has no name"),
+                      errhint("Name it with AS."), at(def->text, place(entry))));
+    ListCell* other;
+    foreach (other, seen) {
+      if (strcmp(static_cast<char*>(lfirst(other)), name) == 0)
+        ereport(ERROR, (errcode(ERRCODE_DUPLICATE_COLUMN), errmsg("output column \"%s\" appears twice", name),
+                        errhint("Give one of them another name with AS."), at(def->text, place(entry))));
+    }
+    seen = lappend(seen, entry->resname);
+  }
+}
+
+bool is_window(Node* node) {
+  return IsA(node, FuncExpr) && is_tick_function(reinterpret_cast<FuncExpr*>(node)->funcid, "tumble");
+}
+
+struct WindowOver {
+  Node* time;
+  Node* found;
+};
+
+bool find_window_over(Node* node, void* context) {
+  if (node == nullptr) return false;
+  auto* search = static_cast<WindowOver*>(context);
+  if (is_window(node) && equal(linitial(reinterpret_cast<FuncExpr*>(node)->args), search->time)) {
+    search->found = node;
+    return true;
+  }
+  return TICK_WALK(node, find_window_over, context);
+}
+
+// GROUP BY prefers an input column's name to an output column's: the query then says something else than it seems.
+void check_shadow(const Definition* def, const TargetEntry* entry) {
+  Node* expr = reinterpret_cast<Node*>(entry->expr);
+  if (!IsA(expr, Var)) return;
+  const char* column_name = get_attname(def->source, reinterpret_cast<Var*>(expr)->varattno, false);
+  ListCell* cell;
+  foreach (cell, outputs(def->query)) {
+    auto* other = lfirst_node(TargetEntry, cell);
+    if (equal(other->expr, expr)) continue;
+    WindowOver search{expr, nullptr};
+    const bool same_name = entry->resjunk && strcmp(other->resname, column_name) == 0;
+    if (other->ressortgroupref == 0) find_window_over(reinterpret_cast<Node*>(other->expr), &search);
+    if (!same_name && search.found == nullptr) continue;
+    ereport(ERROR, (errcode(ERRCODE_AMBIGUOUS_COLUMN),
+                    errmsg("GROUP BY \"%s\" means the input column, not the output column \"%s\"", column_name,
+                           other->resname),
+                    errhint("Group by position, as in GROUP BY 1, 2."), at(def->text, exprLocation(expr))));
+  }
+}
+
+void take_window(Definition* def, Node* node) {
+  if (def->window != nullptr) {
+    if (equal(def->window, node)) return;
+    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("a rollup cannot have more than one window"),
+                    errhint("Create one rollup for each window."), at(def->text, exprLocation(node))));
+  }
+  const auto* call = reinterpret_cast<FuncExpr*>(node);
+  Node* size = eval_const_expressions(nullptr, static_cast<Node*>(lsecond(call->args)));
+  if (!IsA(size, Const) || reinterpret_cast<Const*>(size)->constisnull)
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the size of a window must be a constant"),
+                    errhint("Write it as in tick.tumble(ts, '1 minute')."),
+                    at(def->text, exprLocation(static_cast<Node*>(lsecond(call->args))))));
+  def->window = node;
+  def->size = DatumGetIntervalP(reinterpret_cast<Const*>(size)->constvalue);
+  def->window_size = WindowSize{def->size->month, def->size->day, def->size->time};
+  char reason[256];
+  strlcpy(reason, def->window_size.validate().c_str(), sizeof reason);
+  if (reason[0] != '\0')
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s", reason),
+                    errhint("Use a size such as '10 seconds', '1 minute', '1 hour', '1 day' or '1 month'."),
+                    at(def->text, exprLocation(static_cast<Node*>(lsecond(call->args))))));
+  def->time = add_input(def, static_cast<Node*>(linitial(call->args)));
+}
+
+// A key on its way: its expression and its canonical text, by which the keys of a group are ordered.
+struct Key {
+  TargetEntry* entry;
+  char* text;
+};
+
+int by_text(const ListCell* a, const ListCell* b) {
+  return strcmp(static_cast<Key*>(lfirst(a))->text, static_cast<Key*>(lfirst(b))->text);
+}
+
+void add_key_columns(Definition* def, List* keys) {
+  List* asked = list_copy(keys);
+  list_sort(keys, by_text);
+  ListCell* cell;
+  foreach (cell, keys) {
+    const auto* key = static_cast<Key*>(lfirst(cell));
+    Node* expr = reinterpret_cast<Node*>(key->entry->expr);
+    auto* added = static_cast<StateColumn*>(palloc0(sizeof(StateColumn)));
+    added->name = key->entry->resname;
+    added->typmod = exprTypmod(expr);
+    added->type = getBaseTypeAndTypmod(exprType(expr), &added->typmod);
+    added->collation = type_is_collatable(added->type) ? C_COLLATION_OID : InvalidOid;
+    def->columns = lappend(def->columns, added);
+    def->keys = lappend_int(def->keys, add_input(def, expr));
+  }
+  foreach (cell, asked) {
+    ListCell* sorted;
+    foreach (sorted, keys) {
+      if (lfirst(sorted) == lfirst(cell)) def->key_order = lappend_int(def->key_order, foreach_current_index(sorted));
+    }
+  }
+}
+
+void check_key_name(const Definition* def, TargetEntry* entry) {
+  if (SystemAttributeByName(entry->resname) != nullptr)
+    ereport(ERROR, (errcode(ERRCODE_RESERVED_NAME),
+                    errmsg("output column \"%s\" has the name of a system column", entry->resname),
+                    errhint("Give it another name with AS."), at(def->text, place(entry))));
+}
+
+// Sorts the GROUP BY list into keys and window.
+void take_grouping(Definition* def) {
+  List* keys = NIL;
+  TargetEntry* window = nullptr;
+  ListCell* cell;
+  foreach (cell, def->query->groupClause) {
+    auto* entry = get_sortgroupclause_tle(lfirst_node(SortGroupClause, cell), def->query->targetList);
+    Node* expr = reinterpret_cast<Node*>(entry->expr);
+    check_shadow(def, entry);
+    if (entry->resjunk)
+      ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                      errmsg("an expression in GROUP BY is not among the output columns"),
+                      errhint("Add it to the SELECT list: its name is needed to keep the rollup's rows apart."),
+                      at(def->text, exprLocation(expr))));
+    check_key_name(def, entry);
+    if (is_window(expr)) {
+      take_window(def, expr);
+      if (window == nullptr) window = entry;
+      continue;
+    }
+    check_type(expr, true, def->text, exprLocation(expr));
+    bool known = false;
+    ListCell* other;
+    foreach (other, keys) known = known || equal(static_cast<Key*>(lfirst(other))->entry->expr, expr);
+    if (known) continue;
+    auto* key = static_cast<Key*>(palloc(sizeof(Key)));
+    key->entry = entry;
+    key->text = nodeToString(stringToNode(nodeToString(expr)));
+    keys = lappend(keys, key);
+  }
+  add_key_columns(def, keys);
+  if (window != nullptr) {
+    auto* added = static_cast<StateColumn*>(palloc0(sizeof(StateColumn)));
+    added->name = window->resname;
+    added->type = exprType(def->window);
+    added->typmod = -1;
+    def->columns = lappend(def->columns, added);
+  }
+}
+
+bool check_variables(Node* node, void* context) {
+  if (node == nullptr) return false;
+  const auto* def = static_cast<Definition*>(context);
+  if (IsA(node, Var) && reinterpret_cast<Var*>(node)->varattno <= 0)
+    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                    errmsg("a rollup cannot read system columns or whole rows"),
+                    errhint("Name the columns that it needs."), at(def->text, exprLocation(node))));
+  if (IsA(node, GroupingFunc))
+    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("a rollup cannot have GROUPING"),
+                    errhint("Create one rollup for each grouping."), at(def->text, exprLocation(node))));
+  return TICK_WALK(node, check_variables, context);
+}
+
+bool is_grouped(const Definition* def, Node* node) {
+  if (def->window != nullptr && equal(node, def->window)) return true;
+  ListCell* cell;
+  foreach (cell, def->keys) {
+    if (equal(node, input(def, lfirst_int(cell)))) return true;
+  }
+  return false;
+}
+
+struct Output {
+  Definition* def;
+  const char* name;
+};
+
+// Adds the items of the aggregates in an output, and refuses what is neither aggregated nor grouped.
+bool take_aggregates(Node* node, void* context) {
+  if (node == nullptr) return false;
+  const auto* output = static_cast<Output*>(context);
+  if (is_grouped(output->def, node)) return false;
+  if (IsA(node, Aggref)) {
+    add_items(output->def, reinterpret_cast<Aggref*>(node), output->name, false);
+    return false;
+  }
+  if (IsA(node, Var))
+    ereport(ERROR, (errcode(ERRCODE_GROUPING_ERROR),
+                    errmsg("column \"%s\" is neither grouped nor aggregated",
+                           get_attname(output->def->source, reinterpret_cast<Var*>(node)->varattno, false)),
+                    errhint("Add it to GROUP BY, or aggregate it, for instance with tick.last(value, ts)."),
+                    at(output->def->text, exprLocation(node))));
+  return TICK_WALK(node, take_aggregates, context);
+}
+
+void take_items(Definition* def) {
+  const char* row_count = nullptr;
+  ListCell* cell;
+  foreach (cell, outputs(def->query)) {
+    const auto* entry = lfirst_node(TargetEntry, cell);
+    if (!IsA(entry->expr, Aggref) || row_count != nullptr) continue;
+    const auto* aggregate = reinterpret_cast<Aggref*>(entry->expr);
+    if (aggregate->aggstar && aggregate->aggfilter == nullptr && family(aggregate->aggfnoid) == Family::count)
+      row_count = entry->resname;
+  }
+  add_row_count(def, row_count);
+  foreach (cell, outputs(def->query)) {
+    const auto* entry = lfirst_node(TargetEntry, cell);
+    if (IsA(entry->expr, Aggref)) add_items(def, reinterpret_cast<Aggref*>(entry->expr), entry->resname, true);
+  }
+  foreach (cell, outputs(def->query)) {
+    const auto* entry = lfirst_node(TargetEntry, cell);
+    Output output{def, entry->resname};
+    if (!IsA(entry->expr, Aggref)) take_aggregates(reinterpret_cast<Node*>(entry->expr), &output);
+  }
+}
+
+}  // namespace
+
+void analyse(Definition* def) {
+  TICK_UNGROUP(def->query);
+  check_query(def->query, def->text);
+  check_variables(reinterpret_cast<Node*>(def->query->targetList), def);
+  check_variables(def->query->jointree->quals, def);
+  check_names(def);
+  def->time = def->where = -1;
+  take_grouping(def);
+  check_immutable(reinterpret_cast<Node*>(def->query->targetList), def->text);
+  check_immutable(def->query->jointree->quals, def->text);
+  if (def->query->jointree->quals != nullptr) def->where = add_input(def, def->query->jointree->quals);
+  take_items(def);
+  if (!grouped(def)) def->unit = free_name(def, "tick", "all");
+}
+
+}  // namespace tick::pg

@@ -1,0 +1,239 @@
+#include "capture.hpp"
+
+#include <list>
+#include <memory>
+#include <string>
+
+#include "catalog.hpp"
+#include "evaluator.hpp"
+#include "guard.hpp"
+#include "shared.hpp"
+
+namespace tick::pg {
+namespace {
+
+constexpr size_t flush_memory = 2 * 1024 * 1024;
+
+// What one (sub)transaction nesting level has folded for one program. A released savepoint hands its entries to the
+// level above by changing the number; a rolled back one drops them.
+struct Entry {
+  int level;
+  Evaluator* evaluator;
+  MemoryContext memory;  // child of TopTransactionContext, holds both batches
+  RowBatch* added;
+  RowBatch* retracted;
+  Fold fold;
+  uint64 rows = 0;
+
+  Entry(int level, Evaluator* evaluator) : level(level), evaluator(evaluator), memory(nullptr), added(nullptr),
+                                           retracted(nullptr), fold(evaluator->program) {}
+};
+
+std::list<Entry> entries;
+bool delta_written = false;    // by this transaction
+bool committing = false;       // after PRE_COMMIT: whatever still comes is flushed at once
+
+Entry* find_entry(Evaluator* evaluator) {
+  const int level = GetCurrentTransactionNestLevel();
+  for (auto it = entries.rbegin(); it != entries.rend(); ++it)
+    if (it->evaluator == evaluator && it->level == level) return &*it;
+  Entry* entry = &entries.emplace_back(level, evaluator);
+  call([&] {
+    entry->memory = AllocSetContextCreate(TopTransactionContext, "pg_tick capture", ALLOCSET_DEFAULT_SIZES);
+    entry->added = make_batch(evaluator, entry->memory);
+    entry->retracted = make_batch(evaluator, entry->memory);
+  });
+  return entry;
+}
+
+void fold_entry(Entry& entry) {
+  fold_batch(entry.added, entry.fold, false, true);
+  fold_batch(entry.retracted, entry.fold, true, true);
+}
+
+// Writes what an entry holds as one delta row.
+void flush(Entry& entry) {
+  fold_entry(entry);
+  if (entry.fold.empty()) return;
+  static std::string buffer;  // not on the stack: append_delta may ereport past it
+  buffer.clear();
+  encode(entry.fold, buffer);
+  entry.fold = Fold(entry.evaluator->program);
+  call([&] { append_delta(entry.evaluator->program.id, buffer.data(), buffer.size()); });
+  delta_written = true;
+  if (buffer.capacity() > flush_memory * 4) std::string().swap(buffer);
+}
+
+// Flushes the entries of a nesting level (0 = all); those of levels above must not be written by a child.
+void flush_level(int level) {
+  for (Entry& entry : entries)
+    if (level == 0 || entry.level == level) flush(entry);
+}
+
+void drop_from(int level) {
+  for (auto it = entries.begin(); it != entries.end();) {
+    if (it->level < level) {
+      ++it;
+      continue;
+    }
+    if (it->memory != nullptr) MemoryContextDelete(it->memory);
+    it = entries.erase(it);
+  }
+}
+
+// The programs in the arguments of a trigger, with the attributes they read of this relation. Cached in the
+// trigger's FmgrInfo, which lives as long as the statement: the table's lock keeps both true.
+struct Binding {
+  Oid relation;
+  int count;
+  Evaluator** evaluators;
+  AttrNumber** attributes;
+};
+
+Binding* bind(FunctionCallInfo fcinfo, TriggerData* trigger) {
+  auto* binding = static_cast<Binding*>(fcinfo->flinfo->fn_extra);
+  if (binding != nullptr && binding->relation == RelationGetRelid(trigger->tg_relation)) return binding;
+  MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+  binding = static_cast<Binding*>(palloc0(sizeof(Binding)));
+  binding->evaluators = static_cast<Evaluator**>(palloc0(sizeof(Evaluator*) * (trigger->tg_trigger->tgnargs + 1)));
+  binding->attributes = static_cast<AttrNumber**>(palloc0(sizeof(AttrNumber*) * (trigger->tg_trigger->tgnargs + 1)));
+  for (int i = 0; i < trigger->tg_trigger->tgnargs; ++i) {
+    Evaluator* evaluator = find_evaluator(strtoll(trigger->tg_trigger->tgargs[i], nullptr, 10));
+    if (evaluator == nullptr)
+      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+                      errmsg("capture trigger of \"%s\" names program %s, which does not exist",
+                             RelationGetRelationName(trigger->tg_relation), trigger->tg_trigger->tgargs[i]),
+                      errhint("Run tick.repair() as a superuser.")));
+    binding->evaluators[binding->count] = evaluator;
+    binding->attributes[binding->count] = map_attributes(evaluator, trigger->tg_relation);
+    ++binding->count;
+  }
+  binding->relation = RelationGetRelid(trigger->tg_relation);
+  fcinfo->flinfo->fn_extra = binding;
+  MemoryContextSwitchTo(old);
+  return binding;
+}
+
+// True if no column that the program reads differs.
+bool same_input(const Evaluator* evaluator, const AttrNumber* attributes, TupleTableSlot* before,
+                TupleTableSlot* after) {
+  for (int c = 0; c < evaluator->columns; ++c) {
+    bool null_before, null_after;
+    const Datum a = slot_getattr(before, attributes[c], &null_before);
+    const Datum b = slot_getattr(after, attributes[c], &null_after);
+    if (null_before != null_after) return false;
+    const ValueType& type = evaluator->column_type[c];
+    if (!null_before && !datum_image_eq(a, b, type.by_value, type.length)) return false;
+  }
+  return true;
+}
+
+void push(Entry* entry, RowBatch* batch, TupleTableSlot* row, const AttrNumber* attributes) {
+  push_row(batch, row, attributes);
+  if (batch->rows < batch_rows) return;
+  fold_entry(*entry);
+  if (entry->fold.memory() > flush_memory) flush(*entry);
+}
+
+Datum capture_row(FunctionCallInfo fcinfo) {
+  if (!CALLED_AS_TRIGGER(fcinfo))
+    ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED), errmsg("tick_catalog.capture is a trigger")));
+  if (!preloaded())
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                    errmsg("pg_tick is not loaded by shared_preload_libraries"),
+                    errhint("Add pg_tick to shared_preload_libraries and restart the server.")));
+  auto* trigger = reinterpret_cast<TriggerData*>(fcinfo->context);
+  Binding* binding = bind(fcinfo, trigger);
+  const bool insert = TRIGGER_FIRED_BY_INSERT(trigger->tg_event);
+  const bool update = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event);
+  for (int i = 0; i < binding->count; ++i) {
+    Evaluator* evaluator = binding->evaluators[i];
+    const AttrNumber* attributes = binding->attributes[i];
+    if (update && same_input(evaluator, attributes, trigger->tg_trigslot, trigger->tg_newslot)) continue;
+    Entry* entry = find_entry(evaluator);
+    if (!insert) push(entry, entry->retracted, trigger->tg_trigslot, attributes);
+    if (insert) push(entry, entry->added, trigger->tg_trigslot, attributes);
+    if (update) push(entry, entry->added, trigger->tg_newslot, attributes);
+    if (committing) flush(*entry);
+  }
+  return PointerGetDatum(nullptr);
+}
+
+void on_transaction(XactEvent event, void*) {
+  switch (event) {
+    case XACT_EVENT_PRE_COMMIT:
+    case XACT_EVENT_PRE_PREPARE:
+      entry([&] {
+        flush_level(0);
+        committing = true;
+      });
+      break;
+    case XACT_EVENT_COMMIT:
+      Assert(std::all_of(entries.begin(), entries.end(), [](const Entry& e) { return e.fold.empty(); }));
+      entries.clear();
+      committing = false;
+      if (take_wake_request() || delta_written) wake(delta_written);
+      delta_written = false;
+      break;
+    case XACT_EVENT_PREPARE:
+    case XACT_EVENT_ABORT:
+      entries.clear();
+      committing = false;
+      delta_written = false;
+      take_wake_request();
+      break;
+    default:
+      break;
+  }
+}
+
+void on_subtransaction(SubXactEvent event, SubTransactionId, SubTransactionId, void*) {
+  if (entries.empty() || planted("no_subtransaction_callback")) return;
+  const int level = GetCurrentTransactionNestLevel();
+  if (event == SUBXACT_EVENT_ABORT_SUB) {
+    drop_from(level);
+  } else if (event == SUBXACT_EVENT_COMMIT_SUB) {
+    for (Entry& entry : entries)
+      if (entry.level == level) entry.level = level - 1;
+  }
+}
+
+}  // namespace
+
+void register_capture_callbacks() {
+  RegisterXactCallback(on_transaction, nullptr);
+  RegisterSubXactCallback(on_subtransaction, nullptr);
+}
+
+}  // namespace tick::pg
+
+using namespace tick::pg;
+
+extern "C" {
+PG_FUNCTION_INFO_V1(tick_capture);
+PGDLLEXPORT Datum tick_capture(PG_FUNCTION_ARGS);
+PG_FUNCTION_INFO_V1(tick_flush);
+PGDLLEXPORT Datum tick_flush(PG_FUNCTION_ARGS);
+PG_FUNCTION_INFO_V1(tick_refuse_truncate);
+PGDLLEXPORT Datum tick_refuse_truncate(PG_FUNCTION_ARGS);
+}
+
+Datum tick_capture(PG_FUNCTION_ARGS) {
+  return entry([&] { return capture_row(fcinfo); });
+}
+
+Datum tick_flush(PG_FUNCTION_ARGS) {
+  (void)fcinfo;
+  return entry([&] {
+    flush_level(GetCurrentTransactionNestLevel());
+    return PointerGetDatum(nullptr);
+  });
+}
+
+Datum tick_refuse_truncate(PG_FUNCTION_ARGS) {
+  auto* trigger = reinterpret_cast<TriggerData*>(fcinfo->context);
+  ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                  errmsg("cannot truncate \"%s\": rollups read it", RelationGetRelationName(trigger->tg_relation)),
+                  errdetail("Its candles would no longer equal their query."),
+                  errhint("DELETE the rows, or drop the rollups first with tick.drop_rollup.")));
+}

@@ -1,0 +1,78 @@
+#include "catalog.hpp"
+
+#include "shared.hpp"
+#include "values.hpp"
+
+namespace tick::pg {
+namespace {
+
+int16* int2_array(Datum datum, int* count) {
+  ArrayType* array = DatumGetArrayTypePCopy(datum);
+  *count = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+  return reinterpret_cast<int16*>(ARR_DATA_PTR(array));
+}
+
+}  // namespace
+
+Oid catalog_namespace(bool missing_ok) { return get_namespace_oid("tick_catalog", missing_ok); }
+
+Oid catalog_relation(const char* name) {
+  const Oid schema = catalog_namespace(true);
+  return OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+}
+
+
+bool read_program(int64 id, ProgramRow* row) {
+  const Oid relid = catalog_relation("program");
+  if (!OidIsValid(relid)) return false;
+  Relation relation = table_open(relid, AccessShareLock);
+  TupleDesc desc = RelationGetDescr(relation);
+  ScanKeyData key;
+  ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+  // No snapshot given: the catalog snapshot, newer than that of a REPEATABLE READ writer.
+  SysScanDesc scan = systable_beginscan(relation, catalog_relation("program_pkey"), true, nullptr, 1, &key);
+  HeapTuple tuple = systable_getnext(scan);
+  const bool found = HeapTupleIsValid(tuple);
+  if (found) {
+    Datum values[11];
+    bool nulls[11];
+    if (desc->natts != 11) elog(ERROR, "pg_tick: unexpected shape of tick_catalog.program");
+    heap_deform_tuple(tuple, desc, values, nulls);
+    row->source = DatumGetObjectId(values[2]);
+    row->owner = DatumGetObjectId(values[3]);
+    row->inputs = TextDatumGetCString(values[5]);
+    row->keys = int2_array(values[6], &row->key_count);
+    row->time_input = DatumGetInt16(values[7]);
+    row->where_input = DatumGetInt16(values[8]);
+    row->pane = DatumGetInt64(values[9]);
+    row->items = int2_array(values[10], &row->item_count);
+    row->input_count = list_length(static_cast<List*>(stringToNode(row->inputs)));
+  }
+  systable_endscan(scan);
+  table_close(relation, AccessShareLock);
+  return found;
+}
+
+void append_delta(int64 program, const char* data, size_t size) {
+  DatabaseSlot* slot = my_slot();
+  const uint32 hint = slot == nullptr ? 0 : pg_atomic_read_u32(&slot->queue) % queue_tables;
+  char name[16];
+  snprintf(name, sizeof name, "queue_%u", hint);
+  const Oid relid = catalog_relation(name);
+  if (!OidIsValid(relid)) return;  // the extension was dropped by this very transaction
+  Relation queue = table_open(relid, RowExclusiveLock);
+  Datum values[3] = {FullTransactionIdGetDatum(GetTopFullTransactionId()), Int64GetDatum(program),
+                     varlena_datum(data, size)};
+  bool nulls[3] = {false, false, false};
+  HeapTuple tuple = heap_form_tuple(RelationGetDescr(queue), values, nulls);
+  const bool snapshot = !ActiveSnapshotSet();
+  if (snapshot) PushActiveSnapshot(GetTransactionSnapshot());
+  CatalogTupleInsert(queue, tuple);
+  if (snapshot) PopActiveSnapshot();
+  heap_freetuple(tuple);
+  pfree(DatumGetPointer(values[2]));
+  // Releasing the lock here would let a TRUNCATE of the drained table erase this uncommitted row.
+  table_close(queue, planted("queue_lock_released") ? RowExclusiveLock : NoLock);
+}
+
+}  // namespace tick::pg

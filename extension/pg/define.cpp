@@ -1,0 +1,180 @@
+// tick.create_rollup: the order of its steps, and the objects and catalog rows it makes. The source is locked before
+// anything is made; user objects are made by the caller, the catalogs' rows by the extension's owner.
+#include "define.hpp"
+#include "guard.hpp"
+#include "session.hpp"
+#include "shared.hpp"
+
+namespace tick::pg {
+namespace {
+
+void check_preloaded() {
+  if (preloaded()) return;
+  ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                  errmsg("pg_tick must be loaded by shared_preload_libraries"),
+                  errhint("Add pg_tick to shared_preload_libraries in postgresql.conf and restart the server.")));
+}
+
+void refuse_existing(Oid schema, const char* name) {
+  if (OidIsValid(get_relname_relid(name, schema)))
+    ereport(ERROR, (errcode(ERRCODE_DUPLICATE_TABLE), errmsg("relation \"%s\" already exists", name),
+                    errhint("Drop it, or give the rollup another name.")));
+}
+
+// Finds where the rollup goes, and that nothing is there.
+void take_name(Definition* def, text* name) {
+  RangeVar* wanted = makeRangeVarFromNameList(textToQualifiedNameList(name));
+  def->name = wanted->relname;
+  def->schema = RangeVarGetCreationNamespace(wanted);
+  if (isAnyTempNamespace(def->schema))
+    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("a rollup cannot be temporary"),
+                    errhint("Create it in another schema.")));
+  if (!TICK_MAY_CREATE_IN(def->schema, GetUserId()))
+    ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+                    errmsg("permission denied for schema %s", get_namespace_name(def->schema)),
+                    errhint("A rollup is a view and a table: GRANT CREATE ON SCHEMA %s TO %s.",
+                            quote_identifier(get_namespace_name(def->schema)),
+                            quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+  refuse_existing(def->schema, def->name);
+  refuse_existing(def->schema, makeObjectName(def->name, nullptr, "state"));
+}
+
+// Parses, locks the source and analyses.
+void read_query(Definition* def) {
+  QueryContext context;
+  enter_query(&context, def->text);
+  RawStmt* statement = parse_select(def->text);
+  const RangeVar* name = source_name(statement);
+  def->source = RangeVarGetRelid(name, AccessShareLock, true);
+  if (!OidIsValid(def->source))
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("relation \"%s\" does not exist", name->relname),
+                    errhint("A rollup reads an existing table."), at(def->text, name->location)));
+  check_source(def->source, name, def->text);
+  lock_source(def->source);
+  def->query = parse_analyze_fixedparams(statement, def->text, nullptr, 0, nullptr);
+  if (list_length(def->query->rtable) < 1 || linitial_node(RangeTblEntry, def->query->rtable)->relid != def->source)
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE), errmsg("the source was replaced meanwhile"),
+                    errhint("Try again.")));
+  check_source(def->source, name, def->text);
+  analyse(def);
+  leave_query(&context);
+}
+
+int32 next_id() {
+  open_catalogs();
+  SPI_execute("SELECT nextval(pg_get_serial_sequence('tick_catalog.rollup', 'id'))::integer", true, 1);
+  bool null;
+  const int32 id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+  close_catalogs();
+  return id;
+}
+
+Oid make_definition_view(const Definition* def, const char* query) {
+  const char* name = makeObjectName(def->name, nullptr, psprintf("definition_%d", def->id));
+  const char* qualified = quote_qualified_identifier("tick_catalog", name);
+  run(psprintf("CREATE VIEW %s AS %s", qualified, query));
+  run(psprintf("ALTER VIEW %s OWNER TO %s", qualified, quote_identifier(GetUserNameFromId(def->owner, false))));
+  return get_relname_relid(name, catalog_namespace(false));
+}
+
+Datum name_array(List* columns, int from, int count) {
+  Datum* names = static_cast<Datum*>(palloc(sizeof(Datum) * (count + 1)));
+  for (int i = 0; i < count; ++i)
+    names[i] = CStringGetTextDatum(static_cast<StateColumn*>(list_nth(columns, from + i))->name);
+  return PointerGetDatum(construct_array(names, count, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+void write(const char* sql, int count, Oid* types, Datum* values, const char* nulls) {
+  SPI_connect();
+  if (SPI_execute_with_args(sql, count, types, values, nulls, false, 0) < 0)
+    elog(ERROR, "pg_tick: cannot write the catalogs");
+  SPI_finish();
+}
+
+void write_source(Oid source) {
+  Oid types[] = {OIDOID};
+  Datum values[] = {ObjectIdGetDatum(source)};
+  write("INSERT INTO tick_catalog.source (relid) VALUES ($1) ON CONFLICT DO NOTHING", 1, types, values, nullptr);
+  write("INSERT INTO tick_catalog.watermark (source) VALUES ($1) ON CONFLICT DO NOTHING", 1, types, values, nullptr);
+}
+
+void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 group) {
+  const int keys = list_length(def->keys);
+  const int first = keys + (def->window != nullptr ? 1 : 0);
+  Oid types[] = {INT4OID, OIDOID,      OIDOID,       OIDOID,  OIDOID,       INT4OID, OIDOID,
+                 INTERVALOID, TEXTARRAYOID, TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID};
+  Datum values[] = {Int32GetDatum(def->id),
+                    ObjectIdGetDatum(view),
+                    ObjectIdGetDatum(state),
+                    ObjectIdGetDatum(definition),
+                    ObjectIdGetDatum(def->source),
+                    Int32GetDatum(group),
+                    ObjectIdGetDatum(def->owner),
+                    IntervalPGetDatum(def->size),
+                    name_array(def->columns, 0, keys),
+                    def->window == nullptr ? Datum{0} : CStringGetTextDatum(column(def, keys)->name),
+                    name_array(def->columns, first, list_length(def->columns) - first),
+                    CStringGetTextDatum(upsert_sql(def, state)),
+                    CStringGetTextDatum(merged_sql(def, state))};
+  char nulls[] = "             ";
+  if (def->window == nullptr) nulls[7] = nulls[9] = 'n';
+  write("INSERT INTO tick_catalog.rollup (id, view, state, definition, source, group_id, owner, window_size, "
+        "key_columns, time_column, item_columns, upsert, merged) OVERRIDING SYSTEM VALUE "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        13, types, values, nulls);
+  Oid pending_types[] = {INT4OID, INT8OID, INT8OID};
+  Datum pending[] = {Int32GetDatum(def->id), Int64GetDatum(minus_infinity), Int64GetDatum(plus_infinity)};
+  write("INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) VALUES ($1, $2, $3, true)", 3, pending_types,
+        pending, nullptr);
+}
+
+Oid create_rollup(text* name, const char* query) {
+  auto* def = static_cast<Definition*>(palloc0(sizeof(Definition)));
+  def->text = query;
+  def->owner = GetUserId();
+  check_preloaded();
+  take_name(def, name);
+  read_query(def);
+
+  const int level = fixed_path();
+  const char* canonical = pg_get_querydef(static_cast<Query*>(copyObjectImpl(def->query)), false);
+  Actor caller = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+  def->id = next_id();
+  const Oid definition = make_definition_view(def, canonical);
+  act_again(caller);
+
+  const char* state_name = makeObjectName(def->name, nullptr, "state");
+  const char* schema = get_namespace_name(def->schema);
+  run(state_sql(def, quote_qualified_identifier(schema, state_name)));
+  const Oid state = get_relname_relid(state_name, def->schema);
+  const ObjectAddress depender{RelationRelationId, state, 0};
+  const ObjectAddress referenced{RelationRelationId, definition, 0};
+  recordDependencyOn(&depender, &referenced, DEPENDENCY_NORMAL);
+  run(view_sql(def, state, quote_qualified_identifier(schema, def->name)));
+  const Oid view = get_relname_relid(def->name, def->schema);
+
+  caller = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+  write_source(def->source);
+  const int32 group = join_group(def);
+  write_rollup(def, view, state, definition, group);
+  record_items(def, group);
+  run("UPDATE tick_catalog.generation SET value = value + 1");
+  attach_triggers(def->source);
+  act_again(caller);
+  close_path(level);
+  wake_at_commit();
+  return view;
+}
+
+}  // namespace
+}  // namespace tick::pg
+
+extern "C" {
+PG_FUNCTION_INFO_V1(tick_create_rollup);
+
+PGDLLEXPORT Datum tick_create_rollup(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] {
+    return ObjectIdGetDatum(tick::pg::create_rollup(PG_GETARG_TEXT_PP(0), text_to_cstring(PG_GETARG_TEXT_PP(1))));
+  });
+}
+}

@@ -1,0 +1,139 @@
+// The definition of a rollup on its way from the query to SQL and catalogs, and the steps of that way:
+//   statement.cpp parse and refuse -> analyse.cpp keys, window, items -> plan.cpp SQL text -> group.cpp program and
+//   triggers -> define.cpp the objects. Everything is palloc'ed plain data: any step may leave by ereport.
+#pragma once
+
+#include "../core/types.hpp"
+#include "../core/window.hpp"
+#include "pg.hpp"
+
+namespace tick::pg {
+
+// An item of the core, and where the state table keeps its partial.
+struct DefinedItem {
+  ItemKind kind;
+  int value, order, seq, filter;  // indexes into Definition::inputs, -1 = none
+  Oid partial;                    // type of the first column
+  int width;                      // columns of the state table
+  int column;                     // position of the first in Definition::columns
+};
+
+// A column of the state table.
+struct StateColumn {
+  const char* name;
+  Oid type;
+  int32 typmod;
+  Oid collation;
+};
+
+struct Definition {
+  const char* text;   // the query as it was given
+  Query* query;
+  Oid source;
+  Oid owner;
+  Oid schema;
+  const char* name;
+  int32 id;
+
+  List* inputs;       // Node*: expressions over the source, which is variable number 1
+  List* keys;         // int: inputs
+  List* key_order;    // int: positions in `keys` as GROUP BY lists them
+  int time;           // input or -1
+  int where;          // input or -1
+  Node* window;       // the call of tick.tumble, or nullptr
+  Interval* size;
+  WindowSize window_size;
+  List* items;        // DefinedItem*; the first counts rows
+
+  List* columns;      // StateColumn*: keys, window, partials
+  const char* unit;   // name of the constant column of a rollup without keys and window, else nullptr
+};
+
+inline Node* input(const Definition* def, int i) { return static_cast<Node*>(list_nth(def->inputs, i)); }
+inline DefinedItem* item(const Definition* def, int i) {
+  return static_cast<DefinedItem*>(list_nth(def->items, i));
+}
+inline StateColumn* column(const Definition* def, int i) {
+  return static_cast<StateColumn*>(list_nth(def->columns, i));
+}
+inline bool grouped(const Definition* def) { return def->keys != NIL || def->window != nullptr; }
+
+// --- statement.cpp -----------------------------------------------------------------------------------------
+
+// Errors raised between the two point into `text` instead of the statement that is running.
+struct QueryContext {
+  ErrorContextCallback callback;
+  const char* text;
+};
+void enter_query(QueryContext* context, const char* text);
+void leave_query(QueryContext* context);
+
+// Returns errposition() of a location in the query that was entered.
+int at(const char* text, int location);
+
+// Parses the text and returns the one plain SELECT in it; refuses everything else.
+RawStmt* parse_select(const char* text);
+// The table it reads.
+RangeVar* source_name(const RawStmt* statement);
+// Refuses what a rollup cannot read, or the present user must not.
+void check_source(Oid source, const RangeVar* name, const char* text);
+// Refuses what the grammar allows and a rollup cannot hold.
+void check_query(const Query* query, const char* text);
+// Refuses expressions that are not IMMUTABLE.
+void check_immutable(Node* node, const char* text);
+
+// --- analyse.cpp, items.cpp --------------------------------------------------------------------------------
+
+// Fills everything from `inputs` on.
+void analyse(Definition* def);
+
+// The aggregates that a rollup can hold.
+enum class Family { none, count, sum, avg, min, max, var_pop, var_samp, stddev_pop, stddev_samp, first, last };
+Family family(Oid function);
+// True if the function is one of the named ones of schema tick.
+bool is_tick_function(Oid function, const char* name);
+
+// Returns the index of an equal input, adding it if there is none.
+int add_input(Definition* def, Node* expr);
+// Adds the items of one aggregate and the state columns of new ones, named after the output column. `direct`: the
+// output is the aggregate itself.
+void add_items(Definition* def, const Aggref* aggregate, const char* output, bool direct);
+// Adds the count of all rows, named as asked or by a name of our own.
+void add_row_count(Definition* def, const char* output);
+// Returns the expression over the state table that finishes an aggregate.
+Node* finish(Definition* def, const Aggref* aggregate);
+// Returns a name for a state column that no other column has.
+const char* free_name(const Definition* def, const char* output, const char* what);
+// Refuses a type that cannot be a key or the value of an item.
+void check_type(Node* expr, bool as_key, const char* text, int location);
+
+// --- plan.cpp ----------------------------------------------------------------------------------------------
+
+// A call of a function in schema tick_catalog.
+Node* call_catalog(const char* function, List* arguments);
+// A column of the state table, which is variable number 1.
+Node* state_variable(const Definition* def, int column);
+
+// SQL over the state table, which must exist for all but the first.
+const char* state_sql(const Definition* def, const char* state);
+const char* view_sql(Definition* def, Oid state, const char* view);
+const char* upsert_sql(const Definition* def, Oid state);
+const char* merged_sql(Definition* def, Oid state);
+
+// --- group.cpp ---------------------------------------------------------------------------------------------
+
+// Puts the rollup into a capture group with a new program that holds its items, and returns the group.
+int32 join_group(const Definition* def);
+// Writes the row of rollup_program of a rollup that has joined.
+void record_items(const Definition* def, int32 group);
+// Gives the group a program without the items nobody uses any more, or removes it with its last rollup.
+void shrink_group(int32 group);
+
+// --- triggers.cpp ------------------------------------------------------------------------------------------
+
+// Locks the source and everything below it against writers, without making them wait for more than a moment.
+void lock_source(Oid source);
+// Makes the triggers of the source those of its current programs. The caller has locked the source.
+void attach_triggers(Oid source);
+
+}  // namespace tick::pg

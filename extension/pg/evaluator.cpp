@@ -1,0 +1,386 @@
+#include "evaluator.hpp"
+
+#include "catalog.hpp"
+#include "guard.hpp"
+
+namespace tick::pg {
+namespace {
+
+// Functions that cannot raise for any input, beside comparisons.
+bool is_total_function(Oid function) {
+  switch (function) {
+    case F_FLOAT8_INT2:
+    case F_FLOAT8_INT4:
+    case F_FLOAT8_INT8:
+    case F_FLOAT8_FLOAT4:
+    case F_FLOAT4_INT2:
+    case F_FLOAT4_INT4:
+    case F_FLOAT4_INT8:
+    case F_INT4_INT2:
+    case F_INT8_INT2:
+    case F_INT8_INT4:
+    case F_NUMERIC_INT2:
+    case F_NUMERIC_INT4:
+    case F_NUMERIC_INT8:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool is_total_operator(Oid op) {
+  if (op >= FirstNormalObjectId) return false;
+  List* interpretations = get_op_btree_interpretation(op);
+  const bool total = interpretations != NIL;
+  list_free_deep(interpretations);
+  return total;
+}
+
+bool not_total(Node* node, void* context) {
+  if (node == nullptr) return false;
+  switch (nodeTag(node)) {
+    case T_Var:
+    case T_Const:
+    case T_BoolExpr:
+    case T_NullTest:
+    case T_BooleanTest:
+    case T_RelabelType:
+    case T_CaseExpr:
+    case T_CaseWhen:
+    case T_CaseTestExpr:
+    case T_CoalesceExpr:
+    case T_List:
+      break;
+    case T_OpExpr:
+    case T_DistinctExpr:
+    case T_NullIfExpr:
+      if (!is_total_operator(reinterpret_cast<OpExpr*>(node)->opno)) return true;
+      break;
+    case T_ScalarArrayOpExpr:
+      if (!is_total_operator(reinterpret_cast<ScalarArrayOpExpr*>(node)->opno)) return true;
+      break;
+    case T_FuncExpr:
+      if (!is_total_function(reinterpret_cast<FuncExpr*>(node)->funcid)) return true;
+      break;
+    default:
+      return true;
+  }
+  return TICK_WALK(node, not_total, context);
+}
+
+struct Renumber {
+  AttrNumber* attribute;
+  int columns;
+};
+
+// Replaces attribute numbers of the source by positions in the evaluator's columns, collecting them.
+Node* renumber(Node* node, void* context) {
+  if (node == nullptr) return nullptr;
+  if (IsA(node, Var)) {
+    auto* renumbering = static_cast<Renumber*>(context);
+    Var* var = static_cast<Var*>(copyObjectImpl(node));
+    if (var->varattno <= 0) elog(ERROR, "pg_tick: program reads a system column");
+    int at = 0;
+    while (at < renumbering->columns && renumbering->attribute[at] != var->varattno) ++at;
+    if (at == renumbering->columns) renumbering->attribute[renumbering->columns++] = var->varattno;
+    var->varno = 1;
+    var->varattno = static_cast<AttrNumber>(at + 1);
+    return reinterpret_cast<Node*>(var);
+  }
+  return TICK_MUTATE(node, renumber, context);
+}
+
+bool collect_types(Node* node, void* context) {
+  if (node == nullptr) return false;
+  if (IsA(node, Var)) {
+    const Var* var = reinterpret_cast<Var*>(node);
+    TupleDescInitEntry(static_cast<TupleDesc>(context), var->varattno, "c", var->vartype, var->vartypmod, 0);
+    TupleDescInitEntryCollation(static_cast<TupleDesc>(context), var->varattno, var->varcollid);
+    return false;
+  }
+  return TICK_WALK(node, collect_types, context);
+}
+
+// Fills everything behind `program` from the catalog row; everything is allocated in evaluator->memory.
+void compile(Evaluator* evaluator, const ProgramRow& row) {
+  MemoryContext old = MemoryContextSwitchTo(evaluator->memory);
+  evaluator->source = row.source;
+  evaluator->owner = row.owner;
+  List* inputs = static_cast<List*>(stringToNode(row.inputs));
+  const int count = list_length(inputs);
+  Renumber renumbering{static_cast<AttrNumber*>(palloc0(sizeof(AttrNumber) * (MaxHeapAttributeNumber + 1))), 0};
+  inputs = reinterpret_cast<List*>(renumber(reinterpret_cast<Node*>(inputs), &renumbering));
+  evaluator->columns = renumbering.columns;
+  evaluator->attribute = renumbering.attribute;
+  TupleDesc desc = CreateTemplateTupleDesc(std::max(renumbering.columns, 1));
+  if (renumbering.columns == 0) TupleDescInitEntry(desc, 1, "c", BOOLOID, -1, 0);
+  collect_types(reinterpret_cast<Node*>(inputs), desc);
+  evaluator->column_type = static_cast<ValueType*>(palloc0(sizeof(ValueType) * (renumbering.columns + 1)));
+  for (int i = 0; i < renumbering.columns; ++i)
+    evaluator->column_type[i] = value_type(TupleDescAttr(desc, i)->atttypid);
+  evaluator->plain = static_cast<int*>(palloc0(sizeof(int) * (count + 1)));
+  evaluator->input_type = static_cast<ValueType*>(palloc0(sizeof(ValueType) * (count + 1)));
+  evaluator->expression = static_cast<ExprState**>(palloc0(sizeof(ExprState*) * (count + 1)));
+  evaluator->context = CreateStandaloneExprContext();
+  evaluator->slot = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
+  evaluator->context->ecxt_scantuple = evaluator->slot;
+  evaluator->total = true;
+  const Identity identity = become(evaluator->owner);
+  ListCell* cell;
+  int at = 0;
+  foreach (cell, inputs) {
+    Expr* expr = static_cast<Expr*>(lfirst(cell));
+    evaluator->input_type[at] = value_type(exprType(reinterpret_cast<Node*>(expr)));
+    evaluator->plain[at] = -1;
+    if (IsA(expr, Var)) {
+      evaluator->plain[at] = reinterpret_cast<Var*>(expr)->varattno - 1;
+    } else {
+      if (not_total(reinterpret_cast<Node*>(expr), nullptr)) evaluator->total = false;
+      fix_opfuncids(reinterpret_cast<Node*>(expr));
+      evaluator->expression[at] = ExecInitExpr(expression_planner(expr), nullptr);
+    }
+    ++at;
+  }
+  become_again(identity);
+  MemoryContextSwitchTo(old);
+}
+
+// The collations of the inputs, for the core.
+uint32_t input_collation(Evaluator* evaluator, const ProgramRow& row, int input) {
+  List* inputs = static_cast<List*>(stringToNode(row.inputs));
+  return core_collation(evaluator->input_type[input].oid,
+                        exprCollation(static_cast<Node*>(list_nth(inputs, input))));
+}
+
+std::vector<Evaluator*>& known() {
+  static std::vector<Evaluator*> evaluators;
+  return evaluators;
+}
+
+// Runs the expression of one input over all rows. Plain PostgreSQL code.
+void evaluate_input(RowBatch* batch, int input, Datum* values, bool* nulls) {
+  Evaluator* evaluator = batch->evaluator;
+  TupleTableSlot* slot = evaluator->slot;
+  for (int row = 0; row < batch->rows; ++row) {
+    ExecClearTuple(slot);
+    for (int c = 0; c < evaluator->columns; ++c) {
+      slot->tts_values[c] = batch->values[c * batch_rows + row];
+      slot->tts_isnull[c] = batch->nulls[c * batch_rows + row];
+    }
+    ExecStoreVirtualTuple(slot);
+    values[row] = ExecEvalExpr(evaluator->expression[input], evaluator->context, &nulls[row]);
+    if (!nulls[row] && evaluator->input_type[input].length == -1)
+      values[row] = PointerGetDatum(pg_detoast_datum_packed(reinterpret_cast<struct varlena*>(values[row])));
+  }
+  ExecClearTuple(slot);
+}
+
+// Evaluates inputs in order. Returns -1, or the input that failed with its message copied.
+// isolated: in an internal subtransaction, so that an error leaves the writer's transaction as it was.
+int evaluate_inputs(RowBatch* batch, Datum** values, bool** nulls, int from, bool isolated, char* message,
+                    size_t message_size) {
+  Evaluator* evaluator = batch->evaluator;
+  const int count = static_cast<int>(evaluator->program.inputs.size());
+  MemoryContext old = MemoryContextSwitchTo(batch->memory);
+  ResourceOwner owner = CurrentResourceOwner;
+  const bool subtransaction = isolated && !evaluator->total;
+  if (subtransaction) {
+    BeginInternalSubTransaction(nullptr);
+    MemoryContextSwitchTo(batch->memory);
+  }
+  volatile int input = from;
+  volatile bool failed = false;
+  const auto run = [&] {
+    const Identity identity = become(evaluator->owner);
+    for (int at = from; at < count; ++at) {
+      input = at;
+      if (evaluator->plain[at] < 0) evaluate_input(batch, at, values[at], nulls[at]);
+    }
+    become_again(identity);
+  };
+  if (!subtransaction) {
+    run();
+  } else {
+    try {
+      call(run);
+      ReleaseCurrentSubTransaction();
+    } catch (const PgError& error) {
+      strlcpy(message, error.data->message, message_size);
+      failed = true;
+      // Cancel, termination and running out of memory are not the expression's fault.
+      const int code = error.data->sqlerrcode;
+      RollbackAndReleaseCurrentSubTransaction();
+      if (ERRCODE_TO_CATEGORY(code) == ERRCODE_OPERATOR_INTERVENTION || code == ERRCODE_OUT_OF_MEMORY) throw;
+    }
+    CurrentResourceOwner = owner;
+  }
+  MemoryContextSwitchTo(old);
+  return failed ? static_cast<int>(input) : -1;
+}
+
+}  // namespace
+
+Identity become(Oid owner) {
+  const Actor before = act_as(owner, SECURITY_RESTRICTED_OPERATION | SECURITY_LOCAL_USERID_CHANGE);
+  return {before, fixed_path()};
+}
+
+void become_again(const Identity& identity) {
+  close_path(identity.path);
+  act_again(identity.before);
+}
+
+Evaluator* find_evaluator(int64 id) {
+  for (Evaluator* evaluator : known())
+    if (evaluator->program.id == id) return evaluator;
+  ProgramRow row;
+  MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "pg_tick program", ALLOCSET_DEFAULT_SIZES);
+  MemoryContext old = MemoryContextSwitchTo(memory);
+  const bool found = read_program(id, &row);
+  MemoryContextSwitchTo(old);
+  if (!found) {
+    MemoryContextDelete(memory);
+    return nullptr;
+  }
+  Evaluator plain{};
+  plain.memory = memory;
+  compile(&plain, row);
+  const int count = row.input_count;
+  uint32_t* collations = static_cast<uint32_t*>(palloc(sizeof(uint32_t) * (count + 1)));
+  for (int i = 0; i < count; ++i) collations[i] = input_collation(&plain, row, i);
+  MemoryContextSetParent(memory, TopMemoryContext);
+  // From here on only C++: nothing below calls PostgreSQL.
+  auto* evaluator = new Evaluator(plain);
+  Program& program = evaluator->program;
+  program.id = id;
+  for (int i = 0; i < count; ++i) program.inputs.push_back({plain.input_type[i].type, collations[i]});
+  program.keys.assign(row.keys, row.keys + row.key_count);
+  program.time = row.time_input;
+  program.pane = row.pane;
+  program.where = row.where_input;
+  for (int i = 0; i + 4 < row.item_count; i += 5) {
+    const int16* item = row.items + i;
+    program.items.push_back({static_cast<ItemKind>(item[0]), item[1], item[2], item[3], item[4]});
+  }
+  program.compare_text = compare_text;
+  known().push_back(evaluator);
+  return evaluator;
+}
+
+AttrNumber* map_attributes(const Evaluator* evaluator, Relation relation) {
+  auto* result = static_cast<AttrNumber*>(palloc(sizeof(AttrNumber) * (evaluator->columns + 1)));
+  for (int i = 0; i < evaluator->columns; ++i) result[i] = evaluator->attribute[i];
+  if (RelationGetRelid(relation) == evaluator->source) return result;
+  Relation source = table_open(evaluator->source, AccessShareLock);
+  AttrMap* map = build_attrmap_by_name(RelationGetDescr(relation), RelationGetDescr(source)
+#if PG_VERSION_NUM >= 160000
+                                       , false
+#endif
+  );
+  // map->attnums[leaf attribute - 1] = source attribute; we need the other direction.
+  for (int i = 0; i < evaluator->columns; ++i) {
+    result[i] = 0;
+    for (int a = 0; a < map->maplen; ++a)
+      if (map->attnums[a] == evaluator->attribute[i]) result[i] = static_cast<AttrNumber>(a + 1);
+    if (result[i] == 0)
+      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+                      errmsg("partition \"%s\" lacks a column that rollups of \"%s\" read",
+                             RelationGetRelationName(relation), RelationGetRelationName(source))));
+  }
+  free_attrmap(map);
+  table_close(source, NoLock);
+  return result;
+}
+
+RowBatch* make_batch(Evaluator* evaluator, MemoryContext parent) {
+  auto* batch = static_cast<RowBatch*>(MemoryContextAllocZero(parent, sizeof(RowBatch)));
+  batch->evaluator = evaluator;
+  batch->memory = AllocSetContextCreate(parent, "pg_tick batch", ALLOCSET_DEFAULT_SIZES);
+  const size_t cells = static_cast<size_t>(evaluator->columns) * batch_rows + 1;
+  batch->values = static_cast<Datum*>(MemoryContextAlloc(parent, sizeof(Datum) * cells));
+  batch->nulls = static_cast<bool*>(MemoryContextAlloc(parent, cells));
+  return batch;
+}
+
+void push_row(RowBatch* batch, TupleTableSlot* row, const AttrNumber* attributes) {
+  const Evaluator* evaluator = batch->evaluator;
+  int last = 0;
+  for (int c = 0; c < evaluator->columns; ++c) last = Max(last, attributes[c]);
+  slot_getsomeattrs(row, last);
+  MemoryContext old = MemoryContextSwitchTo(batch->memory);
+  for (int c = 0; c < evaluator->columns; ++c) {
+    const int at = c * batch_rows + batch->rows;
+    Datum value = row->tts_values[attributes[c] - 1];
+    const bool null = row->tts_isnull[attributes[c] - 1];
+    const ValueType& type = evaluator->column_type[c];
+    if (!null && !type.by_value) {
+      if (type.length == -1) {
+        auto* from = reinterpret_cast<struct varlena*>(value);
+        if (VARATT_IS_EXTERNAL(from) || VARATT_IS_COMPRESSED(from)) {
+          value = PointerGetDatum(pg_detoast_datum_packed(from));
+        } else {
+          const size_t size = VARSIZE_ANY(from);
+          void* copy = palloc(size);
+          memcpy(copy, from, size);
+          value = PointerGetDatum(copy);
+        }
+      } else {
+        value = datumCopy(value, false, type.length);
+      }
+    }
+    batch->values[at] = value;
+    batch->nulls[at] = null;
+  }
+  MemoryContextSwitchTo(old);
+  ++batch->rows;
+}
+
+void fold_batch(RowBatch* batch, Fold& fold, bool retract, bool isolated) {
+  if (batch->rows == 0) return;
+  Evaluator* evaluator = batch->evaluator;
+  const int count = static_cast<int>(evaluator->program.inputs.size());
+  const int rows = batch->rows;
+  Datum** values = nullptr;
+  bool** nulls = nullptr;
+  call([&] {
+    MemoryContext old = MemoryContextSwitchTo(batch->memory);
+    values = static_cast<Datum**>(palloc0(sizeof(Datum*) * (count + 1)));
+    nulls = static_cast<bool**>(palloc0(sizeof(bool*) * (count + 1)));
+    for (int i = 0; i < count; ++i) {
+      const int plain = evaluator->plain[i];
+      values[i] = plain >= 0 ? batch->values + plain * batch_rows
+                             : static_cast<Datum*>(palloc0(sizeof(Datum) * rows));
+      nulls[i] = plain >= 0 ? batch->nulls + plain * batch_rows : static_cast<bool*>(palloc0(rows));
+    }
+    MemoryContextSwitchTo(old);
+  });
+  for (int from = 0; from < count;) {
+    char message[256];
+    int failed = -1;
+    if (isolated)
+      failed = evaluate_inputs(batch, values, nulls, from, true, message, sizeof message);
+    else
+      call([&] { evaluate_inputs(batch, values, nulls, from, false, message, sizeof message); });
+    if (failed < 0) break;
+    memset(nulls[failed], 1, rows);
+    fold.fail(static_cast<int16_t>(failed), message);
+    from = failed + 1;
+  }
+  thread_local std::vector<Cell> cells;
+  std::vector<Column> columns(count);
+  cells.resize(static_cast<size_t>(count) * rows);
+  for (int i = 0; i < count; ++i) {
+    Cell* column = cells.data() + static_cast<size_t>(i) * rows;
+    const ValueType& type = evaluator->input_type[i];
+    for (int row = 0; row < rows; ++row) column[row] = to_cell(values[i][row], nulls[i][row], type);
+    columns[i] = {column, static_cast<size_t>(rows)};
+  }
+  if (retract)
+    fold.retract(columns, rows);
+  else
+    fold.add(columns, rows);
+  batch->rows = 0;
+  call([&] { MemoryContextReset(batch->memory); });
+}
+
+}  // namespace tick::pg

@@ -1,0 +1,67 @@
+// Turns rows of a source into the core's columns: which attributes a program reads, on which leaf they have which
+// number, and how its expressions are evaluated. Capture and recompute share it.
+// Rows are buffered and evaluated a batch at a time: expressions that can raise, or that call a user's function,
+// run as the rollup's owner in one internal subtransaction per batch (SEMANTICS R18).
+#pragma once
+
+#include <vector>
+
+#include "../core/fold.hpp"
+#include "session.hpp"
+#include "values.hpp"
+
+namespace tick::pg {
+
+inline constexpr int batch_rows = 512;
+
+// Everything about one program in this backend. Lives until the process ends; programs are immutable.
+struct Evaluator {
+  Program program;
+  Oid source;
+  Oid owner;
+  bool total;             // no expression can raise or runs a user's code
+  MemoryContext memory;   // of the expressions below
+  int columns;            // attributes of the source that are read
+  AttrNumber* attribute;  // their numbers in the source
+  ValueType* column_type;
+  int* plain;             // per input: the column it is, or -1
+  ValueType* input_type;
+  ExprState** expression; // per input that is not plain
+  ExprContext* context;
+  TupleTableSlot* slot;   // virtual: the columns in order
+};
+
+// The evaluator of a program, read with the catalog snapshot; nullptr if there is no such program. Call from plain
+// PostgreSQL code: may ereport.
+Evaluator* find_evaluator(int64 program);
+
+// Attribute numbers of an evaluator's columns on one relation of the source's tree; palloc'ed. May ereport.
+AttrNumber* map_attributes(const Evaluator* evaluator, Relation relation);
+
+// Raw rows on their way to a fold. Create with palloc'ed memory under `parent`.
+struct RowBatch {
+  Evaluator* evaluator;
+  MemoryContext memory;   // copies of by-reference values and results; reset with each batch
+  int rows;
+  Datum* values;          // column * batch_rows + row
+  bool* nulls;
+};
+RowBatch* make_batch(Evaluator* evaluator, MemoryContext parent);
+
+// Copies what the program reads of one row. May ereport; the batch then is as before.
+void push_row(RowBatch* batch, TupleTableSlot* row, const AttrNumber* attributes);
+
+// Evaluates the buffered rows and hands the columns to the fold, then empties the batch. Throws PgError and Error.
+// With `retract` the rows have left. In a recompute (isolated = false) an error is thrown; in a capture
+// (isolated = true) it is noted in the fold as a Failure and the rows count as NULL there.
+void fold_batch(RowBatch* batch, Fold& fold, bool retract, bool isolated);
+
+// Switches to a role for the code of users, with a restricted security context and a fixed search_path.
+struct Identity {
+  Actor before;
+  int path;
+};
+Identity become(Oid owner);
+void become_again(const Identity& identity);
+
+}  // namespace tick::pg

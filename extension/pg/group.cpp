@@ -1,0 +1,333 @@
+// Capture groups: rollups of one owner with the same source, keys, WHERE and time expression fold each row once.
+// A program is immutable: every change of a group writes a new one, with the items of all its rollups, and retires
+// the old; deltas of the old keep their rows of rollup_program. The caller holds the source's lock. PostgreSQL only.
+#include "define.hpp"
+#include "session.hpp"
+
+namespace tick::pg {
+namespace {
+
+// A program while it is put together.
+struct Draft {
+  int32 group;
+  Oid source;
+  Oid owner;
+  int64 old_program;  // 0 = none
+  List* inputs;       // Node*
+  List* keys;         // int
+  int time;
+  int where;
+  int64 pane;
+  List* items;        // List* of five ints
+};
+
+// A rollup of the group, with the items of the old program that it uses.
+struct Member {
+  int32 rollup;
+  List* items;  // int
+};
+
+int draft_input(Draft* draft, Node* expr) {
+  ListCell* cell;
+  foreach (cell, draft->inputs) {
+    if (equal(lfirst(cell), expr)) return foreach_current_index(cell);
+  }
+  draft->inputs = lappend(draft->inputs, expr);
+  return list_length(draft->inputs) - 1;
+}
+
+// Returns the index of an item whose numbers refer to `inputs`, adding what is missing.
+int draft_item(Draft* draft, List* inputs, List* numbers) {
+  List* wanted = list_make1_int(linitial_int(numbers));
+  for (int i = 1; i < 5; ++i) {
+    const int number = list_nth_int(numbers, i);
+    wanted = lappend_int(wanted, number < 0 ? -1 : draft_input(draft, static_cast<Node*>(list_nth(inputs, number))));
+  }
+  ListCell* cell;
+  foreach (cell, draft->items) {
+    if (equal(lfirst(cell), wanted)) return foreach_current_index(cell);
+  }
+  draft->items = lappend(draft->items, wanted);
+  return list_length(draft->items) - 1;
+}
+
+List* numbers_of(const DefinedItem* item) {
+  return list_make5_int(static_cast<int>(item->kind), item->value, item->order, item->seq, item->filter);
+}
+
+const char* array_text(List* numbers) {
+  StringInfoData text;
+  initStringInfo(&text);
+  appendStringInfoChar(&text, '{');
+  ListCell* cell;
+  foreach (cell, numbers)
+    appendStringInfo(&text, "%s%d", foreach_current_index(cell) == 0 ? "" : ",", lfirst_int(cell));
+  appendStringInfoChar(&text, '}');
+  return text.data;
+}
+
+List* read_array(Datum array) {
+  List* result = NIL;
+  Datum* elements;
+  int count;
+  deconstruct_array(DatumGetArrayTypePCopy(array), INT2OID, sizeof(int16), true, TYPALIGN_SHORT, &elements, nullptr,
+                    &count);
+  for (int i = 0; i < count; ++i) result = lappend_int(result, DatumGetInt16(elements[i]));
+  return result;
+}
+
+Datum field(uint64 row, int number) {
+  bool null;
+  return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, &null);
+}
+
+// What a query of ours returns lives in `memory`, not in SPI's own context.
+uint64 read(const char* sql, Datum argument, Oid type) {
+  Oid types[] = {type};
+  Datum values[] = {argument};
+  if (SPI_execute_with_args(sql, 1, types, values, nullptr, true, 0) != SPI_OK_SELECT)
+    elog(ERROR, "pg_tick: cannot read the catalogs");
+  return SPI_processed;
+}
+
+void write(const char* sql, int count, Oid* types, Datum* values) {
+  SPI_connect();
+  if (SPI_execute_with_args(sql, count, types, values, nullptr, false, 0) < 0)
+    elog(ERROR, "pg_tick: cannot write the catalogs");
+  SPI_finish();
+}
+
+// The current programs of a source (or of one group), newest last.
+List* read_drafts(const char* where, Datum argument, Oid type) {
+  List* drafts = NIL;
+  MemoryContext memory = CurrentMemoryContext;
+  open_catalogs();
+  const uint64 rows = read(psprintf("SELECT p.group_id, p.source, p.owner, p.id, p.inputs, p.keys, p.time_input, "
+                                    "p.where_input, p.pane, p.items FROM tick_catalog.program AS p WHERE p.current AND "
+                                    "%s ORDER BY p.id", where), argument, type);
+  for (uint64 row = 0; row < rows; ++row) {
+    MemoryContext spi = MemoryContextSwitchTo(memory);
+    auto* draft = static_cast<Draft*>(palloc0(sizeof(Draft)));
+    draft->group = DatumGetInt32(field(row, 1));
+    draft->source = DatumGetObjectId(field(row, 2));
+    draft->owner = DatumGetObjectId(field(row, 3));
+    draft->old_program = DatumGetInt64(field(row, 4));
+    draft->inputs = static_cast<List*>(stringToNode(TextDatumGetCString(field(row, 5))));
+    draft->keys = read_array(field(row, 6));
+    draft->time = DatumGetInt16(field(row, 7));
+    draft->where = DatumGetInt16(field(row, 8));
+    draft->pane = DatumGetInt64(field(row, 9));
+    List* numbers = read_array(field(row, 10));
+    for (int i = 0; i + 4 < list_length(numbers); i += 5)
+      draft->items = lappend(draft->items, list_make5_int(list_nth_int(numbers, i), list_nth_int(numbers, i + 1),
+                                                          list_nth_int(numbers, i + 2), list_nth_int(numbers, i + 3),
+                                                          list_nth_int(numbers, i + 4)));
+    drafts = lappend(drafts, draft);
+    MemoryContextSwitchTo(spi);
+  }
+  close_catalogs();
+  return drafts;
+}
+
+List* read_members(const Draft* draft) {
+  List* members = NIL;
+  MemoryContext memory = CurrentMemoryContext;
+  open_catalogs();
+  const uint64 rows = read("SELECT rollup, items FROM tick_catalog.rollup_program WHERE program = $1 ORDER BY rollup",
+                           Int64GetDatum(draft->old_program), INT8OID);
+  for (uint64 row = 0; row < rows; ++row) {
+    MemoryContext spi = MemoryContextSwitchTo(memory);
+    auto* member = static_cast<Member*>(palloc(sizeof(Member)));
+    member->rollup = DatumGetInt32(field(row, 1));
+    member->items = read_array(field(row, 2));
+    members = lappend(members, member);
+    MemoryContextSwitchTo(spi);
+  }
+  close_catalogs();
+  return members;
+}
+
+// The widest pane that serves all windows of the group; 0 if it has none.
+int64 group_pane(int32 group, int64 with, int64* widest_allowed) {
+  int64 pane = with;
+  int64 narrowest = with;
+  open_catalogs();
+  const uint64 rows = read("SELECT window_size FROM tick_catalog.rollup WHERE group_id = $1 AND window_size IS NOT NULL",
+                           Int32GetDatum(group), INT4OID);
+  for (uint64 row = 0; row < rows; ++row) {
+    const Interval* size = DatumGetIntervalP(field(row, 1));
+    const int64 width = pane_width(WindowSize{size->month, size->day, size->time});
+    pane = pane == 0 ? width : common_pane(pane, width);
+    narrowest = narrowest == 0 ? width : Min(narrowest, width);
+  }
+  close_catalogs();
+  *widest_allowed = narrowest;
+  return pane;
+}
+
+Node* part(const Draft* draft, int number) {
+  return number < 0 ? nullptr : static_cast<Node*>(list_nth(draft->inputs, number));
+}
+
+bool same_rows(const Draft* draft, const Definition* def) {
+  if (draft->owner != def->owner || list_length(draft->keys) != list_length(def->keys)) return false;
+  for (int i = 0; i < list_length(def->keys); ++i) {
+    if (!equal(part(draft, list_nth_int(draft->keys, i)), input(def, list_nth_int(def->keys, i)))) return false;
+  }
+  if (!equal(part(draft, draft->where), def->where < 0 ? nullptr : input(def, def->where))) return false;
+  return draft->time < 0 || def->time < 0 || equal(part(draft, draft->time), input(def, def->time));
+}
+
+// Finds a group that can take the rollup: the gcd of its panes must not be much finer than any of its windows.
+Draft* find_group(const Definition* def, int64 pane) {
+  ListCell* cell;
+  foreach (cell, read_drafts("p.source = $1", ObjectIdGetDatum(def->source), OIDOID)) {
+    auto* draft = static_cast<Draft*>(lfirst(cell));
+    if (!same_rows(draft, def)) continue;
+    int64 narrowest;
+    const int64 common = group_pane(draft->group, pane, &narrowest);
+    if (common * 4 < narrowest) continue;
+    draft->pane = common;
+    return draft;
+  }
+  return nullptr;
+}
+
+Draft* new_group(const Definition* def, int64 pane) {
+  auto* draft = static_cast<Draft*>(palloc0(sizeof(Draft)));
+  draft->source = def->source;
+  draft->owner = def->owner;
+  draft->time = draft->where = -1;
+  draft->pane = pane;
+  List* signature = NIL;
+  ListCell* cell;
+  foreach (cell, def->keys) signature = lappend(signature, input(def, lfirst_int(cell)));
+  if (def->where >= 0) signature = lappend(signature, input(def, def->where));
+  Oid types[] = {OIDOID, OIDOID, TEXTOID};
+  Datum values[] = {ObjectIdGetDatum(def->source), ObjectIdGetDatum(def->owner),
+                    CStringGetTextDatum(nodeToString(stringToNode(nodeToString(signature))))};
+  SPI_connect();
+  SPI_execute_with_args("INSERT INTO tick_catalog.capture_group (source, owner, signature) VALUES ($1, $2, $3) "
+                        "RETURNING id", 3, types, values, nullptr, false, 0);
+  draft->group = DatumGetInt32(field(0, 1));
+  SPI_finish();
+  foreach (cell, def->keys)
+    draft->keys = lappend_int(draft->keys, draft_input(draft, input(def, lfirst_int(cell))));
+  if (def->where >= 0) draft->where = draft_input(draft, input(def, def->where));
+  draft->items = list_make1(list_make5_int(static_cast<int>(ItemKind::count), -1, -1, -1, -1));
+  return draft;
+}
+
+// The same group without items that no member uses; `members` get the numbers they have now.
+Draft* without_unused(const Draft* old, List* members) {
+  auto* draft = static_cast<Draft*>(palloc(sizeof(Draft)));
+  *draft = *old;
+  draft->inputs = draft->keys = draft->items = NIL;
+  ListCell* cell;
+  foreach (cell, old->keys) draft->keys = lappend_int(draft->keys, draft_input(draft, part(old, lfirst_int(cell))));
+  if (old->where >= 0) draft->where = draft_input(draft, part(old, old->where));
+  if (old->time >= 0) draft->time = draft_input(draft, part(old, old->time));
+  (void)draft_item(draft, old->inputs, static_cast<List*>(linitial(old->items)));
+  foreach (cell, members) {
+    auto* member = static_cast<Member*>(lfirst(cell));
+    List* items = NIL;
+    ListCell* number;
+    foreach (number, member->items)
+      items = lappend_int(items, draft_item(draft, old->inputs, static_cast<List*>(list_nth(old->items, lfirst_int(number)))));
+    member->items = items;
+  }
+  return draft;
+}
+
+int64 write_program(const Draft* draft) {
+  List* numbers = NIL;
+  ListCell* cell;
+  foreach (cell, draft->items) numbers = list_concat_copy(numbers, static_cast<List*>(lfirst(cell)));
+  Oid types[] = {INT4OID, OIDOID, OIDOID, TEXTOID, TEXTOID, INT2OID, INT2OID, INT8OID, TEXTOID};
+  Datum values[] = {Int32GetDatum(draft->group),
+                    ObjectIdGetDatum(draft->source),
+                    ObjectIdGetDatum(draft->owner),
+                    CStringGetTextDatum(nodeToString(draft->inputs)),
+                    CStringGetTextDatum(array_text(draft->keys)),
+                    Int16GetDatum(draft->time),
+                    Int16GetDatum(draft->where),
+                    Int64GetDatum(draft->pane),
+                    CStringGetTextDatum(array_text(numbers))};
+  Oid group_type[] = {INT4OID};
+  write("UPDATE tick_catalog.program SET current = false WHERE group_id = $1 AND current", 1, group_type, values);
+  SPI_connect();
+  SPI_execute_with_args("INSERT INTO tick_catalog.program (group_id, source, owner, current, inputs, keys, time_input, "
+                        "where_input, pane, items) VALUES ($1, $2, $3, true, $4, $5::smallint[], $6, $7, $8, "
+                        "$9::smallint[]) RETURNING id",
+                        9, types, values, nullptr, false, 0);
+  const int64 id = DatumGetInt64(field(0, 1));
+  SPI_finish();
+  return id;
+}
+
+void write_member(int32 rollup, int64 program, List* items) {
+  Oid types[] = {INT4OID, INT8OID, TEXTOID};
+  Datum values[] = {Int32GetDatum(rollup), Int64GetDatum(program), CStringGetTextDatum(array_text(items))};
+  write("INSERT INTO tick_catalog.rollup_program (rollup, program, items) VALUES ($1, $2, $3::smallint[])", 3, types,
+        values);
+}
+
+void write_members(List* members, int64 program) {
+  ListCell* cell;
+  foreach (cell, members) {
+    const auto* member = static_cast<Member*>(lfirst(cell));
+    write_member(member->rollup, program, member->items);
+  }
+}
+
+}  // namespace
+
+int32 join_group(const Definition* def) {
+  const int64 pane = def->window == nullptr ? 0 : pane_width(def->window_size);
+  Draft* draft = find_group(def, pane);
+  List* members = NIL;
+  if (draft == nullptr) {
+    draft = new_group(def, pane);
+  } else {
+    members = read_members(draft);
+    const int64 common = draft->pane;
+    draft = without_unused(draft, members);
+    draft->pane = common;
+  }
+  if (def->time >= 0) draft->time = draft_input(draft, input(def, def->time));
+  ListCell* cell;
+  foreach (cell, def->items)
+    (void)draft_item(draft, def->inputs, numbers_of(static_cast<DefinedItem*>(lfirst(cell))));
+  write_members(members, write_program(draft));
+  return draft->group;
+}
+
+void record_items(const Definition* def, int32 group) {
+  auto* draft = static_cast<Draft*>(linitial(read_drafts("p.group_id = $1", Int32GetDatum(group), INT4OID)));
+  List* items = NIL;
+  ListCell* cell;
+  foreach (cell, def->items)
+    items = lappend_int(items, draft_item(draft, def->inputs, numbers_of(static_cast<DefinedItem*>(lfirst(cell)))));
+  write_member(def->id, draft->old_program, items);
+}
+
+void shrink_group(int32 group) {
+  List* drafts = read_drafts("p.group_id = $1", Int32GetDatum(group), INT4OID);
+  if (drafts == NIL) return;
+  auto* old = static_cast<Draft*>(linitial(drafts));
+  List* members = read_members(old);
+  Oid types[] = {INT4OID};
+  Datum values[] = {Int32GetDatum(group)};
+  if (members == NIL) {
+    write("UPDATE tick_catalog.program SET current = false WHERE group_id = $1 AND current", 1, types, values);
+    write("DELETE FROM tick_catalog.capture_group WHERE id = $1", 1, types, values);
+    return;
+  }
+  Draft* draft = without_unused(old, members);
+  int64 narrowest;
+  draft->pane = group_pane(group, 0, &narrowest);
+  if (draft->pane == 0) draft->time = -1;
+  write_members(members, write_program(draft));
+}
+
+}  // namespace tick::pg

@@ -1,0 +1,114 @@
+#include "leaves.hpp"
+
+#include <algorithm>
+
+#include "guard.hpp"
+
+namespace tick::pg {
+namespace {
+
+constexpr double chunk_rows = 1e6;
+
+bool holds_rows(Oid relid) { return get_rel_relkind(relid) == RELKIND_RELATION; }
+
+double estimated_rows(Oid relid) {
+  HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+  if (!HeapTupleIsValid(tuple)) return 0;
+  const double rows = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->reltuples;
+  ReleaseSysCache(tuple);
+  Relation relation = table_open(relid, NoLock);
+  const double pages = RelationGetNumberOfBlocks(relation);
+  table_close(relation, NoLock);
+  return rows > 0 ? rows : pages * 80;
+}
+
+// The bounds of a leaf right below a source that is partitioned by range of its time column.
+void find_bounds(Relation source, AttrNumber time_attribute, Leaf* leaf) {
+  leaf->bounded = false;
+  if (source->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || time_attribute == 0) return;
+  PartitionKey key = RelationGetPartitionKey(source);
+  if (key->strategy != PARTITION_STRATEGY_RANGE || key->partnatts != 1 || key->partattrs[0] != time_attribute ||
+      (key->parttypid[0] != TIMESTAMPOID && key->parttypid[0] != TIMESTAMPTZOID))
+    return;
+  PartitionDesc partitions = RelationGetPartitionDesc(source, true);
+  const PartitionBoundInfo bounds = partitions->boundinfo;
+  if (bounds == nullptr) return;
+  const auto bound = [&](int at) -> Micros {
+    switch (bounds->kind[at][0]) {
+      case PARTITION_RANGE_DATUM_MINVALUE:
+        return minus_infinity;
+      case PARTITION_RANGE_DATUM_MAXVALUE:
+        return plus_infinity;
+      default:
+        return DatumGetInt64(bounds->datums[at][0]);
+    }
+  };
+  for (int at = 1; at < bounds->ndatums; ++at) {
+    const int partition = bounds->indexes[at];
+    if (partition < 0 || partitions->oids[partition] != leaf->relid) continue;
+    leaf->bounded = true;
+    leaf->lo = bound(at - 1);
+    leaf->hi = bound(at);
+    return;
+  }
+}
+
+}  // namespace
+
+std::vector<Leaf> lock_leaves(Oid source, AttrNumber time_attribute) {
+  Leaf* leaves = nullptr;
+  int count = 0;
+  call([&] {
+    List* relations = find_all_inheritors(source, AccessShareLock, nullptr);
+    if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(source)))
+      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("source of a rollup does not exist any more")));
+    leaves = static_cast<Leaf*>(palloc0(sizeof(Leaf) * (list_length(relations) + 1)));
+    Relation parent = table_open(source, AccessShareLock);
+    ListCell* cell;
+    foreach (cell, relations) {
+      const Oid relid = lfirst_oid(cell);
+      if (!holds_rows(relid)) continue;
+      Leaf* leaf = &leaves[count++];
+      leaf->relid = relid;
+      leaf->rows = estimated_rows(relid);
+      find_bounds(parent, time_attribute, leaf);
+    }
+    table_close(parent, NoLock);
+  });
+  return {leaves, leaves + count};
+}
+
+bool same_leaves(Oid source, const std::vector<Leaf>& leaves) {
+  return call([&] {
+    List* relations = find_all_inheritors(source, NoLock, nullptr);
+    size_t found = 0;
+    ListCell* cell;
+    foreach (cell, relations) {
+      const Oid relid = lfirst_oid(cell);
+      if (!holds_rows(relid)) continue;
+      bool known = false;
+      for (size_t i = 0; i < leaves.size(); ++i)
+        if (leaves[i].relid == relid) known = true;
+      if (!known) return false;
+      ++found;
+    }
+    return found == leaves.size();
+  });
+}
+
+void narrow_to_leaves(const std::vector<Leaf>& leaves, const WindowSize& size, Micros& lo, Micros hi) {
+  std::vector<Leaf> bounded;
+  for (const Leaf& leaf : leaves)
+    if (leaf.bounded && leaf.lo < hi && leaf.hi > lo) bounded.push_back(leaf);
+  std::sort(bounded.begin(), bounded.end(), [](const Leaf& a, const Leaf& b) { return a.lo > b.lo; });
+  double rows = 0;
+  for (size_t i = 0; i + 1 < bounded.size(); ++i) {
+    rows += bounded[i].rows;
+    const Micros start = window_start(bounded[i].lo, size);
+    if (rows < chunk_rows || start <= lo) continue;
+    lo = start;
+    return;
+  }
+}
+
+}  // namespace tick::pg

@@ -1,0 +1,27 @@
+// The tables that really hold a source's rows, with the time range each is known to hold.
+#pragma once
+
+#include <vector>
+
+#include "pg.hpp"
+
+namespace tick::pg {
+
+struct Leaf {
+  Oid relid;
+  bool bounded;    // rows have times in [lo, hi); else any
+  Micros lo, hi;
+  double rows;     // the planner's estimate
+};
+
+// Locks the source and all its leaves in ACCESS SHARE and lists the leaves. time_attribute is the source's time
+// column if that is what windows are made of, else 0. Raises PgError if the source is gone.
+std::vector<Leaf> lock_leaves(Oid source, AttrNumber time_attribute);
+
+// True if the source still has just these leaves: compared after the snapshot was taken.
+bool same_leaves(Oid source, const std::vector<Leaf>& leaves);
+
+// Moves `lo` up so that [lo, hi) takes about a million rows of the newest leaves, at least one leaf.
+void narrow_to_leaves(const std::vector<Leaf>& leaves, const WindowSize& size, Micros& lo, Micros hi);
+
+}  // namespace tick::pg

@@ -1,0 +1,523 @@
+#include "merge.hpp"
+
+#include <algorithm>
+#include <set>
+
+#include "catalog.hpp"
+#include "guard.hpp"
+#include "leaves.hpp"
+#include "queue.hpp"
+#include "shared.hpp"
+
+namespace tick::pg {
+namespace {
+
+constexpr size_t slice_rows = 4096;
+constexpr size_t recompute_memory = 256u * 1024 * 1024;
+
+std::string quoted(const std::string& text) {
+  std::string result = "'";
+  for (char c : text) {
+    if (c == '\'') result += '\'';
+    result += c;
+  }
+  return result + "'";
+}
+
+// A prepared statement, kept for the life of the worker. Plain PostgreSQL code.
+SPIPlanPtr find_plan(const char* sql, int count, Oid* types) {
+  static std::map<std::string, SPIPlanPtr, std::less<>> plans;
+  const auto known = plans.find(std::string_view(sql));
+  if (known != plans.end()) return known->second;
+  SPIPlanPtr plan = SPI_prepare(sql, count, types);
+  if (plan == nullptr) elog(ERROR, "pg_tick: cannot prepare: %s", SPI_result_code_string(SPI_result));
+  SPI_keepplan(plan);
+  plans.emplace(sql, plan);
+  return plan;
+}
+
+// Runs a statement of ours about a range of pending windows of a rollup.
+void pending_statement(const char* sql, int rollup, const Range& range) {
+  call([&] {
+    Oid types[4] = {INT4OID, INT8OID, INT8OID, BOOLOID};
+    Datum values[4] = {Int32GetDatum(rollup), Int64GetDatum(range.lo), Int64GetDatum(range.hi),
+                       BoolGetDatum(range.fresh)};
+    if (SPI_execute_plan(find_plan(sql, 4, types), values, nullptr, false, 0) < 0)
+      elog(ERROR, "pg_tick: cannot run: %s", sql);
+  });
+}
+
+void insert_pending(int rollup, const Range& range) {
+  pending_statement("INSERT INTO tick_catalog.pending VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING", rollup, range);
+}
+
+void delete_pending(int rollup, const Range& range) {
+  pending_statement("DELETE FROM tick_catalog.pending WHERE rollup = $1 AND lo = $2 AND hi = $3 AND fresh = $4", rollup,
+                    range);
+}
+
+// Marks a rollup as set aside: its windows will be recomputed once it is resumed.
+void mark_set_aside(int rollup, const std::string& reason) {
+  const char* text = reason.c_str();
+  const bool there = call([&] {
+    Oid types[2] = {INT4OID, TEXTOID};
+    Datum values[2] = {Int32GetDatum(rollup), CStringGetTextDatum(text)};
+    SPI_execute_plan(find_plan("UPDATE tick_catalog.rollup SET status = 'error', last_error = $2 WHERE id = $1", 2, types),
+                     values, nullptr, false, 0);
+    const bool there = SPI_processed == 1;
+    SPI_execute_plan(find_plan("DELETE FROM tick_catalog.pending WHERE rollup = $1", 1, types), values, nullptr, false, 0);
+    if (there) ereport(WARNING, (errmsg("rollup %d is set aside: %s", rollup, text),
+                      errhint("Cure the cause, then SELECT tick.resume(rollup) to recompute it.")));
+    return there;
+  });
+  if (there) insert_pending(rollup, {minus_infinity, plus_infinity, true});
+}
+
+// Runs a statement of ours; text must not contain anything a user supplied unquoted.
+void execute(const std::string& sql) {
+  const char* text = sql.c_str();
+  call([&] {
+    if (SPI_execute(text, false, 0) < 0) elog(ERROR, "pg_tick: cannot run: %s", text);
+  });
+}
+
+bool is_transient(int sqlstate) {
+  return sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE || sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED ||
+         sqlstate == ERRCODE_LOCK_NOT_AVAILABLE || sqlstate == ERRCODE_QUERY_CANCELED ||
+         sqlstate == ERRCODE_ADMIN_SHUTDOWN || sqlstate == ERRCODE_OUT_OF_MEMORY || sqlstate == ERRCODE_DISK_FULL;
+}
+
+}  // namespace
+
+// What one turn knows. Folds are per program of the deltas read.
+struct Merger::Turn {
+  Frontier before, now;
+  uint64_t cut = 0;
+  std::map<int64_t, std::unique_ptr<Fold>> folds;
+  Rollup* recomputed = nullptr;       // whose windows this turn recomputes
+  Range range{0, 0, false};           // which of them
+  std::vector<Leaf> leaves;           // of its source, locked before the snapshot
+  std::map<Oid, Micros> max_time;     // source -> newest time of the deltas
+  std::map<Oid, int64_t> rows;
+  TimestampTz started = 0;
+  TurnResult result;
+};
+
+Merger::Merger() = default;
+Merger::~Merger() = default;
+
+TurnResult Merger::turn() {
+  current_ = 0;
+  try {
+    return attempt();
+  } catch (const PgError& error) {
+    const int rollup = current_;
+    const bool transient = is_transient(error.data->sqlerrcode);
+    const std::string message = error.data->message == nullptr ? "unknown error" : error.data->message;
+    if (rollup == 0 || transient) {
+      generation_ = 0;
+      throw;
+    }
+    call([&] { AbortCurrentTransaction(); });
+    set_aside(rollup, message);
+  } catch (const Error& error) {
+    const int rollup = current_;
+    const std::string message = error.what();
+    if (rollup == 0) {
+      generation_ = 0;
+      throw;
+    }
+    call([&] { AbortCurrentTransaction(); });
+    set_aside(rollup, message);
+  }
+  TurnResult result;
+  result.rollups = result.changed = result.more = true;
+  return result;
+}
+
+TurnResult Merger::attempt() {
+  Turn turn;
+  plan_recompute(turn);
+  bool installed = true;
+  call([&] {
+    SetCurrentStatementStartTimestamp();
+    StartTransactionCommand();
+    XactIsoLevel = XACT_REPEATABLE_READ;
+    if (planted("snapshot_before_lock")) PushActiveSnapshot(GetTransactionSnapshot());
+    const Oid frontier = catalog_relation("frontier");
+    installed = OidIsValid(frontier);
+    if (installed) {
+      // The only mutex of a turn. A lock on the object, not on the row: it has to be had before the snapshot.
+      LockDatabaseObject(RelationRelationId, frontier, 1, ExclusiveLock);
+      installed = OidIsValid(get_extension_oid("pg_tick", true));
+    }
+  });
+  if (!installed) {
+    call([&] { AbortCurrentTransaction(); });
+    return turn.result;
+  }
+  // Before the snapshot: one older than a DROP PARTITION or a rewrite would wipe candles.
+  if (turn.recomputed != nullptr) {
+    current_ = turn.recomputed->id;
+    const Evaluator* evaluator = call([&] { return find_evaluator(turn.recomputed->newest); });
+    const int time = evaluator->program.time < 0 ? -1 : evaluator->plain[evaluator->program.time];
+    turn.leaves = lock_leaves(turn.recomputed->source, time < 0 ? 0 : evaluator->attribute[time]);
+    current_ = 0;
+  }
+  call([&] {
+    if (!planted("snapshot_before_lock")) PushActiveSnapshot(GetTransactionSnapshot());
+    SPI_connect();
+  });
+  turn.started = GetCurrentTransactionStartTimestamp();
+  load(turn);
+  if (turn.result.more) {  // the catalogs have changed under the plan: start over
+    call([&] {
+      SPI_finish();
+      PopActiveSnapshot();
+      AbortCurrentTransaction();
+    });
+    turn.result.rollups = true;
+    return turn.result;
+  }
+  turn.result.rollups = !rollups_.empty();
+  consume(turn);
+  if (turn.cut != 0) turn.recomputed = nullptr;  // a bounded turn may merge but never recompute
+  if (turn.recomputed != nullptr && !same_leaves(turn.recomputed->source, turn.leaves)) {
+    turn.recomputed = nullptr;
+    turn.result.more = true;
+  }
+  set_aside_failures(turn);
+  if (turn.recomputed != nullptr) recompute(turn);
+  merge_deltas(turn);
+  turn.result.changed = !turn.folds.empty() || turn.recomputed != nullptr;
+  if (turn.result.changed) {
+    move_watermarks(turn);
+    move_frontier(turn);
+  }
+  call([&] {
+    SPI_finish();
+    PopActiveSnapshot();
+    CommitTransactionCommand();
+  });
+  for (const Rollup& rollup : rollups_)
+    if (rollup.status == "backfill" || (rollup.status == "live" && !rollup.pending.empty())) turn.result.more = true;
+  if (turn.cut != 0) turn.result.more = true;
+  return turn.result;
+}
+
+// Chooses a rollup with windows to recompute: what to lock has to be known before the snapshot.
+void Merger::plan_recompute(Turn& turn) {
+  if (generation_ == 0) return;
+  for (Rollup& rollup : rollups_) {
+    if (rollup.status == "error" || rollup.pending.empty()) continue;
+    turn.recomputed = &rollup;
+    turn.range = rollup.pending.front();
+    return;
+  }
+}
+
+void Merger::load(Turn& turn) {
+  const auto rows = read_text(
+      "SELECT f.snapshot::text, pg_catalog.pg_current_snapshot()::text, g.value::text"
+      " FROM tick_catalog.frontier f, tick_catalog.generation g");
+  if (rows.size() != 1) throw Error{Error::Code::data_corrupted, "tick_catalog.frontier must have one row"};
+  turn.before = Frontier::parse(*rows[0][0]);
+  turn.now = Frontier::parse(*rows[0][1]);
+  const int64_t generation = std::strtoll(rows[0][2]->c_str(), nullptr, 10);
+  if (generation == generation_) return;
+  const bool planned = turn.recomputed != nullptr;
+  turn.recomputed = nullptr;
+  rollups_ = load_rollups(0);
+  generation_ = generation;
+  const bool pending = std::any_of(rollups_.begin(), rollups_.end(), [](const Rollup& rollup) {
+    return rollup.status != "error" && !rollup.pending.empty();
+  });
+  if (planned || pending) turn.result.more = true;
+}
+
+void Merger::consume(Turn& turn) {
+  std::set<int64_t> wanted;
+  for (const Rollup& rollup : rollups_)
+    if (rollup.status != "error")
+      for (const auto& [program, items] : rollup.items) wanted.insert(program);
+  turn.cut = read_deltas(turn.before, static_cast<size_t>(tick_turn_memory) * 1024,
+                         [&](int64_t program, std::string_view payload) {
+                           auto& fold = turn.folds[program];
+                           if (!wanted.contains(program)) return;  // no rollup wants it any more
+                           if (!fold) {
+                             const Evaluator* evaluator = call([&] { return find_evaluator(program); });
+                             if (evaluator == nullptr) return;
+                             fold = std::make_unique<Fold>(evaluator->program);
+                           }
+                           merge_delta(*fold, payload);
+                         });
+}
+
+// A delta whose writer could not evaluate an expression: the rollups that use it cannot be right any more.
+void Merger::set_aside_failures(Turn& turn) {
+  for (const auto& [program, fold] : turn.folds) {
+    if (!fold) continue;
+    for (const Fold::Failure& failure : fold->failures()) {
+      const Program& of = fold->program();
+      const bool shared = failure.input == of.where || failure.input == of.time ||
+                          std::find(of.keys.begin(), of.keys.end(), failure.input) != of.keys.end();
+      for (Rollup& rollup : rollups_) {
+        const auto items = rollup.items.find(program);
+        if (rollup.status == "error" || items == rollup.items.end()) continue;
+        const bool uses = shared || std::any_of(items->second.begin(), items->second.end(), [&](int16_t index) {
+                            const Item& item = of.items.at(index);
+                            return item.value == failure.input || item.order == failure.input ||
+                                   item.seq == failure.input || item.filter == failure.input;
+                          });
+        if (!uses) continue;
+        mark_set_aside(rollup.id, failure.message);
+        rollup.status = "error";
+        rollup.pending = {{minus_infinity, plus_infinity, true}};
+        if (turn.recomputed == &rollup) turn.recomputed = nullptr;
+      }
+    }
+  }
+}
+
+void Merger::merge_deltas(Turn& turn) {
+  for (Rollup& rollup : rollups_) {
+    if (rollup.status == "error") continue;
+    current_ = rollup.id;
+    Fold fold(rollup.program);
+    for (const auto& [program, delta] : turn.folds) {
+      const auto items = rollup.items.find(program);
+      if (!delta || items == rollup.items.end()) continue;
+      fold.merge(*delta, items->second, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
+        const auto window = window_of(rollup, from.pane(slot));
+        if (!window || rollup.fresh(*window)) return std::nullopt;
+        // What was recomputed in this very snapshot already has these rows.
+        if (turn.recomputed == &rollup && *window >= turn.range.lo && *window < turn.range.hi) return std::nullopt;
+        return window;
+      });
+    }
+    upsert(turn, rollup, fold);
+    mark_dirty(turn, rollup, fold);
+    current_ = 0;
+  }
+  for (const auto& [program, fold] : turn.folds) {
+    if (!fold) continue;
+    const Oid source = call([&] { return find_evaluator(program)->source; });
+    turn.rows[source] += fold->rows();
+    auto& newest = turn.max_time.try_emplace(source, minus_infinity).first->second;
+    for (size_t slot = 0; slot < fold->slots(); ++slot)
+      if (fold->max_time(slot) <= turn.started + 5 * USECS_PER_SEC) newest = std::max(newest, fold->max_time(slot));
+  }
+}
+
+void Merger::upsert(Turn& turn, const Rollup& rollup, const Fold& fold) {
+  for (size_t from = 0; from < fold.slots(); from += slice_rows) {
+    const size_t to = std::min(from + slice_rows, fold.slots());
+    const StateColumns state = state_columns(rollup, fold, from, to);
+    const size_t columns = state.cells.size();
+    if (columns != rollup.columns.size())
+      throw Error{Error::Code::internal, "state table of " + rollup.name + " does not fit its program"};
+    const int count = static_cast<int>(to - from);
+    const char* sql = rollup.upsert.c_str();
+    call([&] {
+      auto* types = static_cast<Oid*>(palloc(sizeof(Oid) * (columns + 2)));
+      auto* values = static_cast<Datum*>(palloc0(sizeof(Datum) * (columns + 2)));
+      auto* nulls = static_cast<char*>(palloc(columns + 2));
+      auto* data = static_cast<Datum*>(palloc(sizeof(Datum) * count));
+      auto* null = static_cast<bool*>(palloc(count));
+      for (size_t c = 0; c < columns; ++c) {
+        const ValueType& type = rollup.columns[c];
+        for (int row = 0; row < count; ++row) {
+          const Cell& cell = state.cells[c][row];
+          null[row] = cell.null;
+          data[row] = to_datum(cell, type);
+        }
+        int dimension = count, lower = 1;
+        types[c] = get_array_type(rollup.column_types[c]);
+        values[c] = PointerGetDatum(construct_md_array(data, null, 1, &dimension, &lower, rollup.column_types[c],
+                                                       type.length, type.by_value, type.align));
+        nulls[c] = ' ';
+      }
+      types[columns] = types[columns + 1] = TIMESTAMPTZOID;
+      values[columns] = TimestampTzGetDatum(turn.started);
+      nulls[columns] = ' ';
+      bool none = true;
+      char query[128];
+      snprintf(query, sizeof query, "SELECT watermark FROM tick_catalog.watermark WHERE source = %u", rollup.source);
+      if (SPI_execute(query, true, 1) == SPI_OK_SELECT && SPI_processed == 1)
+        values[columns + 1] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &none);
+      nulls[columns + 1] = none ? 'n' : ' ';
+      // Whatever a user has put on the state table runs as its owner, never as us.
+      const Identity identity = become(rollup.owner);
+      SPIPlanPtr plan = find_plan(sql, static_cast<int>(columns + 2), types);
+      const int code = SPI_execute_plan(plan, values, nulls, false, 0);
+      if (code != SPI_OK_INSERT) elog(ERROR, "pg_tick: merge failed: %s", SPI_result_code_string(code));
+      become_again(identity);
+    });
+  }
+}
+
+// Rows have left these windows: they are recomputed from the source, in a later turn.
+void Merger::mark_dirty(Turn& turn, Rollup& rollup, const Fold& fold) {
+  std::set<Micros> windows;
+  for (size_t slot = 0; slot < fold.slots(); ++slot)
+    if (fold.removed(slot) > 0) windows.insert(fold.pane(slot));
+  std::vector<Range> ranges;
+  for (Micros window : windows) {
+    const Range range = rollup.windowed ? Range{window, window_end(window, rollup.size), false}
+                                        : Range{minus_infinity, plus_infinity, false};
+    if (!ranges.empty() && ranges.back().hi == range.lo)
+      ranges.back().hi = range.hi;
+    else
+      ranges.push_back(range);
+  }
+  for (const Range& range : ranges) {
+    const bool known = std::any_of(rollup.pending.begin(), rollup.pending.end(), [&](const Range& pending) {
+      return pending.lo <= range.lo && pending.hi >= range.hi;
+    });
+    if (known) continue;
+    insert_pending(rollup.id, range);
+    rollup.pending.push_back(range);
+  }
+  (void)turn;
+}
+
+void Merger::remove_windows(const Rollup& rollup, const Range& range) {
+  std::string sql = "DELETE FROM " + rollup.state_name;
+  if (rollup.windowed) sql += " WHERE " + rollup.time_column + " >= $1 AND " + rollup.time_column + " < $2";
+  const char* text = sql.c_str();
+  const Oid type = rollup.windowed ? rollup.column_types.at(rollup.program.keys.size()) : TIMESTAMPTZOID;
+  call([&] {
+    Oid types[2] = {type, type};
+    Datum values[2] = {TimestampTzGetDatum(range.lo), TimestampTzGetDatum(range.hi)};
+    const Identity identity = become(rollup.owner);
+    const int code = SPI_execute_with_args(text, rollup.windowed ? 2 : 0, types, values, nullptr, false, 0);
+    if (code != SPI_OK_DELETE) elog(ERROR, "pg_tick: recompute failed: %s", SPI_result_code_string(code));
+    become_again(identity);
+  });
+}
+
+// Replaces the windows of one range by what the source holds in this snapshot.
+void Merger::recompute(Turn& turn) {
+  Rollup& rollup = *turn.recomputed;
+  current_ = rollup.id;
+  const Range whole = turn.range;
+  Evaluator* evaluator = call([&] { return find_evaluator(rollup.newest); });
+  if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, turn.range.lo, turn.range.hi);
+  Fold panes(evaluator->program);
+  if (rollup.windowed) panes.restrict_to(turn.range.lo, turn.range.hi);
+  scan(turn, evaluator, panes);
+  Fold fold(rollup.program);
+  fold.merge(panes, rollup.items.at(rollup.newest), [&](const Fold& from, size_t slot) -> std::optional<Micros> {
+    const auto window = window_of(rollup, from.pane(slot));
+    if (!window || *window < turn.range.lo || *window >= turn.range.hi) return std::nullopt;
+    return window;
+  });
+  remove_windows(rollup, turn.range);
+  upsert(turn, rollup, fold);
+  std::erase_if(rollup.pending, [&](const Range& range) {
+    return range.lo == whole.lo && range.hi == whole.hi && range.fresh == whole.fresh;
+  });
+  delete_pending(rollup.id, whole);
+  if (whole.lo < turn.range.lo) {
+    const Range rest{whole.lo, turn.range.lo, whole.fresh};
+    insert_pending(rollup.id, rest);
+    rollup.pending.insert(rollup.pending.begin(), rest);
+  }
+  if (rollup.status == "backfill" && rollup.pending.empty()) {
+    execute("UPDATE tick_catalog.rollup SET status = 'live' WHERE id = " + std::to_string(rollup.id));
+    rollup.status = "live";
+  }
+  current_ = 0;
+}
+
+// Folds the leaves' rows. If there are too many windows for memory, the oldest are left to a later turn.
+void Merger::scan(Turn& turn, Evaluator* evaluator, Fold& fold) {
+  RowBatch* batch = call([&] { return make_batch(evaluator, CurrentMemoryContext); });
+  const Rollup& rollup = *turn.recomputed;
+  call([&] {
+    // Reading the table ourselves must not show an owner more than SQL would.
+    if (pg_class_aclcheck(rollup.source, rollup.owner, ACL_SELECT) != ACLCHECK_OK)
+      ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+                      errmsg("the owner of rollup %s may no longer read its source", rollup.name.c_str())));
+  });
+  for (const Leaf& leaf : turn.leaves) {
+    if (rollup.windowed && leaf.bounded && (leaf.hi <= turn.range.lo || leaf.lo >= turn.range.hi)) continue;
+    Relation relation = nullptr;
+    TableScanDesc table = nullptr;
+    TupleTableSlot* slot = nullptr;
+    AttrNumber* attributes = nullptr;
+    call([&] {
+      relation = table_open(leaf.relid, AccessShareLock);
+      attributes = map_attributes(evaluator, relation);
+      slot = table_slot_create(relation, nullptr);
+      table = table_beginscan(relation, GetActiveSnapshot(), 0, nullptr);
+    });
+    for (bool more = true; more;) {
+      call([&] {
+        CHECK_FOR_INTERRUPTS();
+        while (more && batch->rows < batch_rows) {
+          more = table_scan_getnextslot(table, ForwardScanDirection, slot);
+          if (more) push_row(batch, slot, attributes);
+        }
+      });
+      fold_batch(batch, fold, false, false);
+      if (rollup.windowed && fold.memory() > recompute_memory) {
+        std::vector<Micros> panes;
+        for (size_t at = 0; at < fold.slots(); ++at) panes.push_back(fold.pane(at));
+        std::nth_element(panes.begin(), panes.begin() + panes.size() / 2, panes.end());
+        const Micros middle = window_end(window_start(panes[panes.size() / 2], rollup.size), rollup.size);
+        if (middle <= turn.range.lo || middle >= turn.range.hi) continue;  // one window: nothing to leave out
+        turn.range.lo = middle;
+        fold.restrict_to(turn.range.lo, turn.range.hi);
+      }
+    }
+    call([&] {
+      table_endscan(table);
+      ExecDropSingleTupleTableSlot(slot);
+      table_close(relation, NoLock);
+    });
+  }
+}
+
+void Merger::move_watermarks(Turn& turn) {
+  for (const auto& [source, newest] : turn.max_time) {
+    call([&] {
+      Oid types[4] = {OIDOID, TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID};
+      Datum values[4] = {ObjectIdGetDatum(source), TimestampTzGetDatum(newest),
+                         Int64GetDatum(turn.rows[source]), TimestampTzGetDatum(turn.started)};
+      const char nulls[5] = {' ', newest == minus_infinity ? 'n' : ' ', ' ', ' ', '\0'};
+      SPIPlanPtr plan = find_plan(
+          "UPDATE tick_catalog.watermark w SET max_time = greatest(w.max_time, $2),"
+          " watermark = greatest(w.watermark, $2 - s.watermark_delay), last_arrival = $4, rows = w.rows + $3,"
+          " rate = w.rate * exp(-least(coalesce(extract(epoch FROM $4 - w.last_arrival), 3000), 3000)::float8 / 5) + $3 / 5.0"
+          " FROM tick_catalog.source s WHERE w.source = $1 AND s.relid = $1",
+          4, types);
+      const int code = SPI_execute_plan(plan, values, nulls, false, 0);
+      if (code != SPI_OK_UPDATE) elog(ERROR, "pg_tick: watermark not moved: %s", SPI_result_code_string(code));
+    });
+  }
+}
+
+void Merger::move_frontier(Turn& turn) {
+  if (turn.recomputed != nullptr && planted("chunk_outside_turn")) return;
+  const Frontier frontier = turn.cut != 0 ? turn.now.below(turn.cut) : turn.now;
+  execute("UPDATE tick_catalog.frontier SET snapshot = " + quoted(frontier.text()));
+}
+
+// In a transaction of its own, after the turn that failed was aborted.
+void Merger::set_aside(int rollup, const std::string& reason) {
+  generation_ = 0;
+  call([&] {
+    StartTransactionCommand();
+    PushActiveSnapshot(GetTransactionSnapshot());
+    SPI_connect();
+  });
+  mark_set_aside(rollup, reason);
+  call([&] {
+    SPI_finish();
+    PopActiveSnapshot();
+    CommitTransactionCommand();
+  });
+}
+
+}  // namespace tick::pg

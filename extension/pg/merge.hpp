@@ -1,0 +1,51 @@
+// One turn of the worker = one transaction: new deltas are read, coalesced, fanned out and merged into the state
+// tables, or windows are recomputed from the source; frontier and watermark move with them.
+// A turn keeps nothing that matters: whatever is cached is checked against the catalogs' generation.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "rollup.hpp"
+
+namespace tick::pg {
+
+struct TurnResult {
+  bool rollups = false;   // the database has any
+  bool changed = false;   // something was merged or recomputed
+  bool more = false;      // a bounded turn, or history left to recompute: come again at once
+};
+
+class Merger {
+ public:
+  Merger();
+  ~Merger();
+  Merger(const Merger&) = delete;
+
+  // Runs one turn; must be called outside a transaction. Errors of one rollup set that rollup aside; whatever else
+  // goes wrong is thrown (PgError, Error) with the transaction aborted, and the turn can simply be run again.
+  TurnResult turn();
+
+ private:
+  struct Turn;
+  TurnResult attempt();
+  void load(Turn& turn);
+  void consume(Turn& turn);
+  void plan_recompute(Turn& turn);
+  void merge_deltas(Turn& turn);
+  void recompute(Turn& turn);
+  void scan(Turn& turn, Evaluator* evaluator, Fold& fold);
+  void upsert(Turn& turn, const Rollup& rollup, const Fold& fold);
+  void remove_windows(const Rollup& rollup, const Range& range);
+  void mark_dirty(Turn& turn, Rollup& rollup, const Fold& fold);
+  void set_aside_failures(Turn& turn);
+  void set_aside(int rollup, const std::string& reason);
+  void move_watermarks(Turn& turn);
+  void move_frontier(Turn& turn);
+
+  int64_t generation_ = 0;
+  std::vector<Rollup> rollups_;
+  int current_ = 0;  // the rollup whose work may fail now, 0 = none
+};
+
+}  // namespace tick::pg

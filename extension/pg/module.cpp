@@ -1,0 +1,71 @@
+// Loads the library: settings, shared memory, the launcher, and the transaction callbacks of the capture.
+#include "capture.hpp"
+#include "guard.hpp"
+#include "shared.hpp"
+#include "worker.hpp"
+
+extern "C" {
+PG_MODULE_MAGIC;
+PGDLLEXPORT void _PG_init(void);
+}
+
+namespace tick::pg {
+
+int tick_lock_timeout = 10000;
+int tick_turn_interval = 1;
+int tick_queue_size = 8192;
+int tick_turn_memory = 65536;
+#ifdef TICK_FAULTS
+char* tick_debug_bug = nullptr;
+#endif
+
+namespace {
+
+shmem_request_hook_type previous_request = nullptr;
+shmem_startup_hook_type previous_startup = nullptr;
+
+void on_request() {
+  if (previous_request != nullptr) previous_request();
+  shared_request();
+}
+
+void on_startup() {
+  if (previous_startup != nullptr) previous_startup();
+  shared_startup();
+}
+
+void define_settings() {
+#ifdef TICK_FAULTS
+  DefineCustomStringVariable("tick.debug_bug", "Plants a bug that the tests must notice.", nullptr, &tick_debug_bug,
+                             "", PGC_SUSET, 0, nullptr, nullptr, nullptr);
+#endif
+  DefineCustomIntVariable("tick.lock_timeout", "How long a definition tries to lock its source.", nullptr,
+                          &tick_lock_timeout, 10000, 0, INT_MAX, PGC_USERSET, GUC_UNIT_MS, nullptr, nullptr,
+                          nullptr);
+  DefineCustomIntVariable("tick.queue_size", "Size at which a table of the delta queue is retired.", nullptr,
+                          &tick_queue_size, 8192, 8, INT_MAX, PGC_SIGHUP, GUC_UNIT_KB, nullptr, nullptr, nullptr);
+  DefineCustomIntVariable("tick.turn_interval", "Shortest time between two turns of the worker.", nullptr,
+                          &tick_turn_interval, 1, 0, 60000, PGC_SIGHUP, GUC_UNIT_MS, nullptr, nullptr, nullptr);
+  DefineCustomIntVariable("tick.turn_memory", "Deltas that one turn of the worker reads.", nullptr,
+                          &tick_turn_memory, 65536, 1, INT_MAX, PGC_SIGHUP, GUC_UNIT_KB, nullptr, nullptr, nullptr);
+  MarkGUCPrefixReserved("tick");
+}
+
+}  // namespace
+}  // namespace tick::pg
+
+void _PG_init(void) {
+  using namespace tick::pg;
+  if (IsBinaryUpgrade) return;
+  static bool initialised = false;
+  if (initialised) return;
+  initialised = true;
+  define_settings();
+  register_capture_callbacks();
+  if (!process_shared_preload_libraries_in_progress) return;
+  previous_request = shmem_request_hook;
+  shmem_request_hook = on_request;
+  previous_startup = shmem_startup_hook;
+  shmem_startup_hook = on_startup;
+  register_launcher();
+}

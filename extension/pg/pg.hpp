@@ -1,0 +1,154 @@
+// The one include of PostgreSQL's headers, and the one place for differences between its versions.
+// Its macros break C++ headers that come after it, so it brings those of the core along, first.
+#pragma once
+
+#include "../core/fold.hpp"
+#include "../core/window.hpp"
+
+extern "C" {
+#include "postgres.h"
+
+#include "access/attmap.h"
+#include "access/detoast.h"
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/nbtree.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/toast_internals.h"
+#include "access/transam.h"
+#include "access/twophase.h"
+#include "access/xact.h"
+#include "catalog/catalog.h"
+#include "catalog/dependency.h"
+#include "catalog/heap.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaccess.h"
+#include "catalog/partition.h"
+#include "catalog/pg_aggregate.h"
+#include "catalog/pg_am.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_operator.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "commands/event_trigger.h"
+#include "commands/extension.h"
+#include "commands/tablecmds.h"
+#include "commands/trigger.h"
+#include "commands/view.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "lib/stringinfo.h"
+#include "libpq/pqformat.h"
+#include "libpq/pqsignal.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/analyze.h"
+#include "parser/parse_coerce.h"
+#include "parser/parse_func.h"
+#include "parser/parse_oper.h"
+#include "parser/parse_node.h"
+#include "parser/parse_relation.h"
+#include "parser/parser.h"
+#include "parser/parsetree.h"
+#include "partitioning/partbounds.h"
+#include "partitioning/partdesc.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "rewrite/rewriteHandler.h"
+#include "rewrite/rewriteManip.h"
+#include "storage/dsm.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "storage/procsignal.h"
+#include "storage/shmem.h"
+#include "tcop/tcopprot.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/date.h"
+#include "utils/datum.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/numeric.h"
+#include "utils/partcache.h"
+#include "utils/pg_locale.h"
+#include "utils/ps_status.h"
+#include "utils/regproc.h"
+#include "utils/rel.h"
+#include "utils/rls.h"
+#include "utils/ruleutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+#include "utils/varlena.h"
+#include "utils/wait_event.h"
+#include "utils/xid8.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+}
+
+// PG 16: pg_class_ownercheck and friends became object_ownercheck.
+#if PG_VERSION_NUM >= 160000
+#define TICK_OWNS_RELATION(relid, role) object_ownercheck(RelationRelationId, (relid), (role))
+#else
+#define TICK_OWNS_RELATION(relid, role) pg_class_ownercheck((relid), (role))
+#endif
+
+// PG 16: namespace ACL checks go through object_aclcheck.
+#if PG_VERSION_NUM >= 160000
+#define TICK_MAY_CREATE_IN(nsp, role) \
+  (object_aclcheck(NamespaceRelationId, (nsp), (role), ACL_CREATE) == ACLCHECK_OK)
+#else
+#define TICK_MAY_CREATE_IN(nsp, role) (pg_namespace_aclcheck((nsp), (role), ACL_CREATE) == ACLCHECK_OK)
+#endif
+
+// PG 16: tree walkers take typed callbacks; before, an unprototyped one that C++ must be lied to about.
+#if PG_VERSION_NUM >= 160000
+#define TICK_WALK(node, walker, context) expression_tree_walker((node), (walker), (context))
+#define TICK_MUTATE(node, mutator, context) expression_tree_mutator((node), (mutator), (context))
+#else
+#define TICK_WALK(node, walker, context)   \
+  expression_tree_walker((node),           \
+                         reinterpret_cast<bool (*)()>(reinterpret_cast<void (*)()>(walker)), (context))
+#define TICK_MUTATE(node, mutator, context) \
+  expression_tree_mutator((node),           \
+                          reinterpret_cast<Node* (*)()>(reinterpret_cast<void (*)()>(mutator)), (context))
+#endif
+
+// PG 18: what is grouped is a variable of a range table entry of its own; this brings the expressions back.
+#if PG_VERSION_NUM >= 180000
+#define TICK_UNGROUP(query)         \
+  (query)->targetList = (List*)flatten_group_exprs(nullptr, (query), (Node*)(query)->targetList)
+#else
+#define TICK_UNGROUP(query) ((void)0)
+#endif

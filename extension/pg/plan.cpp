@@ -1,0 +1,282 @@
+// The SQL text of a rollup: its state table, its view, the worker's upsert, and the query that adds what is not
+// merged yet. All of it is written under a search_path of pg_catalog, so every other name carries its schema.
+// PostgreSQL only.
+#include "define.hpp"
+#include "session.hpp"
+
+namespace tick::pg {
+namespace {
+
+const char* type_text(Oid type, int32 typmod) {
+  return format_type_extended(type, typmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
+}
+
+void append_column_definition(StringInfo sql, const StateColumn* column) {
+  appendStringInfo(sql, "%s %s", quote_identifier(column->name), type_text(column->type, column->typmod));
+  if (OidIsValid(column->collation) && column->collation != get_typcollation(column->type))
+    appendStringInfo(sql, " COLLATE %s", generate_collation_name(column->collation));
+}
+
+// Number of state columns that identify a row.
+int identifying(const Definition* def) { return list_length(def->keys) + (def->window != nullptr ? 1 : 0); }
+
+const char* window_name(const Definition* def) { return column(def, list_length(def->keys))->name; }
+
+bool window_has_zone(const Definition* def) { return exprType(def->window) == TIMESTAMPTZOID; }
+
+// The columns of the unique index: keys in the order of GROUP BY, then the window.
+const char* identity_list(const Definition* def) {
+  if (!grouped(def)) return quote_identifier(def->unit);
+  StringInfoData list;
+  initStringInfo(&list);
+  const char* separator = "";
+  ListCell* cell;
+  foreach (cell, def->key_order) {
+    appendStringInfo(&list, "%s%s", separator, quote_identifier(column(def, lfirst_int(cell))->name));
+    separator = ", ";
+  }
+  if (def->window != nullptr) appendStringInfo(&list, "%s%s", separator, quote_identifier(window_name(def)));
+  return list.data;
+}
+
+const char* size_text(const Definition* def) {
+  return psprintf("'%d months %d days " INT64_FORMAT " microseconds'::pg_catalog.interval", def->size->month,
+                  def->size->day, static_cast<int64>(def->size->time));
+}
+
+const char* window_end_text(const Definition* def) {
+  return psprintf("tick_catalog.window_end(s.%s, %s)", quote_identifier(window_name(def)), size_text(def));
+}
+
+// Replaces what the query computes from raw rows by what the state table holds.
+Node* over_state(Node* node, void* context) {
+  if (node == nullptr) return nullptr;
+  auto* def = static_cast<Definition*>(context);
+  if (def->window != nullptr && equal(node, def->window)) return state_variable(def, list_length(def->keys));
+  ListCell* cell;
+  foreach (cell, def->keys) {
+    Node* key = input(def, lfirst_int(cell));
+    if (!equal(node, key)) continue;
+    Node* variable = state_variable(def, foreach_current_index(cell));
+    if (exprType(variable) != exprType(key))
+      variable = coerce_to_target_type(nullptr, variable, exprType(variable), exprType(key), exprTypmod(key),
+                                       COERCION_EXPLICIT, COERCE_EXPLICIT_CAST, -1);
+    if (exprCollation(variable) == exprCollation(key)) return variable;
+    CollateExpr* collate = makeNode(CollateExpr);
+    collate->arg = reinterpret_cast<Expr*>(variable);
+    collate->collOid = exprCollation(key);
+    collate->location = -1;
+    return reinterpret_cast<Node*>(collate);
+  }
+  if (IsA(node, Aggref)) return finish(def, reinterpret_cast<Aggref*>(node));
+  return TICK_MUTATE(node, over_state, context);
+}
+
+// The query's own columns, computed from the state's columns, which are called s.
+void append_outputs(StringInfo sql, Definition* def, Oid state) {
+  List* context = deparse_context_for("s", state);
+  const char* separator = "";
+  ListCell* cell;
+  foreach (cell, def->query->targetList) {
+    const auto* entry = lfirst_node(TargetEntry, cell);
+    if (entry->resjunk) continue;
+    Node* expr = over_state(reinterpret_cast<Node*>(entry->expr), def);
+    // A key that is shown as it is keeps the order of its index.
+    if (IsA(expr, CollateExpr) && !IsA(entry->expr, CollateExpr))
+      expr = reinterpret_cast<Node*>(reinterpret_cast<CollateExpr*>(expr)->arg);
+    appendStringInfo(sql, "%s%s AS %s", separator, deparse_expression(expr, context, true, false),
+                     quote_identifier(entry->resname));
+    separator = ", ";
+  }
+}
+
+// How the upsert sets one column of an item.
+void append_merge(StringInfo sql, const Definition* def, const DefinedItem* item, int at) {
+  const char* name = quote_identifier(column(def, item->column + at)->name);
+  appendStringInfo(sql, "%s = ", name);
+  switch (item->kind) {
+    case ItemKind::count:
+    case ItemKind::sum:
+    case ItemKind::sum_sq:
+      if (item->partial == INT8OID || item->partial == NUMERICOID)
+        appendStringInfo(sql, "s.%s + excluded.%s", name, name);
+      else
+        appendStringInfo(sql, "tick_catalog.merge_sum(s.%s, excluded.%s)", name, name);
+      return;
+    case ItemKind::min:
+    case ItemKind::max:
+      appendStringInfo(sql, "tick_catalog.merge_%s(s.%s, excluded.%s)", item->kind == ItemKind::min ? "min" : "max",
+                       name, name);
+      return;
+    case ItemKind::first:
+    case ItemKind::last:
+      break;
+  }
+  appendStringInfo(sql, "CASE WHEN tick_catalog.%s(", item->kind == ItemKind::first ? "comes_before" : "comes_after");
+  const char* separator = "";
+  for (const char* row : {"excluded", "s"}) {
+    for (int i = 0; i < item->width; ++i) {
+      appendStringInfo(sql, "%s%s.%s", separator, row, quote_identifier(column(def, item->column + i)->name));
+      separator = ", ";
+    }
+  }
+  appendStringInfo(sql, ") THEN excluded.%s ELSE s.%s END", name, name);
+}
+
+// How partials of one item are merged by GROUP BY; only what the outputs read.
+void append_merged(StringInfo sql, const Definition* def, const DefinedItem* item) {
+  const char* name = quote_identifier(column(def, item->column)->name);
+  switch (item->kind) {
+    case ItemKind::count:
+    case ItemKind::sum:
+    case ItemKind::sum_sq:
+      if (item->partial == INT8OID)
+        appendStringInfo(sql, "sum(p.%s)::bigint", name);
+      else
+        appendStringInfo(sql, "%s(p.%s)", item->partial == NUMERICOID ? "sum" : "tick_catalog.merged_sum", name);
+      break;
+    case ItemKind::min:
+    case ItemKind::max:
+      appendStringInfo(sql, "%s(p.%s)", item->kind == ItemKind::min ? "min" : "max", name);
+      break;
+    case ItemKind::first:
+    case ItemKind::last:
+      appendStringInfo(sql, "tick.%s(p.%s", item->kind == ItemKind::first ? "first" : "last", name);
+      for (int i = 1; i < item->width; ++i)
+        appendStringInfo(sql, ", p.%s", quote_identifier(column(def, item->column + i)->name));
+      appendStringInfoChar(sql, ')');
+      break;
+  }
+  appendStringInfo(sql, " AS %s", name);
+}
+
+}  // namespace
+
+Node* call_catalog(const char* function, List* arguments) {
+  List* name = list_make2(makeString(pstrdup("tick_catalog")), makeString(pstrdup(function)));
+  FuncCall* call = makeFuncCall(name, NIL, COERCE_EXPLICIT_CALL, -1);
+  ParseState* state = make_parsestate(nullptr);
+  Node* result = ParseFuncOrColumn(state, name, arguments, nullptr, call, false, -1);
+  free_parsestate(state);
+  return result;
+}
+
+Node* state_variable(const Definition* def, int which) {
+  const StateColumn* of = column(def, which);
+  return reinterpret_cast<Node*>(
+      makeVar(1, static_cast<AttrNumber>(which + 1), of->type, of->typmod, of->collation, 0));
+}
+
+const char* state_sql(const Definition* def, const char* state) {
+  StringInfoData sql;
+  initStringInfo(&sql);
+  appendStringInfo(&sql, "CREATE TABLE %s (", state);
+  ListCell* cell;
+  foreach (cell, def->columns) {
+    const auto* of = static_cast<StateColumn*>(lfirst(cell));
+    const int which = foreach_current_index(cell);
+    append_column_definition(&sql, of);
+    const bool is_window = def->window != nullptr && which == list_length(def->keys);
+    if (is_window) appendStringInfoString(&sql, " NOT NULL");
+    appendStringInfoString(&sql, ", ");
+  }
+  if (def->unit != nullptr)
+    appendStringInfo(&sql, "%s boolean NOT NULL DEFAULT true CHECK (%s), ", quote_identifier(def->unit),
+                     quote_identifier(def->unit));
+  appendStringInfo(&sql,
+                   "revision bigint NOT NULL DEFAULT 0, updated_at timestamp with time zone NOT NULL, "
+                   "UNIQUE NULLS NOT DISTINCT (%s)) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, "
+                   "autovacuum_vacuum_cost_delay = 0); ALTER TABLE %s REPLICA IDENTITY FULL",
+                   identity_list(def), state);
+  if (def->window != nullptr)
+    appendStringInfo(&sql, "; CREATE INDEX ON %s (%s)", state, quote_identifier(window_name(def)));
+  ListCell* counted;
+  foreach (counted, def->items) {
+    const auto* of = static_cast<DefinedItem*>(lfirst(counted));
+    if (of->kind == ItemKind::count || of->kind == ItemKind::sum || of->kind == ItemKind::sum_sq)
+      appendStringInfo(&sql, "; ALTER TABLE %s ALTER %s SET NOT NULL", state,
+                       quote_identifier(column(def, of->column)->name));
+  }
+  return sql.data;
+}
+
+const char* view_sql(Definition* def, Oid state, const char* view) {
+  StringInfoData sql;
+  initStringInfo(&sql);
+  appendStringInfo(&sql, "CREATE VIEW %s AS SELECT ", view);
+  append_outputs(&sql, def, state);
+  if (def->window == nullptr) {
+    appendStringInfo(&sql, ", NULL::timestamp with time zone AS window_end, NULL::boolean AS final");
+  } else {
+    appendStringInfo(&sql,
+                     ", %s AS window_end, COALESCE(%s <= (SELECT w.watermark%s FROM tick_catalog.watermark AS w "
+                     "WHERE w.source = %s::pg_catalog.regclass::oid), false) AS final",
+                     window_end_text(def), window_end_text(def), window_has_zone(def) ? "" : " AT TIME ZONE 'UTC'",
+                     quote_literal_cstr(relation_text(def->source)));
+  }
+  appendStringInfoString(&sql, ", s.revision, s.updated_at FROM ");
+  if (grouped(def))
+    appendStringInfo(&sql, "%s AS s", relation_text(state));
+  else
+    appendStringInfo(&sql, "(VALUES (true)) AS one(row) LEFT JOIN %s AS s ON true", relation_text(state));
+  return sql.data;
+}
+
+const char* upsert_sql(const Definition* def, Oid state) {
+  StringInfoData sql, names;
+  initStringInfo(&sql);
+  initStringInfo(&names);
+  ListCell* cell;
+  foreach (cell, def->columns)
+    appendStringInfo(&names, "%s, ", quote_identifier(static_cast<StateColumn*>(lfirst(cell))->name));
+  const int columns = list_length(def->columns);
+  appendStringInfo(&sql, "INSERT INTO %s AS s (%srevision, updated_at) SELECT u.*, 0, $%d FROM unnest(",
+                   relation_text(state), names.data, columns + 1);
+  for (int i = 0; i < columns; ++i)
+    appendStringInfo(&sql, "%s$%d::%s[]", i == 0 ? "" : ", ", i + 1, type_text(column(def, i)->type, -1));
+  appendStringInfo(&sql, ") AS u ON CONFLICT (%s) DO UPDATE SET ", identity_list(def));
+  foreach (cell, def->items) {
+    const auto* of = static_cast<DefinedItem*>(lfirst(cell));
+    for (int i = 0; i < of->width; ++i) {
+      append_merge(&sql, def, of, i);
+      appendStringInfoString(&sql, ", ");
+    }
+  }
+  if (def->window != nullptr)
+    appendStringInfo(&sql, "revision = s.revision + CASE WHEN %s <= $%d::timestamp with time zone%s THEN 1 ELSE 0 END, ",
+                     window_end_text(def), columns + 2, window_has_zone(def) ? "" : " AT TIME ZONE 'UTC'");
+  appendStringInfoString(&sql, "updated_at = excluded.updated_at");
+  return sql.data;
+}
+
+const char* merged_sql(Definition* def, Oid state) {
+  StringInfoData sql, columns, definitions;
+  initStringInfo(&sql);
+  initStringInfo(&columns);
+  initStringInfo(&definitions);
+  ListCell* cell;
+  foreach (cell, def->columns) {
+    const char* separator = foreach_current_index(cell) == 0 ? "" : ", ";
+    const auto* of = static_cast<StateColumn*>(lfirst(cell));
+    appendStringInfo(&columns, "%s%s", separator, quote_identifier(of->name));
+    appendStringInfoString(&definitions, separator);
+    append_column_definition(&definitions, of);
+  }
+  appendStringInfoString(&sql, "SELECT ");
+  append_outputs(&sql, def, state);
+  appendStringInfoString(&sql, " FROM (SELECT ");
+  for (int i = 0; i < identifying(def); ++i)
+    appendStringInfo(&sql, "p.%s, ", quote_identifier(column(def, i)->name));
+  foreach (cell, def->items) {
+    if (foreach_current_index(cell) > 0) appendStringInfoString(&sql, ", ");
+    append_merged(&sql, def, static_cast<DefinedItem*>(lfirst(cell)));
+  }
+  appendStringInfo(&sql, " FROM (SELECT %s FROM %s UNION ALL SELECT %s FROM tick_catalog.unmerged(%d) AS u(%s)) AS p",
+                   columns.data, relation_text(state), columns.data, def->id, definitions.data);
+  for (int i = 0; i < identifying(def); ++i)
+    appendStringInfo(&sql, "%sp.%s", i == 0 ? " GROUP BY " : ", ", quote_identifier(column(def, i)->name));
+  appendStringInfoString(&sql, ") AS s");
+  return sql.data;
+}
+
+}  // namespace tick::pg

@@ -1,0 +1,199 @@
+#include "rollup.hpp"
+
+#include <cstdlib>
+
+#include "guard.hpp"
+
+namespace tick::pg {
+namespace {
+
+int64_t number(const std::optional<std::string>& text) {
+  return text ? std::strtoll(text->c_str(), nullptr, 10) : 0;
+}
+
+std::vector<int16_t> numbers(const std::optional<std::string>& text) {
+  std::vector<int16_t> result;
+  if (!text) return result;
+  for (const char* at = text->c_str(); *at != '\0';) {
+    char* end;
+    const long value = std::strtol(at, &end, 10);
+    if (end == at) {
+      ++at;
+      continue;
+    }
+    result.push_back(static_cast<int16_t>(value));
+    at = end;
+  }
+  return result;
+}
+
+// Types of the state table's columns, in the order of the parameters of the upsert.
+void load_columns(Rollup& rollup) {
+  const std::string sql =
+      "SELECT a.atttypid FROM tick_catalog.rollup r,"
+      " unnest(r.key_columns || r.time_column || r.item_columns) WITH ORDINALITY AS c (name, at)"
+      " JOIN pg_catalog.pg_attribute a ON a.attname = c.name"
+      " WHERE r.id = " + std::to_string(rollup.id) + " AND a.attrelid = r.state AND NOT a.attisdropped ORDER BY c.at";
+  for (const auto& row : read_text(sql.c_str())) {
+    const Oid type = static_cast<Oid>(number(row[0]));
+    rollup.column_types.push_back(type);
+    rollup.columns.push_back(call([&] { return value_type(type); }));
+  }
+}
+
+}  // namespace
+
+bool Rollup::fresh(Micros window) const {
+  for (const Range& range : pending)
+    if (range.fresh && window >= range.lo && window < range.hi) return true;
+  return false;
+}
+
+TextRows read_text(const char* sql) {
+  char*** cells = nullptr;
+  int columns = 0;
+  uint64_t count = 0;
+  call([&] {
+    if (SPI_execute(sql, true, 0) != SPI_OK_SELECT) elog(ERROR, "pg_tick: unexpected result of: %s", sql);
+    SPITupleTable* table = SPI_tuptable;
+    count = SPI_processed;
+    columns = table->tupdesc->natts;
+    cells = static_cast<char***>(palloc(sizeof(char**) * (count + 1)));
+    for (uint64_t row = 0; row < count; ++row) {
+      cells[row] = static_cast<char**>(palloc(sizeof(char*) * columns));
+      for (int c = 0; c < columns; ++c) cells[row][c] = SPI_getvalue(table->vals[row], table->tupdesc, c + 1);
+    }
+    SPI_freetuptable(table);
+  });
+  TextRows rows(count);
+  for (uint64_t row = 0; row < count; ++row)
+    for (int c = 0; c < columns; ++c)
+      rows[row].push_back(cells[row][c] == nullptr ? std::nullopt : std::make_optional<std::string>(cells[row][c]));
+  return rows;
+}
+
+std::vector<Rollup> load_rollups(int id) {
+  std::vector<Rollup> rollups;
+  const std::string where = id == 0 ? "" : " WHERE r.id = " + std::to_string(id);
+  const std::string sql =
+      "SELECT r.id, pg_catalog.format('%I.%I', n.nspname, v.relname), r.state::int8, r.source::int8, r.owner::int8,"
+      " r.group_id, r.status, r.window_size IS NOT NULL,"
+      " (pg_catalog.date_part('year', r.window_size) * 12 + pg_catalog.date_part('month', r.window_size))::int8,"
+      " pg_catalog.date_part('day', r.window_size)::int8,"
+      " (extract(hour FROM r.window_size) * 3600000000 + extract(minute FROM r.window_size) * 60000000"
+      "  + extract(microseconds FROM r.window_size))::int8,"
+      " pg_catalog.quote_ident(r.time_column), pg_catalog.format('%I.%I', sn.nspname, s.relname), r.upsert"
+      " FROM tick_catalog.rollup r"
+      " JOIN pg_catalog.pg_class v ON v.oid = r.view JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace"
+      " JOIN pg_catalog.pg_class s ON s.oid = r.state JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace" +
+      where + " ORDER BY r.id";
+  for (const auto& row : read_text(sql.c_str())) {
+    Rollup& rollup = rollups.emplace_back();
+    rollup.id = static_cast<int>(number(row[0]));
+    rollup.name = row[1].value_or("");
+    rollup.state = static_cast<Oid>(number(row[2]));
+    rollup.source = static_cast<Oid>(number(row[3]));
+    rollup.owner = static_cast<Oid>(number(row[4]));
+    rollup.group = static_cast<int>(number(row[5]));
+    rollup.status = row[6].value_or("");
+    rollup.windowed = row[7] == "t";
+    rollup.size.months = static_cast<int32_t>(number(row[8]));
+    rollup.size.days = static_cast<int32_t>(number(row[9]));
+    rollup.size.micros = number(row[10]);
+    rollup.time_column = row[11].value_or("");
+    rollup.state_name = row[12].value_or("");
+    rollup.upsert = row[13].value_or("");
+  }
+  for (Rollup& rollup : rollups) {
+    load_columns(rollup);
+    const std::string of = std::to_string(rollup.id);
+    for (const auto& row :
+         read_text(("SELECT program, items FROM tick_catalog.rollup_program WHERE rollup = " + of + " ORDER BY program")
+                       .c_str())) {
+      rollup.newest = number(row[0]);
+      rollup.items[rollup.newest] = numbers(row[1]);
+    }
+    for (const auto& row :
+         read_text(("SELECT lo, hi, fresh FROM tick_catalog.pending WHERE rollup = " + of + " ORDER BY hi DESC").c_str()))
+      rollup.pending.push_back({number(row[0]), number(row[1]), row[2] == "t"});
+    const int64_t newest = rollup.newest;
+    const Evaluator* evaluator = call([&] { return find_evaluator(newest); });
+    if (evaluator == nullptr) throw Error{Error::Code::internal, "rollup " + rollup.name + " has no program"};
+    rollup.program = evaluator->program;
+    rollup.program.items.clear();
+    for (int16_t item : rollup.items[newest]) rollup.program.items.push_back(evaluator->program.items.at(item));
+  }
+  return rollups;
+}
+
+std::optional<Micros> window_of(const Rollup& rollup, Micros pane) {
+  if (!rollup.windowed) return 0;
+  if (pane == no_time_pane) return std::nullopt;
+  return window_start(pane, rollup.size);
+}
+
+StateColumns state_columns(const Rollup& rollup, const Fold& fold, size_t from, size_t to) {
+  StateColumns result;
+  const Program& program = fold.program();
+  const auto column = [&]() -> std::vector<Cell>& {
+    result.cells.emplace_back().reserve(to - from);
+    return result.cells.back();
+  };
+  const auto bytes = [&](std::string&& value) { return Cell::of_bytes(result.bytes.emplace_back(std::move(value))); };
+  for (size_t k = 0; k < program.keys.size(); ++k) {
+    auto& cells = column();
+    for (size_t slot = from; slot < to; ++slot) cells.push_back(fold.key(slot, k));
+  }
+  if (rollup.windowed) {
+    auto& cells = column();
+    for (size_t slot = from; slot < to; ++slot) cells.push_back(Cell::of_word(fold.pane(slot)));
+  }
+  for (size_t index = 0; index < program.items.size(); ++index) {
+    const Partials& partials = fold.partials(index);
+    const Item& item = program.items[index];
+    if (partials.kind != PartialKind::extreme) {
+      const size_t at = result.cells.size();
+      auto& cells = column();
+      for (size_t slot = from; slot < to; ++slot) {
+        switch (partials.kind) {
+          case PartialKind::count:
+            cells.push_back(Cell::of_word(partials.counts[slot]));
+            break;
+          case PartialKind::integer:
+            if (rollup.columns.at(at).type == Type::numeric) {
+              cells.push_back(bytes(numeric_from_int128(partials.integers[slot])));
+            } else {
+              const __int128 sum = partials.integers[slot];
+              if (sum != static_cast<int64_t>(sum))
+                throw Error{Error::Code::numeric_out_of_range, "bigint out of range"};
+              cells.push_back(Cell::of_word(static_cast<int64_t>(sum)));
+            }
+            break;
+          case PartialKind::exact: {
+            std::string encoded;
+            partials.exacts[slot].encode(encoded);
+            cells.push_back(bytes(std::move(encoded)));
+            break;
+          }
+          default:
+            cells.push_back(bytes(partials.decimals[slot].numeric()));
+        }
+      }
+      continue;
+    }
+    const auto part = [&](const Kept Extreme::*member, int16_t input) {
+      auto& cells = column();
+      const Type type = program.inputs[input].type;
+      for (size_t slot = from; slot < to; ++slot) {
+        const Extreme& extreme = partials.extremes[slot];
+        cells.push_back(extreme.set ? (extreme.*member).cell(type) : Cell::none());
+      }
+    };
+    part(&Extreme::value, item.value);
+    if (item.order >= 0) part(&Extreme::order, item.order);
+    if (item.seq >= 0) part(&Extreme::seq, item.seq);
+  }
+  return result;
+}
+
+}  // namespace tick::pg

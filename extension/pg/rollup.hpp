@@ -1,0 +1,61 @@
+// Rollups as the engine sees them: what the catalogs say of each, where a pane goes, and how partials become the
+// columns of its state table. The worker and tick_catalog.unmerged() share it.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "evaluator.hpp"
+
+namespace tick::pg {
+
+// Window starts [lo, hi) still to be recomputed; fresh ones have never been computed and ignore deltas.
+struct Range {
+  Micros lo, hi;
+  bool fresh;
+};
+
+struct Rollup {
+  int id = 0;
+  std::string name;  // qualified and quoted, of the view
+  Oid state = InvalidOid;
+  Oid source = InvalidOid;
+  Oid owner = InvalidOid;
+  int group = 0;
+  std::string status;
+  bool windowed = false;
+  WindowSize size;
+  std::string time_column;           // quoted; empty without window
+  std::string state_name;            // qualified and quoted
+  std::string upsert;
+  std::vector<ValueType> columns;    // of the state table: keys, window, partials
+  std::vector<Oid> column_types;     // as declared
+  std::map<int64_t, std::vector<int16_t>> items;  // program -> its items, in the order of the rollup's
+  std::vector<Range> pending;
+  int64_t newest = 0;                // program
+  Program program;                   // the rollup's own items over the newest program's inputs
+
+  bool fresh(Micros window) const;
+};
+
+// Reads rollups under the active snapshot; id 0 = all. Inside SPI. Throws.
+std::vector<Rollup> load_rollups(int id);
+
+// Rows of text cells of a query, read only, under the active snapshot. Inside SPI. Throws.
+using TextRows = std::vector<std::vector<std::optional<std::string>>>;
+TextRows read_text(const char* sql);
+
+// The window that a pane belongs to; nothing for panes without a time in a windowed rollup.
+std::optional<Micros> window_of(const Rollup& rollup, Micros pane);
+
+// The columns of a state table for slots [from, to) of a fold of the rollup: cells, and the bytes they point at.
+struct StateColumns {
+  std::vector<std::vector<Cell>> cells;
+  std::deque<std::string> bytes;
+};
+StateColumns state_columns(const Rollup& rollup, const Fold& fold, size_t from, size_t to);
+
+}  // namespace tick::pg

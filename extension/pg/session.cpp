@@ -1,0 +1,69 @@
+// See session.hpp. PostgreSQL only: no C++ object lives here.
+#include "session.hpp"
+
+namespace tick::pg {
+
+Oid extension_owner() {
+  Relation extensions = table_open(ExtensionRelationId, AccessShareLock);
+  ScanKeyData key;
+  ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ, CStringGetDatum("pg_tick"));
+  SysScanDesc scan = systable_beginscan(extensions, ExtensionNameIndexId, true, nullptr, 1, &key);
+  HeapTuple tuple = systable_getnext(scan);
+  const Oid owner = HeapTupleIsValid(tuple)
+                        ? reinterpret_cast<Form_pg_extension>(GETSTRUCT(tuple))->extowner
+                        : InvalidOid;
+  systable_endscan(scan);
+  table_close(extensions, AccessShareLock);
+  if (!OidIsValid(owner))
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("extension \"pg_tick\" does not exist")));
+  return owner;
+}
+
+Actor act_as(Oid role, int flags) {
+  Actor before;
+  GetUserIdAndSecContext(&before.user, &before.context);
+  SetUserIdAndSecContext(role, before.context | flags);
+  return before;
+}
+
+void act_again(const Actor& before) { SetUserIdAndSecContext(before.user, before.context); }
+
+int fixed_path() {
+  const int level = NewGUCNestLevel();
+  (void)set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
+                          0, false);
+  return level;
+}
+
+void close_path(int level) { AtEOXact_GUC(true, level); }
+
+void run(const char* sql) {
+  SPI_connect();
+  const int result = SPI_execute(sql, false, 0);
+  if (result < 0) elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(result));
+  SPI_finish();
+}
+
+void open_catalogs() {
+  CommandCounterIncrement();
+  PushActiveSnapshot(GetLatestSnapshot());
+  SPI_connect();
+}
+
+void close_catalogs() {
+  SPI_finish();
+  PopActiveSnapshot();
+}
+
+Oid tick_schema() { return get_namespace_oid("tick", false); }
+
+Oid exact_sum_type() {
+  return GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("exact_sum"),
+                         ObjectIdGetDatum(tick_schema()));
+}
+
+const char* relation_text(Oid relation) {
+  return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), get_rel_name(relation));
+}
+
+}  // namespace tick::pg

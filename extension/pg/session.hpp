@@ -1,0 +1,42 @@
+// Under whose name and search_path a piece of SQL runs, and the short way to run one.
+// Nothing here is undone by a destructor: an ereport leaves it to the transaction's abort, which restores both.
+#pragma once
+
+#include "catalog.hpp"
+#include "pg.hpp"
+
+namespace tick::pg {
+
+// What act_as() replaced.
+struct Actor {
+  Oid user;
+  int context;
+};
+
+// Returns the role that owns the extension and its catalogs.
+Oid extension_owner();
+
+// Switches to a role; `flags` are SECURITY_* bits to add. act_again() switches back.
+Actor act_as(Oid role, int flags);
+void act_again(const Actor& before);
+
+// Sets search_path to pg_catalog, so that whatever is deparsed names its schemas. Returns what close_path() takes.
+int fixed_path();
+void close_path(int level);
+
+// Runs one statement without a result through SPI, under the present identity and path.
+void run(const char* sql);
+
+// Opens SPI under a snapshot of this moment, whatever the isolation level: for reading our own catalogs.
+// Between the two, SPI statements must be read only.
+void open_catalogs();
+void close_catalogs();
+
+// The extension's own objects.
+Oid tick_schema();
+Oid exact_sum_type();
+
+// Returns the qualified, quoted name of a relation.
+const char* relation_text(Oid relation);
+
+}  // namespace tick::pg

@@ -1,0 +1,64 @@
+// What the processes of one cluster share: a slot per database with the worker's latch, the wake-up flags, the
+// queue table that writers should use, and counters. Nothing here decides correctness: losing all of it costs time.
+// Slots are found under the LWLock, used through atomics; release happens in before_shmem_exit callbacks only.
+#pragma once
+
+#include <cstdint>
+
+#include "pg.hpp"
+
+namespace tick::pg {
+
+inline constexpr int max_databases = 128;
+inline constexpr int queue_tables = 3;
+
+// One database that has, or may have, rollups.
+struct DatabaseSlot {
+  Oid database;
+  pid_t worker;                     // 0 = none
+  Latch* latch;                     // the worker's, valid while worker != 0
+  pg_atomic_uint32 requested;       // the launcher should start a worker
+  pg_atomic_uint32 sleeping;        // the worker waits for its latch: set it after `pending`
+  pg_atomic_uint32 queue;           // hint: which table of the ring writers append to
+  pg_atomic_uint64 pending;         // commits with deltas since the cluster started
+  pg_atomic_uint64 waiting_since;   // TimestampTz of the first commit not yet taken up, 0 = none
+  pg_atomic_uint64 last_lag;        // microseconds from that commit to its merge's commit
+  pg_atomic_uint64 turns;
+  TimestampTz next_start;           // launcher only: not before
+  int failures;                     // launcher only: consecutive
+};
+
+// GUCs, defined in module.cpp.
+extern int tick_lock_timeout;    // ms
+extern int tick_turn_interval;   // ms
+extern int tick_queue_size;      // kB after which writers move on to the next table of the ring
+extern int tick_turn_memory;     // kB of deltas that one turn reads
+#ifdef TICK_FAULTS
+extern char* tick_debug_bug;     // a planted bug, for the tests that must notice it
+bool planted(const char* bug);
+#else
+constexpr bool planted(const char*) { return false; }
+#endif
+
+// True if the library was loaded by shared_preload_libraries.
+bool preloaded();
+
+void shared_request();
+void shared_startup();
+
+// The slot of this database, or nullptr if none exists (or not preloaded). Never raises.
+DatabaseSlot* my_slot();
+// The slot of a database, made if missing; nullptr if the table is full.
+DatabaseSlot* slot_for(Oid database);
+DatabaseSlot* slot_at(int index);
+LWLock* shared_lock();
+void set_launcher_latch(Latch* latch);
+
+// Tells the worker of this database that something was committed; starts it if there is none. Never raises.
+void wake(bool with_deltas);
+// Asks for a wake() when, and only if, the current transaction commits.
+void wake_at_commit();
+// True once per transaction that called wake_at_commit; resets.
+bool take_wake_request();
+
+}  // namespace tick::pg

@@ -1,0 +1,198 @@
+// What a session may ask of the engine: deltas not merged yet, waiting for the worker, its counters.
+#include "catalog.hpp"
+#include "guard.hpp"
+#include "queue.hpp"
+#include "rollup.hpp"
+#include "session.hpp"
+#include "shared.hpp"
+
+namespace tick::pg {
+namespace {
+
+// The rows of the state table that the deltas between the frontier and the active snapshot amount to.
+void put_unmerged(ReturnSetInfo* result, int id) {
+  Oid view = InvalidOid;
+  Actor actor{};
+  call([&] {
+    actor = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+    SPI_connect();
+    char sql[128];
+    snprintf(sql, sizeof sql, "SELECT view FROM tick_catalog.rollup WHERE id = %d", id);
+    bool null = true;
+    if (SPI_execute(sql, true, 1) == SPI_OK_SELECT && SPI_processed == 1)
+      view = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+    if (!OidIsValid(view)) ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("rollup %d does not exist", id)));
+    if (pg_class_aclcheck(view, actor.user, ACL_SELECT) != ACLCHECK_OK)
+      aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, get_rel_name(view));
+  });
+  const std::vector<Rollup> rollups = load_rollups(id);
+  const auto frontier = read_text("SELECT snapshot::text FROM tick_catalog.frontier");
+  if (rollups.size() != 1 || frontier.size() != 1) throw Error{Error::Code::internal, "rollup is being changed"};
+  const Rollup& rollup = rollups.front();
+  Fold fold(rollup.program);
+  std::map<int64_t, std::unique_ptr<Fold>> folds;
+  read_deltas(Frontier::parse(*frontier[0][0]), 0, [&](int64_t program, std::string_view payload) {
+    if (!rollup.items.contains(program)) return;
+    const Evaluator* evaluator = call([&] { return find_evaluator(program); });
+    if (evaluator == nullptr) return;
+    auto& delta = folds.try_emplace(program, nullptr).first->second;
+    if (!delta) delta = std::make_unique<Fold>(evaluator->program);
+    merge_delta(*delta, payload);
+  });
+  for (const auto& [program, delta] : folds)
+    fold.merge(*delta, rollup.items.at(program), [&](const Fold& from, size_t slot) -> std::optional<Micros> {
+      const auto window = window_of(rollup, from.pane(slot));
+      return window && !rollup.fresh(*window) ? window : std::nullopt;
+    });
+  const StateColumns state = state_columns(rollup, fold, 0, fold.slots());
+  const size_t columns = state.cells.size();
+  if (static_cast<int>(columns) != result->setDesc->natts)
+    throw Error{Error::Code::invalid_argument, "column definition list does not fit the state table"};
+  call([&] {
+    auto* values = static_cast<Datum*>(palloc(sizeof(Datum) * columns));
+    auto* nulls = static_cast<bool*>(palloc(columns));
+    for (size_t row = 0; row < fold.slots(); ++row) {
+      for (size_t c = 0; c < columns; ++c) {
+        const Cell& cell = state.cells[c][row];
+        nulls[c] = cell.null;
+        values[c] = to_datum(cell, rollup.columns[c]);
+      }
+      tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+    }
+    SPI_finish();
+    act_again(actor);
+  });
+}
+
+// One look, with the newest snapshot whatever the isolation level. Plain PostgreSQL code.
+bool is_merged(Oid view, const char* until) {
+  PushActiveSnapshot(GetLatestSnapshot());
+  SPI_connect();
+  Oid types[2] = {TEXTOID, OIDOID};
+  Datum values[2] = {CStringGetTextDatum(until), ObjectIdGetDatum(view)};
+  const char nulls[3] = {' ', OidIsValid(view) ? ' ' : 'n', '\0'};
+  bool null;
+  if (OidIsValid(view)) {
+    SPI_execute_with_args("SELECT status, last_error FROM tick_catalog.rollup WHERE view = $2", 2, types, values, nulls,
+                          true, 1);
+    if (SPI_processed != 1)
+      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("\"%s\" is not a rollup", get_rel_name(view))));
+    const char* status = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+    const char* error = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
+    if (strcmp(status, "error") == 0)
+      ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                      errmsg("rollup \"%s\" is set aside: %s", get_rel_name(view), error ? error : ""),
+                      errhint("Cure the cause, then SELECT tick.resume(...).")));
+  }
+  SPI_execute_with_args(
+      "SELECT NOT EXISTS (SELECT FROM tick_catalog.frontier f, (SELECT xid FROM tick_catalog.queue_0"
+      "  UNION ALL SELECT xid FROM tick_catalog.queue_1 UNION ALL SELECT xid FROM tick_catalog.queue_2) q"
+      "  WHERE q.xid >= pg_snapshot_xmin(f.snapshot) AND NOT pg_visible_in_snapshot(q.xid, f.snapshot)"
+      "  AND pg_visible_in_snapshot(q.xid, $1::pg_snapshot))"
+      " AND NOT EXISTS (SELECT FROM tick_catalog.rollup r JOIN tick_catalog.pending p ON p.rollup = r.id"
+      "  WHERE r.status <> 'error' AND (r.view = $2 OR $2 IS NULL))",
+      2, types, values, nulls, true, 1);
+  const bool merged = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+  SPI_finish();
+  PopActiveSnapshot();
+  return merged;
+}
+
+Datum wait_merged(FunctionCallInfo fcinfo) {
+  const Oid view = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
+  if (PG_ARGISNULL(1)) ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("timeout must not be null")));
+  const TimestampTz deadline = DatumGetTimestampTz(DirectFunctionCall2(
+      timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()), PG_GETARG_DATUM(1)));
+  const Actor actor = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+  PushActiveSnapshot(GetLatestSnapshot());
+  SPI_connect();
+  bool null;
+  if (OidIsValid(view)) {
+    Oid type = OIDOID;
+    Datum value = ObjectIdGetDatum(view);
+    SPI_execute_with_args(
+        "SELECT FROM tick_catalog.rollup WHERE view = $1 AND xmin = pg_current_xact_id_if_assigned()::xid", 1, &type,
+        &value, nullptr, true, 1);
+    if (SPI_processed == 1)
+      ereport(ERROR, (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+                      errmsg("rollup \"%s\" was created or changed by this transaction", get_rel_name(view)),
+                      errhint("Commit first: the worker sees nothing before.")));
+  }
+  SPI_execute("SELECT pg_current_snapshot()::text", true, 1);
+  char* text = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+  char* until = static_cast<char*>(SPI_palloc(strlen(text) + 1));
+  memcpy(until, text, strlen(text) + 1);
+  SPI_finish();
+  PopActiveSnapshot();
+  (void)null;
+  wake(false);
+  bool merged = is_merged(view, until);
+  for (long pause = 1; !merged && GetCurrentTimestamp() < deadline; pause = Min(pause * 2, 20L)) {
+    (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, pause, PG_WAIT_EXTENSION);
+    ResetLatch(MyLatch);
+    CHECK_FOR_INTERRUPTS();
+    merged = is_merged(view, until);
+  }
+  act_again(actor);
+  PG_RETURN_BOOL(merged);
+}
+
+Datum worker_counters(FunctionCallInfo fcinfo) {
+  TupleDesc desc;
+  if (get_call_result_type(fcinfo, nullptr, &desc) != TYPEFUNC_COMPOSITE) elog(ERROR, "return type must be a row type");
+  desc = BlessTupleDesc(desc);
+  Datum values[4] = {};
+  bool nulls[4] = {true, true, true, true};
+  const DatabaseSlot* slot = my_slot();
+  if (slot != nullptr) {
+    auto* mine = const_cast<DatabaseSlot*>(slot);
+    const uint64 since = pg_atomic_read_u64(&mine->waiting_since);
+    values[0] = Int32GetDatum(mine->worker);
+    nulls[0] = mine->worker == 0;
+    values[1] = TimestampTzGetDatum(static_cast<TimestampTz>(since));
+    nulls[1] = since == 0;
+    values[2] = Float8GetDatum(static_cast<double>(pg_atomic_read_u64(&mine->last_lag)) / 1000.0);
+    values[3] = Int64GetDatum(static_cast<int64>(pg_atomic_read_u64(&mine->turns)));
+    nulls[2] = nulls[3] = false;
+  }
+  return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}
+
+}  // namespace
+}  // namespace tick::pg
+
+using namespace tick::pg;
+
+extern "C" {
+PG_FUNCTION_INFO_V1(tick_unmerged);
+PGDLLEXPORT Datum tick_unmerged(PG_FUNCTION_ARGS);
+PG_FUNCTION_INFO_V1(tick_wait);
+PGDLLEXPORT Datum tick_wait(PG_FUNCTION_ARGS);
+PG_FUNCTION_INFO_V1(tick_worker_counters);
+PGDLLEXPORT Datum tick_worker_counters(PG_FUNCTION_ARGS);
+PG_FUNCTION_INFO_V1(tick_wake);
+PGDLLEXPORT Datum tick_wake(PG_FUNCTION_ARGS);
+}
+
+Datum tick_unmerged(PG_FUNCTION_ARGS) {
+  return entry([&] {
+    call([&] { InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC); });
+    put_unmerged(reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo), PG_GETARG_INT32(0));
+    return static_cast<Datum>(0);
+  });
+}
+
+Datum tick_wait(PG_FUNCTION_ARGS) {
+  return entry([&] { return wait_merged(fcinfo); });
+}
+
+Datum tick_worker_counters(PG_FUNCTION_ARGS) {
+  return entry([&] { return worker_counters(fcinfo); });
+}
+
+// Asks for the worker when this transaction commits.
+Datum tick_wake(PG_FUNCTION_ARGS) {
+  (void)fcinfo;
+  wake_at_commit();
+  PG_RETURN_VOID();
+}

@@ -1,0 +1,145 @@
+// The triggers on a source, and the lock under which they change. They must fire in every session, so they are
+// ENABLE ALWAYS, and their names sort last: BEFORE triggers of others have had their say. PostgreSQL only, except
+// that the guard catches a lock timeout.
+#include "define.hpp"
+#include "guard.hpp"
+#include "session.hpp"
+#include "shared.hpp"
+
+namespace tick::pg {
+namespace {
+
+constexpr const char* row_triggers[][2] = {
+    {"zz_tick_insert", "INSERT"}, {"zz_tick_delete", "DELETE"}, {"zz_tick_update", "UPDATE"}};
+
+// Locks all of them or, after a moment, none. Returns whether it did.
+bool try_lock(List* relations) {
+  MemoryContext memory = CurrentMemoryContext;
+  ResourceOwner owner = CurrentResourceOwner;
+  BeginInternalSubTransaction(nullptr);
+  MemoryContextSwitchTo(memory);
+  ErrorData* error = nullptr;
+  try {
+    call([&] {
+      const int level = NewGUCNestLevel();
+      (void)set_config_option("lock_timeout", "100ms", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+      ListCell* cell;
+      foreach (cell, relations) LockRelationOid(lfirst_oid(cell), ShareRowExclusiveLock);
+      AtEOXact_GUC(true, level);
+    });
+  } catch (const PgError& raised) {
+    error = raised.data;
+  }
+  if (error == nullptr)
+    ReleaseCurrentSubTransaction();
+  else
+    RollbackAndReleaseCurrentSubTransaction();
+  MemoryContextSwitchTo(memory);
+  CurrentResourceOwner = owner;
+  if (error == nullptr) return true;
+  if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE && error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
+    ReThrowError(error);
+  return false;
+}
+
+// Names the sessions and prepared transactions that hold conflicting locks.
+const char* holders(Oid source) {
+  Oid types[] = {OIDOID};
+  Datum values[] = {ObjectIdGetDatum(source)};
+  const char* result = nullptr;
+  MemoryContext memory = CurrentMemoryContext;
+  open_catalogs();
+  SPI_execute_with_args(
+      "SELECT string_agg(DISTINCT CASE WHEN l.pid IS NOT NULL THEN 'process ' || l.pid ELSE 'prepared transaction ' || "
+      "coalesce(quote_literal(x.gid), l.virtualtransaction) END, ', ') FROM pg_locks AS l LEFT JOIN "
+      "pg_prepared_xacts AS x ON l.virtualtransaction = '-1/' || x.transaction::text WHERE l.granted AND l.locktype = "
+      "'relation' AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()) AND "
+      "l.relation IN (SELECT $1 UNION ALL SELECT relid FROM pg_partition_tree($1)) AND l.pid IS DISTINCT FROM "
+      "pg_backend_pid() AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')",
+      1, types, values, nullptr, true, 1);
+  if (SPI_processed == 1) {
+    char* found = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+    if (found != nullptr) result = MemoryContextStrdup(memory, found);
+  }
+  close_catalogs();
+  return result == nullptr ? "none any more" : result;
+}
+
+void pause(int milliseconds) {
+  CHECK_FOR_INTERRUPTS();
+  (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, milliseconds, PG_WAIT_EXTENSION);
+  ResetLatch(MyLatch);
+  CHECK_FOR_INTERRUPTS();
+}
+
+// The current programs of a source as trigger arguments; nullptr if there are none.
+const char* program_arguments(Oid source) {
+  Oid types[] = {OIDOID};
+  Datum values[] = {ObjectIdGetDatum(source)};
+  char* result = nullptr;
+  MemoryContext memory = CurrentMemoryContext;
+  open_catalogs();
+  SPI_execute_with_args("SELECT string_agg(quote_literal(id), ', ' ORDER BY id) FROM tick_catalog.program "
+                        "WHERE source = $1 AND current", 1, types, values, nullptr, true, 1);
+  char* found = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+  if (found != nullptr) result = MemoryContextStrdup(memory, found);
+  close_catalogs();
+  return result;
+}
+
+bool has_trigger(Oid relation, const char* name) { return OidIsValid(get_trigger_oid(relation, name, true)); }
+
+void make_trigger(Oid relation, const char* name, const char* what) {
+  const char* table = relation_text(relation);
+  run(psprintf("CREATE OR REPLACE TRIGGER %s %s; ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", name,
+               psprintf(what, table), table, name));
+}
+
+void drop_trigger(Oid relation, const char* name) {
+  if (has_trigger(relation, name)) run(psprintf("DROP TRIGGER %s ON %s", name, relation_text(relation)));
+}
+
+}  // namespace
+
+void lock_source(Oid source) {
+  const TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), tick_lock_timeout);
+  int rest = 10;
+  while (!try_lock(find_all_inheritors(source, NoLock, nullptr))) {
+    if (GetCurrentTimestamp() >= give_up)
+      ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+                      errmsg("could not lock \"%s\" within tick.lock_timeout", get_rel_name(source)),
+                      errdetail("Locks are held by: %s.", holders(source)),
+                      errhint("Try again when they have ended, or raise tick.lock_timeout.")));
+    pause(rest);
+    rest = Min(rest * 2, 200);
+  }
+}
+
+void attach_triggers(Oid source) {
+  const char* arguments = program_arguments(source);
+  const Actor before = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+  const int level = fixed_path();
+  List* relations = find_all_inheritors(source, NoLock, nullptr);
+  if (arguments != nullptr) {
+    for (const auto& trigger : row_triggers)
+      make_trigger(source, trigger[0], psprintf("AFTER %s ON %%s FOR EACH ROW EXECUTE FUNCTION tick_catalog.capture(%s)",
+                                                trigger[1], arguments));
+    make_trigger(source, "zz_tick_flush",
+                 "AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.flush()");
+  } else {
+    for (const auto& trigger : row_triggers) drop_trigger(source, trigger[0]);
+    drop_trigger(source, "zz_tick_flush");
+  }
+  ListCell* cell;
+  foreach (cell, relations) {
+    if (arguments == nullptr)
+      drop_trigger(lfirst_oid(cell), "zz_tick_truncate");
+    else
+      make_trigger(lfirst_oid(cell), "zz_tick_truncate",
+                   "BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.refuse_truncate()");
+  }
+  close_path(level);
+  act_again(before);
+}
+
+}  // namespace tick::pg

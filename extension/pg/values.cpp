@@ -1,0 +1,132 @@
+#include "values.hpp"
+
+#include "guard.hpp"
+
+namespace tick::pg {
+
+ValueType value_type(Oid oid) {
+  ValueType type{};
+  type.oid = getBaseType(oid);
+  get_typlenbyvalalign(type.oid, &type.length, &type.by_value, &type.align);
+  switch (type.oid) {
+    case BOOLOID:
+      type.type = Type::boolean;
+      break;
+    case INT2OID:
+      type.type = Type::int2;
+      break;
+    case INT4OID:
+      type.type = Type::int4;
+      break;
+    case INT8OID:
+      type.type = Type::int8;
+      break;
+    case FLOAT4OID:
+      type.type = Type::float4;
+      break;
+    case FLOAT8OID:
+      type.type = Type::float8;
+      break;
+    case NUMERICOID:
+      type.type = Type::numeric;
+      break;
+    case TEXTOID:
+    case VARCHAROID:
+      type.type = Type::text;
+      break;
+    case BPCHAROID:
+      type.type = Type::bpchar;
+      break;
+    case DATEOID:
+      type.type = Type::date;
+      break;
+    case TIMESTAMPOID:
+    case TIMESTAMPTZOID:
+      type.type = Type::timestamp;
+      break;
+    default:
+      type.type = type.by_value ? Type::word : Type::bytes;
+  }
+  return type;
+}
+
+uint32_t core_collation(Oid type, Oid collation) {
+  if (type != TEXTOID && type != VARCHAROID && type != BPCHAROID) return 0;
+  return !OidIsValid(collation) || lc_collate_is_c(collation) ? 0 : collation;
+}
+
+Cell to_cell(Datum datum, bool null, const ValueType& type) {
+  if (null) return Cell::none();
+  switch (type.type) {
+    case Type::boolean:
+      return Cell::of_word(DatumGetBool(datum));
+    case Type::int2:
+      return Cell::of_word(DatumGetInt16(datum));
+    case Type::int4:
+    case Type::date:
+      return Cell::of_word(DatumGetInt32(datum));
+    case Type::int8:
+    case Type::timestamp:
+    case Type::word:
+      return Cell::of_word(static_cast<int64_t>(datum));
+    case Type::float4:
+      return Cell::of_real(DatumGetFloat4(datum));
+    case Type::float8:
+      return Cell::of_real(DatumGetFloat8(datum));
+    case Type::numeric:
+    case Type::text:
+    case Type::bpchar:
+    case Type::bytes:
+      break;
+  }
+  char* pointer = DatumGetPointer(datum);
+  if (type.length > 0) return Cell::of_bytes({pointer, static_cast<size_t>(type.length)});
+  if (type.length == -2) return Cell::of_bytes({pointer, strlen(pointer)});
+  return Cell::of_bytes({VARDATA_ANY(pointer), static_cast<size_t>(VARSIZE_ANY_EXHDR(pointer))});
+}
+
+Datum varlena_datum(const char* data, size_t size) {
+  char* result = static_cast<char*>(palloc(size + VARHDRSZ));
+  SET_VARSIZE(result, size + VARHDRSZ);
+  if (size > 0) memcpy(VARDATA(result), data, size);
+  return PointerGetDatum(result);
+}
+
+Datum to_datum(const Cell& cell, const ValueType& type) {
+  if (cell.null) return static_cast<Datum>(0);
+  switch (type.type) {
+    case Type::boolean:
+      return BoolGetDatum(cell.word != 0);
+    case Type::int2:
+      return Int16GetDatum(static_cast<int16>(cell.word));
+    case Type::int4:
+    case Type::date:
+      return Int32GetDatum(static_cast<int32>(cell.word));
+    case Type::int8:
+    case Type::timestamp:
+    case Type::word:
+      return Int64GetDatum(cell.word);
+    case Type::float4:
+      return Float4GetDatum(static_cast<float4>(cell.real));
+    case Type::float8:
+      return Float8GetDatum(cell.real);
+    case Type::numeric:
+    case Type::text:
+    case Type::bpchar:
+    case Type::bytes:
+      break;
+  }
+  if (type.length == -1) return varlena_datum(cell.data, cell.size);
+  char* result = static_cast<char*>(palloc(cell.size + 1));
+  memcpy(result, cell.data, cell.size);
+  result[cell.size] = '\0';
+  return PointerGetDatum(result);
+}
+
+int compare_text(std::string_view a, std::string_view b, uint32_t collation) {
+  return call([&] {
+    return varstr_cmp(a.data(), static_cast<int>(a.size()), b.data(), static_cast<int>(b.size()), collation);
+  });
+}
+
+}  // namespace tick::pg

@@ -1,0 +1,377 @@
+// The launcher (one per cluster, connected to no database) starts a worker for each database that asks for one, and
+// restarts it with backoff. The worker runs turns; it ends by itself when its database has no rollups, and lets go
+// when somebody wants to drop or copy the database.
+#include "worker.hpp"
+
+#include <algorithm>
+#include <deque>
+
+#include "catalog.hpp"
+#include "guard.hpp"
+#include "merge.hpp"
+#include "queue.hpp"
+#include "shared.hpp"
+
+extern "C" {
+PGDLLEXPORT void tick_launcher_main(Datum argument);
+PGDLLEXPORT void tick_worker_main(Datum argument);
+}
+
+namespace tick::pg {
+namespace {
+
+constexpr long idle_milliseconds = 1000;
+constexpr TimestampTz healthy = 60 * USECS_PER_SEC;
+
+uint32 wait_event() {
+#if PG_VERSION_NUM >= 170000
+  static uint32 event = 0;
+  if (event == 0) event = WaitEventExtensionNew("PgTickIdle");
+  return event;
+#else
+  return PG_WAIT_EXTENSION;
+#endif
+}
+
+// ---- launcher -----------------------------------------------------------------------------------------------
+
+void forget_launcher(int, Datum) { set_launcher_latch(nullptr); }
+
+// Asks for a worker in every database once: each ends at once where there is nothing to do.
+void request_all() {
+  StartTransactionCommand();
+  (void)GetTransactionSnapshot();
+  Relation databases = table_open(DatabaseRelationId, AccessShareLock);
+  TableScanDesc scan = table_beginscan_catalog(databases, 0, nullptr);
+  for (HeapTuple tuple; (tuple = heap_getnext(scan, ForwardScanDirection)) != nullptr;) {
+    auto* database = reinterpret_cast<Form_pg_database>(GETSTRUCT(tuple));
+    if (!database->datallowconn || database->datistemplate) continue;
+    DatabaseSlot* slot = slot_for(database->oid);
+    if (slot != nullptr) pg_atomic_write_u32(&slot->requested, 1);
+  }
+  table_endscan(scan);
+  table_close(databases, AccessShareLock);
+  CommitTransactionCommand();
+}
+
+bool database_exists(Oid database) {
+  StartTransactionCommand();
+  (void)GetTransactionSnapshot();
+  Relation databases = table_open(DatabaseRelationId, AccessShareLock);
+  ScanKeyData key;
+  ScanKeyInit(&key, Anum_pg_database_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(database));
+  TableScanDesc scan = table_beginscan_catalog(databases, 1, &key);
+  HeapTuple tuple = heap_getnext(scan, ForwardScanDirection);
+  const bool exists =
+      HeapTupleIsValid(tuple) && reinterpret_cast<Form_pg_database>(GETSTRUCT(tuple))->datallowconn;
+  table_endscan(scan);
+  table_close(databases, AccessShareLock);
+  CommitTransactionCommand();
+  return exists;
+}
+
+bool start_worker(Oid database) {
+  BackgroundWorker worker;
+  memset(&worker, 0, sizeof worker);
+  worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+  worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+  worker.bgw_restart_time = BGW_NEVER_RESTART;  // the launcher restarts, with backoff
+  worker.bgw_notify_pid = MyProcPid;
+  worker.bgw_main_arg = ObjectIdGetDatum(database);
+  strlcpy(worker.bgw_library_name, "pg_tick", BGW_MAXLEN);
+  strlcpy(worker.bgw_function_name, "tick_worker_main", BGW_MAXLEN);
+  snprintf(worker.bgw_name, BGW_MAXLEN, "pg_tick worker for database %u", database);
+  strlcpy(worker.bgw_type, "pg_tick worker", BGW_MAXLEN);
+  BackgroundWorkerHandle* handle;
+  if (!RegisterDynamicBackgroundWorker(&worker, &handle)) return false;
+  pid_t pid;
+  const BgwHandleStatus status = WaitForBackgroundWorkerStartup(handle, &pid);
+  pfree(handle);
+  return status == BGWH_STARTED || status == BGWH_STOPPED;
+}
+
+// Starts what is asked for and due. Returns how long to sleep, in milliseconds; -1 = until woken.
+long serve_requests(TimestampTz* started_at) {
+  long sleep = -1;
+  for (int i = 0; i < max_databases; ++i) {
+    DatabaseSlot* slot = slot_at(i);
+    if (slot->database == InvalidOid || slot->worker != 0 || pg_atomic_read_u32(&slot->requested) == 0) continue;
+    const TimestampTz now = GetCurrentTimestamp();
+    if (slot->next_start > now) {
+      const long wait = static_cast<long>((slot->next_start - now) / 1000) + 1;
+      sleep = sleep < 0 ? wait : Min(sleep, wait);
+      continue;
+    }
+    if (!database_exists(slot->database)) {
+      LWLockAcquire(shared_lock(), LW_EXCLUSIVE);
+      slot->database = InvalidOid;
+      LWLockRelease(shared_lock());
+      continue;
+    }
+    // A worker that ran well for a while starts afresh; one that keeps dying waits 1, 2, 4 .. 64 seconds.
+    if (started_at[i] != 0 && now - started_at[i] > healthy) slot->failures = 0;
+    started_at[i] = now;
+    slot->failures = Min(slot->failures + 1, 7);
+    slot->next_start = now + (USECS_PER_SEC << (slot->failures - 1));
+    if (!start_worker(slot->database))
+      ereport(LOG, (errmsg("pg_tick cannot start a worker for database %u", slot->database),
+                    errhint("Consider increasing max_worker_processes.")));
+    sleep = sleep < 0 ? 1000 : Min(sleep, 1000L);
+  }
+  return sleep;
+}
+
+void launch() {
+  pqsignal(SIGHUP, SignalHandlerForConfigReload);
+  pqsignal(SIGTERM, die);
+  before_shmem_exit(forget_launcher, 0);
+  BackgroundWorkerUnblockSignals();
+  BackgroundWorkerInitializeConnection(nullptr, nullptr, 0);
+  pgstat_report_appname("pg_tick launcher");
+  set_launcher_latch(MyLatch);
+  static TimestampTz started_at[max_databases];
+  request_all();
+  for (;;) {
+    ResetLatch(MyLatch);
+    CHECK_FOR_INTERRUPTS();
+    if (ConfigReloadPending) {
+      ConfigReloadPending = false;
+      ProcessConfigFile(PGC_SIGHUP);
+    }
+    const long sleep = serve_requests(started_at);
+    pgstat_report_activity(STATE_IDLE, nullptr);
+    (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (sleep >= 0 ? WL_TIMEOUT : 0), sleep, wait_event());
+  }
+}
+
+// ---- worker -------------------------------------------------------------------------------------------------
+
+DatabaseSlot* worker_slot = nullptr;
+bool orderly = false;      // the worker ends because there is nothing to do
+uint64 orderly_seen = 0;   // commits it knew of then
+
+// Leaves the slot to a successor; asks for one unless there is nothing to do. The postmaster tells the launcher.
+void leave_slot(int, Datum) {
+  if (worker_slot == nullptr) return;
+  if (orderly) {
+    worker_slot->failures = 0;
+    worker_slot->next_start = 0;
+  }
+  worker_slot->worker = 0;
+  worker_slot->latch = nullptr;
+  pg_memory_barrier();
+  if (!orderly || pg_atomic_read_u64(&worker_slot->pending) != orderly_seen)
+    pg_atomic_write_u32(&worker_slot->requested, 1);
+}
+
+// Somebody waits to drop or copy this database: sessions hold ROW EXCLUSIVE on it only while they start.
+bool database_wanted() {
+  bool wanted = false;
+  call([&] {
+    StartTransactionCommand();
+    LOCKTAG tag;
+    SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, MyDatabaseId, 0);
+    wanted = LockAcquire(&tag, RowExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL;
+    CommitTransactionCommand();
+  });
+  return wanted;
+}
+
+// How long somebody's snapshot has held back the xmin horizon: versions of hot rows pile up behind it.
+class HorizonClock {
+ public:
+  TimestampTz held_for() {
+    const TimestampTz now = GetCurrentTimestamp();
+    if (!samples_.empty() && now - samples_.back().at < USECS_PER_SEC) return held_;
+    const FullTransactionId next = ReadNextFullTransactionId();
+    const TransactionId horizon = call([&] { return GetOldestNonRemovableTransactionId(nullptr); });
+    samples_.push_back({now, XidFromFullTransactionId(next)});
+    while (samples_.size() > 2 && TransactionIdPrecedesOrEquals(samples_[1].next, horizon)) samples_.pop_front();
+    if (samples_.size() > 4000) samples_.erase(samples_.begin() + 1, samples_.begin() + 2000);
+    held_ = TransactionIdPrecedesOrEquals(samples_.back().next, horizon) ? 0 : now - samples_.front().at;
+    return held_ = held_ < 2 * USECS_PER_SEC ? 0 : held_;
+  }
+
+ private:
+  struct Sample {
+    TimestampTz at;
+    TransactionId next;
+  };
+  std::deque<Sample> samples_;
+  TimestampTz held_ = 0;
+};
+
+void sleep_until(TimestampTz due) {
+  for (;;) {
+    const long left = static_cast<long>((due - GetCurrentTimestamp() + 999) / 1000);
+    if (left <= 0) return;
+    call([&] {
+      // Not woken by writers: `sleeping` is off.
+      (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, left, wait_event());
+      ResetLatch(MyLatch);
+      CHECK_FOR_INTERRUPTS();
+    });
+  }
+}
+
+void wait_for_work(DatabaseSlot* slot, uint64 seen) {
+  call([&] {
+    pgstat_report_stat(false);
+    pgstat_report_activity(STATE_IDLE, nullptr);
+    pg_atomic_exchange_u32(&slot->sleeping, 1);
+    if (pg_atomic_read_u64(&slot->pending) == seen)
+      (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, idle_milliseconds, wait_event());
+    pg_atomic_write_u32(&slot->sleeping, 0);
+    ResetLatch(MyLatch);
+    CHECK_FOR_INTERRUPTS();
+    if (ConfigReloadPending) {
+      ConfigReloadPending = false;
+      ProcessConfigFile(PGC_SIGHUP);
+    }
+  });
+}
+
+void safe_settings() {
+  const char* settings[][2] = {{"search_path", "pg_catalog, pg_temp"},
+                               {"statement_timeout", "0"},
+                               {"lock_timeout", "0"},
+                               {"idle_in_transaction_session_timeout", "0"},
+                               {"default_transaction_isolation", "read committed"},
+                               {"default_transaction_read_only", "off"},
+                               {"synchronous_commit", "off"},
+                               {"session_replication_role", "origin"},
+                               {"jit", "off"},
+                               {"extra_float_digits", "1"},
+                               {"TimeZone", "UTC"},
+                               {"DateStyle", "ISO"},
+                               {"enable_seqscan", "off"},
+                               {"plan_cache_mode", "force_generic_plan"}};
+  for (const auto& setting : settings) SetConfigOption(setting[0], setting[1], PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+// Runs one turn; a passing failure is reported and slept over, with growing patience. Returns false after one.
+bool run_turn(Merger& merger, TurnResult& result, int& failures) {
+  try {
+    call([&] { pgstat_report_activity(STATE_RUNNING, "pg_tick turn"); });
+    result = merger.turn();
+    failures = 0;
+    return true;
+  } catch (const PgError& error) {
+    call([&] {
+      HOLD_INTERRUPTS();
+      AbortCurrentTransaction();
+      ereport(LOG, (errcode(error.data->sqlerrcode), errmsg("pg_tick turn failed, will be run again: %s",
+                                                            error.data->message ? error.data->message : "")));
+      FlushErrorState();
+      RESUME_INTERRUPTS();
+    });
+  } catch (const Error& error) {
+    call([&] {
+      AbortCurrentTransaction();
+      ereport(LOG, (errmsg("pg_tick turn failed, will be run again: %s", error.what())));
+    });
+  }
+  failures = std::min(failures + 1, 12);
+  sleep_until(GetCurrentTimestamp() + (USECS_PER_SEC / 200 << failures));
+  return false;
+}
+
+void work(Oid database) {
+  call([&] {
+    pqsignal(SIGHUP, SignalHandlerForConfigReload);
+    pqsignal(SIGTERM, die);
+    worker_slot = slot_for(database);
+    if (worker_slot == nullptr || worker_slot->worker != 0) {
+      worker_slot = nullptr;
+      proc_exit(0);  // no slot, or another worker is there
+    }
+    before_shmem_exit(leave_slot, 0);
+    pg_atomic_write_u32(&worker_slot->requested, 0);
+    worker_slot->latch = MyLatch;
+    pg_write_barrier();
+    worker_slot->worker = MyProcPid;
+    BackgroundWorkerUnblockSignals();
+    BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+    pgstat_report_appname("pg_tick worker");
+    safe_settings();
+  });
+  DatabaseSlot* slot = worker_slot;
+  Merger merger;
+  HorizonClock horizon;
+  int failures = 0;
+  TimestampTz last_rotation = 0, last_check = GetCurrentTimestamp();
+  for (;;) {
+    const uint64 seen = pg_atomic_read_u64(&slot->pending);
+    const auto since = static_cast<TimestampTz>(pg_atomic_exchange_u64(&slot->waiting_since, 0));
+    const TimestampTz started = GetCurrentTimestamp();
+    TurnResult result;
+    MemoryContext memory = call([&] {
+      AcceptInvalidationMessages();
+      MemoryContext made = AllocSetContextCreate(TopMemoryContext, "pg_tick turn", ALLOCSET_DEFAULT_SIZES);
+      MemoryContextSwitchTo(made);
+      return made;
+    });
+    const bool done = run_turn(merger, result, failures);
+    call([&] {
+      MemoryContextSwitchTo(TopMemoryContext);
+      MemoryContextDelete(memory);
+    });
+    if (!done) {
+      if (since != 0) {
+        uint64 none = 0;
+        pg_atomic_compare_exchange_u64(&slot->waiting_since, &none, static_cast<uint64>(since));
+      }
+      continue;
+    }
+    const TimestampTz ended = GetCurrentTimestamp();
+    pg_atomic_fetch_add_u64(&slot->turns, 1);
+    if (since != 0) pg_atomic_write_u64(&slot->last_lag, static_cast<uint64>(ended - since));
+    if (!result.rollups) {
+      // Nothing to do here: a later create_rollup asks for a new worker. It may just have done so.
+      orderly = true;
+      orderly_seen = seen;
+      call([&] { proc_exit(0); });
+    }
+    if (ended - last_rotation > 500 * 1000) {
+      last_rotation = ended;
+      rotate_queue();
+    }
+    if (result.more) continue;
+    const TimestampTz interval =
+        std::max<TimestampTz>(static_cast<TimestampTz>(tick_turn_interval) * 1000, horizon.held_for() / 200);
+    if (result.changed) sleep_until(started + interval);
+    if (pg_atomic_read_u64(&slot->pending) == seen) wait_for_work(slot, seen);
+    if (ended - last_check > USECS_PER_SEC) {
+      last_check = ended;
+      if (database_wanted()) {
+        // Drop, copy or rename of the database: let go, and be started again afterwards if it is still there.
+        call([&] { proc_exit(0); });
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void register_launcher() {
+  BackgroundWorker launcher;
+  memset(&launcher, 0, sizeof launcher);
+  launcher.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+  launcher.bgw_start_time = BgWorkerStart_RecoveryFinished;
+  launcher.bgw_restart_time = 1;
+  strlcpy(launcher.bgw_library_name, "pg_tick", BGW_MAXLEN);
+  strlcpy(launcher.bgw_function_name, "tick_launcher_main", BGW_MAXLEN);
+  strlcpy(launcher.bgw_name, "pg_tick launcher", BGW_MAXLEN);
+  strlcpy(launcher.bgw_type, "pg_tick launcher", BGW_MAXLEN);
+  RegisterBackgroundWorker(&launcher);
+}
+
+}  // namespace tick::pg
+
+void tick_launcher_main(Datum) {
+  tick::pg::entry([] { tick::pg::launch(); });
+}
+
+void tick_worker_main(Datum argument) {
+  tick::pg::entry([&] { tick::pg::work(DatumGetObjectId(argument)); });
+}

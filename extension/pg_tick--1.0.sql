@@ -1,0 +1,218 @@
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION pg_tick" to load this file. \quit
+
+-- The SQL surface of pg_tick: catalogs in schema tick_catalog, everything a user calls in schema tick.
+
+CREATE SCHEMA tick_catalog;
+GRANT USAGE ON SCHEMA tick_catalog TO PUBLIC;
+GRANT USAGE ON SCHEMA tick TO PUBLIC;
+
+-- ---------------------------------------------------------------------------------------------------------
+-- Catalogs. Only the extension's own code writes them.
+-- ---------------------------------------------------------------------------------------------------------
+
+-- A table that rollups read.
+CREATE TABLE tick_catalog.source (
+  relid            oid PRIMARY KEY,
+  watermark_delay  interval NOT NULL DEFAULT '10 seconds',
+  idle_timeout     interval NOT NULL DEFAULT '60 seconds',
+  max_skew         interval NOT NULL DEFAULT '5 seconds'
+);
+COMMENT ON TABLE tick_catalog.source IS 'tables that rollups read';
+
+-- Rollups with the same source, owner, keys, WHERE and time expression share one fold per row.
+CREATE TABLE tick_catalog.capture_group (
+  id        int4 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  source    oid NOT NULL REFERENCES tick_catalog.source ON DELETE CASCADE,
+  owner     oid NOT NULL,
+  signature text NOT NULL
+);
+
+-- What a group folds. Immutable: a change of the group is a new program (its id is in the triggers' arguments).
+CREATE TABLE tick_catalog.program (
+  id         int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  group_id   int4 NOT NULL,
+  source     oid NOT NULL,
+  owner      oid NOT NULL,
+  current    bool NOT NULL,
+  inputs     text NOT NULL,
+  keys       int2[] NOT NULL,
+  time_input int2 NOT NULL,
+  where_input int2 NOT NULL,
+  pane       int8 NOT NULL,
+  items      int2[] NOT NULL
+);
+COMMENT ON COLUMN tick_catalog.program.inputs IS 'node tree of the list of expressions, variables numbered as in the source';
+COMMENT ON COLUMN tick_catalog.program.items IS 'five numbers an item: kind, value, order, seq, filter';
+
+CREATE TABLE tick_catalog.rollup (
+  id           int4 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  view         oid NOT NULL UNIQUE,
+  state        oid NOT NULL UNIQUE,
+  definition   oid NOT NULL UNIQUE,
+  source       oid NOT NULL REFERENCES tick_catalog.source,
+  group_id     int4 NOT NULL REFERENCES tick_catalog.capture_group,
+  owner        oid NOT NULL,
+  window_size  interval,
+  key_columns  text[] NOT NULL,
+  time_column  text,
+  item_columns text[] NOT NULL,
+  status       text NOT NULL DEFAULT 'backfill' CHECK (status IN ('backfill', 'live', 'error')),
+  last_error   text,
+  created_at   timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON COLUMN tick_catalog.rollup.item_columns IS 'columns of the state table that hold partials, in the order of its items';
+
+-- Which item of a program each item of a rollup is.
+CREATE TABLE tick_catalog.rollup_program (
+  rollup  int4 NOT NULL REFERENCES tick_catalog.rollup ON DELETE CASCADE,
+  program int8 NOT NULL REFERENCES tick_catalog.program ON DELETE CASCADE,
+  items   int2[] NOT NULL,
+  PRIMARY KEY (rollup, program)
+);
+
+-- Window starts [lo, hi), microseconds since 2000-01-01, still to be recomputed. Deltas for windows that have
+-- never been computed (fresh) are ignored: the recompute will see those rows.
+CREATE TABLE tick_catalog.pending (
+  rollup  int4 NOT NULL REFERENCES tick_catalog.rollup ON DELETE CASCADE,
+  lo      int8 NOT NULL,
+  hi      int8 NOT NULL,
+  fresh   bool NOT NULL,
+  PRIMARY KEY (rollup, lo, hi, fresh)
+);
+
+-- The snapshot up to which deltas have been merged. A lock on this table as an object is the only mutex of a turn.
+CREATE TABLE tick_catalog.frontier (
+  id       bool PRIMARY KEY DEFAULT true CHECK (id),
+  snapshot pg_catalog.pg_snapshot NOT NULL
+) WITH (fillfactor = 10);
+INSERT INTO tick_catalog.frontier (snapshot) VALUES (pg_catalog.pg_current_snapshot());
+
+-- Raised by every change of the catalogs above: the worker's caches follow it.
+CREATE TABLE tick_catalog.generation (
+  id    bool PRIMARY KEY DEFAULT true CHECK (id),
+  value int8 NOT NULL
+);
+INSERT INTO tick_catalog.generation (value) VALUES (1);
+
+CREATE TABLE tick_catalog.watermark (
+  source       oid PRIMARY KEY,
+  watermark    timestamptz,
+  max_time     timestamptz,
+  last_arrival timestamptz,
+  rows         int8 NOT NULL DEFAULT 0,
+  rate         float8 NOT NULL DEFAULT 0
+) WITH (fillfactor = 10);
+
+-- The delta queue: a ring of tables, all read every turn, truncated by the worker alone.
+CREATE TABLE tick_catalog.queue_0 (xid xid8 NOT NULL, program int8 NOT NULL, payload bytea NOT NULL)
+  WITH (autovacuum_enabled = false);
+ALTER TABLE tick_catalog.queue_0 ALTER payload SET STORAGE EXTERNAL, REPLICA IDENTITY FULL;
+CREATE INDEX queue_0_xid ON tick_catalog.queue_0 (xid);
+CREATE TABLE tick_catalog.queue_1 (xid xid8 NOT NULL, program int8 NOT NULL, payload bytea NOT NULL)
+  WITH (autovacuum_enabled = false);
+ALTER TABLE tick_catalog.queue_1 ALTER payload SET STORAGE EXTERNAL, REPLICA IDENTITY FULL;
+CREATE INDEX queue_1_xid ON tick_catalog.queue_1 (xid);
+CREATE TABLE tick_catalog.queue_2 (xid xid8 NOT NULL, program int8 NOT NULL, payload bytea NOT NULL)
+  WITH (autovacuum_enabled = false);
+ALTER TABLE tick_catalog.queue_2 ALTER payload SET STORAGE EXTERNAL, REPLICA IDENTITY FULL;
+CREATE INDEX queue_2_xid ON tick_catalog.queue_2 (xid);
+
+CREATE TABLE tick_catalog.feed (
+  feed       text NOT NULL,
+  connection text NOT NULL,
+  position   jsonb NOT NULL,
+  updated_at timestamptz NOT NULL,
+  PRIMARY KEY (feed, connection)
+);
+
+-- ---------------------------------------------------------------------------------------------------------
+-- The engine: capture in the writer, merge in the worker
+-- ---------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION tick_catalog.capture() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tick_capture';
+CREATE FUNCTION tick_catalog.flush() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tick_flush';
+CREATE FUNCTION tick_catalog.refuse_truncate() RETURNS trigger
+  LANGUAGE c AS 'MODULE_PATHNAME', 'tick_refuse_truncate';
+REVOKE ALL ON FUNCTION tick_catalog.capture(), tick_catalog.flush(), tick_catalog.refuse_truncate() FROM PUBLIC;
+
+CREATE FUNCTION tick_catalog.unmerged(rollup int4) RETURNS SETOF record
+  LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tick_unmerged';
+COMMENT ON FUNCTION tick_catalog.unmerged(int4) IS
+  'rows of the state table that committed deltas will add, as the calling query sees them';
+
+CREATE FUNCTION tick_catalog.worker_counters(
+    OUT worker int4, OUT waiting_since timestamptz, OUT last_lag_ms float8, OUT turns int8)
+  RETURNS record LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'tick_worker_counters';
+
+CREATE FUNCTION tick_catalog.wake() RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'tick_wake';
+REVOKE ALL ON FUNCTION tick_catalog.wake() FROM PUBLIC;
+
+CREATE FUNCTION tick.wait(name regclass, timeout interval DEFAULT '30 seconds') RETURNS bool
+  LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'tick_wait';
+COMMENT ON FUNCTION tick.wait(regclass, interval) IS
+  'waits until everything committed before the call is in the rollup (NULL: in all of them); false after the timeout';
+
+CREATE VIEW tick.status AS
+  SELECT r.view::pg_catalog.regclass AS rollup,
+         r.source::pg_catalog.regclass AS source,
+         r.status AS state,
+         coalesce(w.rate * exp(-least(extract(epoch FROM clock_timestamp() - w.last_arrival), 3000)::float8 / 5), 0)
+           AS rows_per_second,
+         (SELECT count(*) FROM tick_catalog.frontier f,
+            (SELECT xid FROM tick_catalog.queue_0 UNION ALL SELECT xid FROM tick_catalog.queue_1
+             UNION ALL SELECT xid FROM tick_catalog.queue_2) q
+          WHERE q.xid >= pg_catalog.pg_snapshot_xmin(f.snapshot)
+            AND NOT pg_catalog.pg_visible_in_snapshot(q.xid, f.snapshot)) AS pending_deltas,
+         coalesce(extract(epoch FROM clock_timestamp() - c.waiting_since)::float8 * 1000, c.last_lag_ms) AS lag_ms,
+         r.last_error,
+         'merge'::text AS strategy
+  FROM tick_catalog.rollup r
+  LEFT JOIN tick_catalog.watermark w ON w.source = r.source
+  CROSS JOIN tick_catalog.worker_counters() c
+  WHERE pg_catalog.has_table_privilege(r.view, 'SELECT');
+COMMENT ON VIEW tick.status IS 'one row a rollup: how far it is, and what is wrong with it';
+GRANT SELECT ON tick.status TO PUBLIC;
+GRANT SELECT ON tick_catalog.watermark TO PUBLIC;
+
+-- Run by the rollup's owner or a member of that role.
+CREATE FUNCTION tick.resume(name regclass) RETURNS void
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  r tick_catalog.rollup;
+BEGIN
+  SELECT * INTO r FROM tick_catalog.rollup WHERE view = name;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION '% is not a rollup', name USING ERRCODE = 'undefined_object';
+  END IF;
+  IF NOT pg_has_role(session_user, r.owner, 'MEMBER') THEN
+    RAISE EXCEPTION 'must be owner of rollup %', name USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  UPDATE tick_catalog.rollup SET status = 'backfill', last_error = NULL WHERE id = r.id AND status = 'error';
+  UPDATE tick_catalog.generation SET value = value + 1;
+  PERFORM tick_catalog.wake();
+END $$;
+COMMENT ON FUNCTION tick.resume(regclass) IS 'recomputes a rollup that was set aside after an error';
+
+CREATE FUNCTION tick.feed(feed text, connection text, "position" jsonb) RETURNS void
+  LANGUAGE sql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  BEGIN ATOMIC
+    INSERT INTO tick_catalog.feed AS f (feed, connection, position, updated_at)
+      VALUES (feed.feed, feed.connection, feed."position", pg_catalog.now())
+      ON CONFLICT (feed, connection)
+      DO UPDATE SET position = excluded.position, updated_at = excluded.updated_at;
+  END;
+COMMENT ON FUNCTION tick.feed(text, text, jsonb) IS
+  'remembers how far a feed has been read; commits with the rows written by the same transaction';
+
+CREATE FUNCTION tick.position(feed text, connection text) RETURNS jsonb
+  LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+  BEGIN ATOMIC
+    SELECT f.position FROM tick_catalog.feed f
+      WHERE f.feed = position.feed AND f.connection = position.connection;
+  END;
+COMMENT ON FUNCTION tick.position(text, text) IS 'how far a feed has been read, NULL if it is not known';
+
+CREATE VIEW tick.feeds AS SELECT feed, connection, position, updated_at FROM tick_catalog.feed;
+COMMENT ON VIEW tick.feeds IS 'how far each feed has been read';
+

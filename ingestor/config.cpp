@@ -1,0 +1,331 @@
+// The table of settings and the four layers that fill it; see config.hpp.
+#include "config.hpp"
+
+#include <algorithm>
+#include <cctype>
+#include <sstream>
+
+#include <toml++/toml.h>
+
+#include "number.hpp"
+#include "socket.hpp"
+
+namespace tick::ingest {
+
+namespace {
+
+std::string quoted(std::string_view text) {
+  return "\"" + std::string(text) + "\"";
+}
+
+std::string show_duration(std::chrono::microseconds value) {
+  const auto us = value.count();
+  if (us % 1'000'000 == 0) return std::to_string(us / 1'000'000) + "s";
+  if (us % 1'000 == 0) return std::to_string(us / 1'000) + "ms";
+  return std::to_string(us) + "us";
+}
+
+std::string set_count(std::size_t& field, std::string_view text, std::int64_t low, std::int64_t high) {
+  const auto value = parse_integer(text);
+  if (!value || *value < low || *value > high)
+    return "must be a whole number from " + std::to_string(low) + " to " + std::to_string(high) + ", not " +
+           quoted(text);
+  field = static_cast<std::size_t>(*value);
+  return "";
+}
+
+std::string set_duration(std::chrono::microseconds& field, std::string_view text) {
+  const auto value = parse_duration(text);
+  if (!value) return "must be a time such as \"20ms\" or \"1.5s\", not " + quoted(text);
+  field = *value;
+  return "";
+}
+
+std::string set_bool(bool& field, std::string_view text) {
+  if (text == "yes" || text == "on") {
+    field = true;
+  } else if (text == "no" || text == "off") {
+    field = false;
+  } else {
+    const auto value = parse_bool(text);
+    if (!value) return "must be true or false, not " + quoted(text);
+    field = *value;
+  }
+  return "";
+}
+
+std::string set_url(Config& config, std::string_view text) {
+  if (!parse_url(text))
+    return "must look like ws://host:port or wss://host[/path], not " + quoted(redact(text));
+  config.url = text;
+  return "";
+}
+
+std::string set_symbols(Config& config, std::string_view text) {
+  auto symbols = split_symbols(text);
+  if (symbols.empty()) return "must name at least one symbol";
+  for (const auto& symbol : symbols)
+    if (symbol.size() > 31 || symbol.find_first_of("@/\"\\?&") != std::string::npos)
+      return "has an impossible symbol " + quoted(symbol);
+  config.symbols = std::move(symbols);
+  return "";
+}
+
+std::string set_stream(Config& config, std::string_view text) {
+  if (text == "trade")
+    config.stream = Stream::trade;
+  else if (text == "aggTrade")
+    config.stream = Stream::agg_trade;
+  else
+    return "must be trade or aggTrade, not " + quoted(text);
+  return "";
+}
+
+std::string set_feed(Config& config, std::string_view text) {
+  if (text != "binance") return "must be binance (the only feed of this version), not " + quoted(text);
+  config.feed = text;
+  return "";
+}
+
+std::string set_exchange(Config& config, std::string_view text) {
+  if (text.empty() || text.size() > 14) return "must have 1 to 14 characters, not " + quoted(text);
+  config.exchange = text;
+  return "";
+}
+
+std::string set_text(std::string& field, std::string_view text) {
+  if (text.empty()) return "must not be empty";
+  field = text;
+  return "";
+}
+
+// Tables ordered as --help shows them.
+constexpr Setting table[] = {
+    {"feed.name", "--feed", "TICK_FEED", "exchange protocol", set_feed,
+     [](const Config& c) { return c.feed; }},
+    {"feed.url", "--url", "TICK_URL", "WebSocket address; without a path the combined stream is used", set_url,
+     [](const Config& c) { return c.url; }},
+    {"feed.symbols", "--symbols", "TICK_SYMBOLS", "symbols, comma separated", set_symbols,
+     [](const Config& c) {
+       std::string all;
+       for (const auto& s : c.symbols) all += (all.empty() ? "" : ",") + s;
+       return all;
+     }},
+    {"feed.stream", "--stream", "TICK_STREAM", "trade or aggTrade", set_stream,
+     [](const Config& c) { return std::string(stream_name(c.stream)); }},
+    {"feed.exchange", "--exchange", "TICK_EXCHANGE", "value of the column exchange (default: the feed's name)",
+     set_exchange, [](const Config& c) { return c.exchange; }},
+    {"feed.connection", "--connection", "TICK_CONNECTION",
+     "name of this connection's position in the database (default: from stream and host)",
+     [](Config& c, std::string_view t) { return set_text(c.connection, t); },
+     [](const Config& c) { return c.connection; }},
+    {"feed.tls_verify", "--tls-verify", "TICK_TLS_VERIFY", "check the server's certificate and name",
+     [](Config& c, std::string_view t) { return set_bool(c.tls_verify, t); },
+     [](const Config& c) { return std::string(c.tls_verify ? "true" : "false"); }},
+    {"feed.tls_ca", "--tls-ca", "TICK_TLS_CA", "file of trusted certificates instead of the system's",
+     [](Config& c, std::string_view t) { return set_text(c.tls_ca, t); },
+     [](const Config& c) { return c.tls_ca; }},
+    {"feed.max_silence", "--max-silence", "TICK_MAX_SILENCE",
+     "reconnect when nothing at all (not even a ping) came for so long; 0 = never",
+     [](Config& c, std::string_view t) { return set_duration(c.max_silence, t); },
+     [](const Config& c) { return show_duration(c.max_silence); }},
+    {"feed.max_data_silence", "--max-data-silence", "TICK_MAX_DATA_SILENCE",
+     "reconnect when no message came for so long; 0 = never",
+     [](Config& c, std::string_view t) { return set_duration(c.max_data_silence, t); },
+     [](const Config& c) { return show_duration(c.max_data_silence); }},
+    {"database.conninfo", "--database", "TICK_DATABASE",
+     "libpq connection string, URL or database name (also PGHOST, PGPORT, ...)",
+     [](Config& c, std::string_view t) { return set_text(c.database, t); },
+     [](const Config& c) { return redact(c.database); }},
+    {"database.table", "--table", "TICK_TABLE", "table that gets the ticks",
+     [](Config& c, std::string_view t) { return set_text(c.table, t); },
+     [](const Config& c) { return c.table; }},
+    {"database.partitions_ahead", "--partitions-ahead", "TICK_PARTITIONS_AHEAD",
+     "day partitions made ahead of the newest day",
+     [](Config& c, std::string_view t) { return set_count(c.partitions_ahead, t, 0, 366); },
+     [](const Config& c) { return std::to_string(c.partitions_ahead); }},
+    {"batch.rows", "--batch-rows", "TICK_BATCH_ROWS", "a transaction has at most so many rows",
+     [](Config& c, std::string_view t) { return set_count(c.batch_rows, t, 1, 1'000'000); },
+     [](const Config& c) { return std::to_string(c.batch_rows); }},
+    {"batch.age", "--batch-age", "TICK_BATCH_AGE", "a tick waits at most so long for others",
+     [](Config& c, std::string_view t) { return set_duration(c.batch_age, t); },
+     [](const Config& c) { return show_duration(c.batch_age); }},
+    {"batch.ring", "--ring", "TICK_RING",
+     "ticks kept in memory while the database is away (about 120 bytes each); then the socket is not read",
+     [](Config& c, std::string_view t) { return set_count(c.ring, t, 1, 100'000'000); },
+     [](const Config& c) { return std::to_string(c.ring); }},
+    {"batch.drain", "--drain", "TICK_DRAIN", "how long to try to commit what is in memory when told to stop",
+     [](Config& c, std::string_view t) { return set_duration(c.drain, t); },
+     [](const Config& c) { return show_duration(c.drain); }},
+};
+
+// A TOML scalar or array of scalars as the text a flag would have.
+std::optional<std::string> toml_text(const toml::node& node) {
+  if (const auto* array = node.as_array()) {
+    std::string all;
+    for (const auto& element : *array) {
+      const auto text = toml_text(element);
+      if (!text || element.is_array()) return std::nullopt;
+      all += (all.empty() ? "" : ",") + *text;
+    }
+    return all;
+  }
+  if (const auto* s = node.as_string()) return s->get();
+  if (const auto* b = node.as_boolean()) return std::string(b->get() ? "true" : "false");
+  if (const auto* i = node.as_integer()) return std::to_string(i->get());
+  if (const auto* f = node.as_floating_point()) {
+    std::ostringstream out;
+    out << f->get();
+    return out.str();
+  }
+  return std::nullopt;
+}
+
+// The known key that differs least, if it is near enough to be meant.
+std::string suggestion(std::string_view key) {
+  std::string best;
+  std::size_t best_distance = 4;
+  for (const auto& setting : table) {
+    const std::string_view known = setting.key;
+    std::vector<std::size_t> row(known.size() + 1);
+    for (std::size_t j = 0; j <= known.size(); ++j) row[j] = j;
+    for (std::size_t i = 1; i <= key.size(); ++i) {
+      std::size_t diagonal = row[0];
+      row[0] = i;
+      for (std::size_t j = 1; j <= known.size(); ++j) {
+        const std::size_t above = row[j];
+        row[j] = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (key[i - 1] != known[j - 1])});
+        diagonal = above;
+      }
+    }
+    if (row[known.size()] < best_distance) {
+      best_distance = row[known.size()];
+      best = known;
+    }
+  }
+  return best.empty() ? "" : "; did you mean " + best + "?";
+}
+
+void apply_toml(const ConfigSource& source, ConfigResult& result) {
+  const auto complain = [&](const toml::source_region& where, const std::string& what) {
+    result.mistakes.push_back(source.toml_name + ":" + std::to_string(where.begin.line) + ": " + what);
+  };
+  toml::table root;
+  try {
+    root = toml::parse(source.toml);
+  } catch (const toml::parse_error& error) {
+    complain(error.source(), std::string(error.description()));
+    return;
+  }
+  for (const auto& [section_key, section] : root) {
+    const std::string prefix(section_key.str());
+    const auto* members = section.as_table();
+    if (members == nullptr) {
+      complain(section.source(), "unknown setting " + prefix + suggestion(prefix));
+      continue;
+    }
+    for (const auto& [key, node] : *members) {
+      const std::string name = prefix + "." + std::string(key.str());
+      const auto* setting = std::find_if(std::begin(table), std::end(table),
+                                         [&](const Setting& candidate) { return name == candidate.key; });
+      if (setting == std::end(table)) {
+        complain(key.source(), "unknown setting " + name + suggestion(name));
+        continue;
+      }
+      const auto text = toml_text(node);
+      if (!text) {
+        complain(node.source(), name + " must be a text, a number, true/false or a list of texts");
+        continue;
+      }
+      const std::string mistake = setting->apply(result.config, *text);
+      if (!mistake.empty()) complain(node.source(), name + " " + mistake);
+    }
+  }
+}
+
+}  // namespace
+
+std::span<const Setting> settings() {
+  return table;
+}
+
+ConfigResult read_config(const ConfigSource& source) {
+  ConfigResult result;
+  if (!source.toml.empty()) apply_toml(source, result);
+  for (const auto& setting : table) {
+    const auto text = source.environment ? source.environment(setting.environment) : std::nullopt;
+    if (!text || text->empty()) continue;
+    const std::string mistake = setting.apply(result.config, *text);
+    if (!mistake.empty()) result.mistakes.push_back(std::string(setting.environment) + " " + mistake);
+  }
+  for (const auto& [flag, text] : source.flags) {
+    for (const auto& setting : table) {
+      if (flag != setting.flag) continue;
+      const std::string mistake = setting.apply(result.config, text);
+      if (!mistake.empty()) result.mistakes.push_back(flag + " " + mistake);
+    }
+  }
+  if (result.config.exchange.empty()) result.config.exchange = result.config.feed;
+  if (result.config.ring < result.config.batch_rows && result.mistakes.empty())
+    result.mistakes.push_back("batch.ring (" + std::to_string(result.config.ring) +
+                              ") must not be smaller than batch.rows (" +
+                              std::to_string(result.config.batch_rows) + ")");
+  return result;
+}
+
+std::string default_connection(const Config& config) {
+  std::string name(stream_name(config.stream));
+  const auto url = parse_url(config.url);
+  if (url && !is_binance_host(url->host)) name += "@" + url->host + ":" + url->port;
+  return name;
+}
+
+std::string redact(std::string_view text) {
+  std::string out(text);
+  const auto scheme = out.find("://");
+  if (scheme != std::string::npos) {
+    const auto authority = scheme + 3;
+    const auto at = out.find('@', authority);
+    const auto slash = out.find('/', authority);
+    const auto colon = out.find(':', authority);
+    if (at != std::string::npos && (slash == std::string::npos || at < slash) && colon < at)
+      out.replace(colon + 1, at - colon - 1, "***");
+  }
+  for (const std::string_view word : {"password", "sslpassword"}) {
+    for (std::size_t at = out.find(word); at != std::string::npos; at = out.find(word, at + 1)) {
+      std::size_t value = at + word.size();
+      while (value < out.size() && out[value] == ' ') ++value;
+      if (value >= out.size() || out[value] != '=') continue;
+      ++value;
+      while (value < out.size() && out[value] == ' ') ++value;
+      std::size_t end = value;
+      if (end < out.size() && out[end] == '\'') {
+        for (++end; end < out.size() && out[end] != '\''; ++end)
+          if (out[end] == '\\') ++end;
+        end = std::min(end + 1, out.size());
+      } else {
+        while (end < out.size() && out[end] != ' ' && out[end] != '&') end += out[end] == '\\' ? 2 : 1;
+        end = std::min(end, out.size());
+      }
+      out.replace(value, end - value, "***");
+    }
+  }
+  return out;
+}
+
+std::vector<std::string> split_symbols(std::string_view text) {
+  std::vector<std::string> symbols;
+  std::string current;
+  for (std::size_t i = 0; i <= text.size(); ++i) {
+    const char c = i < text.size() ? text[i] : ',';
+    if (c != ',' && c != ' ' && c != '\n' && c != '\t') {
+      current += static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    } else if (!current.empty()) {
+      if (std::find(symbols.begin(), symbols.end(), current) == symbols.end()) symbols.push_back(current);
+      current.clear();
+    }
+  }
+  return symbols;
+}
+
+}  // namespace tick::ingest

@@ -1,0 +1,78 @@
+// Every setting of tick-ingest, from four layers (defaults < TOML file < TICK_* environment < flags) into one
+// immutable struct. All mistakes are collected, each named with its place ("tick.toml:7", "TICK_URL", "--url").
+// Pure: reads a text and a lookup function, opens no file, connects to nothing.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "feed.hpp"
+
+namespace tick::ingest {
+
+struct Config {
+  std::string feed = "binance";
+  std::string url = "wss://stream.binance.com:9443";
+  std::vector<std::string> symbols;
+  Stream stream = Stream::trade;
+  std::string exchange;    // what the column `exchange` gets; the feed's name unless given
+  std::string connection;  // name of the position in the database; derived from stream and host unless given
+  bool tls_verify = true;
+  std::string tls_ca;
+  std::chrono::microseconds max_silence = std::chrono::seconds(60);
+  std::chrono::microseconds max_data_silence{0};
+
+  std::string database;
+  std::string table = "trades";
+  std::size_t batch_rows = 10'000;
+  std::chrono::microseconds batch_age = std::chrono::milliseconds(10);
+  std::size_t ring = 1'000'000;
+  std::chrono::microseconds drain = std::chrono::seconds(10);
+  std::size_t partitions_ahead = 2;
+};
+
+// One setting: where it is written in each layer, and what it means.
+struct Setting {
+  const char* key;          // "batch.rows" in TOML
+  const char* flag;         // "--batch-rows"
+  const char* environment;  // "TICK_BATCH_ROWS"
+  const char* help;
+  // Stores the text, or says what is wrong with it ("must be ..., not ...").
+  std::string (*apply)(Config& config, std::string_view text);
+  std::string (*show)(const Config& config);
+};
+
+std::span<const Setting> settings();
+
+struct ConfigSource {
+  std::string toml;                                                       // text of the file, may be empty
+  std::string toml_name;                                                  // how the file is called in messages
+  std::function<std::optional<std::string>(const char* name)> environment;
+  std::vector<std::pair<std::string, std::string>> flags;                 // ("--batch-rows", "500")
+};
+
+struct ConfigResult {
+  Config config;
+  std::vector<std::string> mistakes;  // empty: the config is good
+};
+
+ConfigResult read_config(const ConfigSource& source);
+
+// The name under which positions of this config are stored when none is given: ids of one exchange must not
+// be taken for those of another server.
+std::string default_connection(const Config& config);
+
+// A connection string or URL without its passwords, for logs.
+std::string redact(std::string_view text);
+
+// "A,B c" -> A B c, upper-cased.
+std::vector<std::string> split_symbols(std::string_view text);
+
+}  // namespace tick::ingest

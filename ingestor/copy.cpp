@@ -1,0 +1,500 @@
+// Binary COPY, commit, in-doubt resolution; see copy.hpp.
+#include "copy.hpp"
+
+#include <libpq-fe.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <thread>
+
+#include "log.hpp"
+#include "number.hpp"
+
+namespace tick::ingest {
+
+namespace {
+
+constexpr std::int64_t postgres_epoch_us = 946'684'800'000'000;
+constexpr auto start_patience = std::chrono::seconds(60);
+constexpr auto lock_patience = std::chrono::seconds(30);
+constexpr std::uint64_t refused_limit = 100;
+
+// pg_type.oid of what binary COPY is encoded for.
+constexpr unsigned type_bool = 16, type_int8 = 20, type_text = 25, type_float8 = 701, type_bpchar = 1042,
+                   type_varchar = 1043, type_timestamp = 1114, type_timestamptz = 1184;
+
+enum What { exchange, symbol, ts, price, qty, trade_id, is_buyer_maker, received_at };
+struct Known {
+  const char* name;
+  bool required;
+  std::vector<unsigned> types;
+};
+const std::vector<Known>& known_columns() {
+  static const std::vector<Known> columns = {
+      {"exchange", false, {type_text, type_varchar, type_bpchar}},
+      {"symbol", true, {type_text, type_varchar, type_bpchar}},
+      {"ts", true, {type_timestamptz, type_timestamp}},
+      {"price", true, {type_float8}},
+      {"qty", false, {type_float8}},
+      {"trade_id", false, {type_int8}},
+      {"is_buyer_maker", false, {type_bool}},
+      {"received_at", false, {type_timestamptz, type_timestamp}},
+  };
+  return columns;
+}
+
+void put16(std::string& out, std::uint16_t value) {
+  const char bytes[2] = {static_cast<char>(value >> 8), static_cast<char>(value)};
+  out.append(bytes, 2);
+}
+
+void put32(std::string& out, std::uint32_t value) {
+  value = __builtin_bswap32(value);
+  char bytes[4];
+  std::memcpy(bytes, &value, 4);
+  out.append(bytes, 4);
+}
+
+void put64(std::string& out, std::uint64_t value) {
+  value = __builtin_bswap64(value);
+  char bytes[12] = {0, 0, 0, 8};
+  std::memcpy(bytes + 4, &value, 8);
+  out.append(bytes, 12);
+}
+
+void put_text(std::string& out, std::string_view text) {
+  put32(out, static_cast<std::uint32_t>(text.size()));
+  out += text;
+}
+
+void put_null(std::string& out) {
+  put32(out, 0xffffffffu);
+}
+
+void put_time(std::string& out, Timestamp time) {
+  put64(out, static_cast<std::uint64_t>(time.time_since_epoch().count() - postgres_epoch_us));
+}
+
+std::string random_session() {
+  std::random_device device;
+  char text[24];
+  std::snprintf(text, sizeof text, "%08x%08x", device(), device());
+  return text;
+}
+
+// Errors that belong to a row, not to the moment: sending it again will not help.
+bool row_error(const std::string& sqlstate) {
+  return sqlstate.starts_with("22") || sqlstate.starts_with("23") || sqlstate.starts_with("P0");
+}
+
+Timestamp now() {
+  return std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now());
+}
+
+}  // namespace
+
+Writer::Writer(WriterOptions options, Stats& stats, const std::atomic<bool>& abandon)
+    : options_(std::move(options)), stats_(stats), abandon_(abandon), session_(random_session()) {}
+
+Writer::~Writer() = default;
+
+// ---- connecting
+
+void Writer::connect() {
+  database_.reset();
+  database_ = std::make_unique<Database>(options_.database);
+  // The server must notice soon that this process is gone: until then it holds the position's lock.
+  database_->run(
+      "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;"
+      " SET client_connection_check_interval = '1s'");
+  take_lock();
+  read_table();
+  read_position();
+}
+
+void Writer::take_lock() {
+  const std::string key = options_.feed + "/" + options_.connection;
+  const auto start = std::chrono::steady_clock::now();
+  auto warn_at = start + std::chrono::seconds(2);
+  for (;;) {
+    const std::string parameters[] = {key};
+    const auto got = database_->query("SELECT pg_catalog.pg_try_advisory_lock(hashtextextended($1, 7715))", parameters);
+    if (*got.at(0).at(0) == "t") return;
+    const auto time = std::chrono::steady_clock::now();
+    if (time > warn_at || (!opened_ && time - start > lock_patience)) {
+      const auto holder = database_->query(
+          "SELECT string_agg(l.pid::text, ', ') FROM pg_catalog.pg_locks l, (SELECT hashtextextended($1, 7715) AS key) k"
+          " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
+          " AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
+          " AND l.classid::int8 = ((k.key >> 32) & 4294967295) AND l.objid::int8 = (k.key & 4294967295)",
+          parameters);
+      const std::string text = "position " + key + " is being written by another connection (server process " +
+                               holder.at(0).at(0).value_or("unknown") + ")";
+      if (!opened_ && time - start > lock_patience)
+        throw FatalError(text + "; give this ingestor a --connection name of its own or stop the other one");
+      log::warn(text + ", waiting");
+      warn_at = time + std::chrono::seconds(10);
+    }
+    if (abandon_) throw Abandoned();
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+}
+
+void Writer::read_table() {
+  const std::string parameters[] = {options_.table};
+  const auto found = database_->query("SELECT to_regclass($1)::oid", parameters);
+  if (!found.at(0).at(0))
+    throw FatalError("table " + options_.table + " does not exist; `tick-ingest init` creates it");
+  const auto rows = database_->query(
+      "SELECT a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod), c.relnamespace::regnamespace::text"
+      " || '.' || quote_ident(c.relname), c.oid::regclass"
+      " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid"
+      " WHERE c.oid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''",
+      parameters);
+  columns_.clear();
+  std::string list;
+  for (std::size_t what = 0; what < known_columns().size(); ++what) {
+    const auto& known = known_columns()[what];
+    const auto row = std::find_if(rows.begin(), rows.end(), [&](const Row& r) { return *r[0] == known.name; });
+    if (row == rows.end()) {
+      if (known.required) throw FatalError("table " + options_.table + " has no column " + known.name);
+      continue;
+    }
+    const auto type = static_cast<unsigned>(std::stoul(*(*row)[1]));
+    if (std::find(known.types.begin(), known.types.end(), type) == known.types.end())
+      throw FatalError("column " + std::string(known.name) + " of table " + options_.table + " has type " +
+                       *(*row)[2] + ", which tick-ingest cannot write");
+    columns_.push_back({known.name, type, static_cast<int>(what)});
+    list += (list.empty() ? "" : ", ") + std::string(known.name);
+  }
+  table_name_ = *rows.at(0).at(3);
+  copy_sql_ = "COPY " + table_name_ + " (" + list + ") FROM STDIN (FORMAT binary)";
+  partitions_.open(*database_, table_name_);
+}
+
+void Writer::read_position() {
+  std::vector<Row> rows;
+  try {
+    const std::string parameters[] = {options_.feed, options_.connection};
+    rows = database_->query("SELECT tick.position($1, $2)", parameters);
+  } catch (const DatabaseError& error) {
+    if (error.sqlstate() == "3F000" || error.sqlstate() == "42883")
+      throw FatalError("extension pg_tick is not in this database; `tick-ingest init` creates it");
+    throw;
+  }
+  Position stored;
+  if (rows.at(0).at(0)) {
+    const auto parsed = parse_position(*rows[0][0]);
+    if (!parsed) throw FatalError("the stored position of " + options_.feed + "/" + options_.connection +
+                                  " cannot be read: " + *rows[0][0]);
+    stored = *parsed;
+  }
+  if (!stored.session.empty() && stored.table != table_name_) {
+    log::warn("the stored position belongs to table " + stored.table + ": starting afresh for " + table_name_);
+    stored = Position{};
+  }
+  if (opened_ && stored.session != session_ && batch_ > 0)
+    log::warn(stored.session.empty() ? "the stored position has vanished"
+                                     : "another session wrote this position meanwhile");
+  if (stored.session == session_ && stored.batch < batch_)
+    log::error("the database lost " + std::to_string(batch_ - stored.batch) +
+               " batches that it had confirmed (synchronous_commit off?)");
+  committed_ = std::move(stored);
+  for (const auto& [name, id] : committed_.ids) {
+    auto& newest = newest_.try_emplace(name, id).first->second;
+    newest = std::max(newest, id);
+  }
+}
+
+void Writer::pause() {
+  static thread_local std::minstd_rand random(std::random_device{}());
+  const double base = std::min(2.0, 0.05 * std::pow(2.0, std::min(failures_, 10)));
+  ++failures_;
+  const double seconds = base * std::uniform_real_distribution<>(0.5, 1.0)(random);
+  const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  while (std::chrono::steady_clock::now() < until) {
+    if (abandon_) throw Abandoned();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  if (abandon_) throw Abandoned();
+}
+
+void Writer::open() {
+  const auto start = std::chrono::steady_clock::now();
+  for (;;) {
+    try {
+      connect();
+      opened_ = true;
+      failures_ = 0;
+      return;
+    } catch (const DatabaseError& error) {
+      if (!error.connection_lost()) throw FatalError(error.what());
+      if (std::chrono::steady_clock::now() - start > start_patience) throw FatalError(error.what());
+      log::warn(std::string("cannot connect to the database, trying again: ") + error.what());
+    }
+    pause();
+  }
+}
+
+void Writer::reconnect(const std::string& why) {
+  log::warn("database connection lost: " + why);
+  ++stats_.database_reconnects;
+  std::string last;
+  for (;;) {
+    try {
+      connect();
+      log::info("database connection is back");
+      return;
+    } catch (const FatalError& error) {
+      if (last != error.what()) log::error(error.what());
+      last = error.what();
+    } catch (const DatabaseError& error) {
+      if (last != error.what()) log::warn(std::string("still waiting for the database: ") + error.what());
+      last = error.what();
+    }
+    pause();
+  }
+}
+
+// ---- writing
+
+bool Writer::already_in(const Tick& tick) const {
+  if (options_.replay) return tick.record <= committed_.record;
+  if (!tick.has_id) return false;
+  const auto found = committed_.ids.find(tick.symbol.view());
+  return found != committed_.ids.end() && tick.id <= found->second;
+}
+
+Position Writer::next_position(std::span<const Tick> ticks) const {
+  Position next = committed_;
+  next.session = session_;
+  next.batch = batch_ + 1;
+  next.table = table_name_;
+  for (const auto& tick : ticks) {
+    if (options_.replay) {
+      next.record = std::max(next.record, tick.record);
+      continue;
+    }
+    if (!tick.has_id) continue;
+    const auto found = next.ids.find(tick.symbol.view());
+    if (found == next.ids.end())
+      next.ids.emplace(tick.symbol.view(), tick.id);
+    else
+      found->second = std::max(found->second, tick.id);
+  }
+  return next;
+}
+
+void Writer::write(std::vector<Tick>& batch) {
+  std::string key;
+  const auto seen = [&](const Tick& tick) {
+    if (options_.replay) return tick.record <= committed_.record;
+    if (!tick.has_id) return false;
+    key = tick.symbol.view();
+    const auto [entry, fresh] = newest_.try_emplace(key, tick.id);
+    if (fresh) return false;
+    if (tick.id > entry->second) {
+      entry->second = tick.id;
+      return false;
+    }
+    if (dropped_[key]++ == 0)
+      log::warn(key + ": id " + std::to_string(tick.id) + " is not above " + std::to_string(entry->second) +
+                ", which is committed already; such ticks are dropped as duplicates");
+    return true;
+  };
+  stats_.duplicates += std::erase_if(batch, seen);
+  commit(batch);
+}
+
+// Recursion depth is log2(batch): halves are taken only to find the row that the database will never accept.
+void Writer::commit(std::span<const Tick> ticks) {
+  std::vector<Tick> kept;
+  while (!ticks.empty()) {
+    const Position next = next_position(ticks);
+    Attempt result;
+    try {
+      if (!database_->alive()) throw DatabaseError("closed by the server", "", true);
+      result = attempt(ticks, next);
+    } catch (const DatabaseError& error) {
+      result = {Outcome::not_committed, error.sqlstate(), error.what()};
+    }
+    if (result.outcome == Outcome::committed) return account(ticks, next);
+
+    if (result.outcome == Outcome::in_doubt || !database_->alive()) {
+      reconnect(result.message);
+      if (committed_.session == session_ && committed_.batch >= next.batch) {
+        log::info("batch " + std::to_string(next.batch) + " was committed before the connection broke");
+        return account(ticks, next);
+      }
+      if (result.outcome == Outcome::in_doubt)
+        log::info("batch " + std::to_string(next.batch) + " was not committed, sending it again");
+      std::vector<Tick> rest;  // `ticks` may already be a view of `kept`
+      std::copy_if(ticks.begin(), ticks.end(), std::back_inserter(rest),
+                   [&](const Tick& tick) { return !already_in(tick); });
+      kept.swap(rest);
+      ticks = kept;
+      continue;
+    }
+
+    if (row_error(result.sqlstate)) {
+      if (ticks.size() > 1) {
+        const auto half = ticks.size() / 2;
+        commit(ticks.first(half));
+        return commit(ticks.subspan(half));
+      }
+      if (++refused_in_a_row_ <= refused_limit) return report_refused(ticks[0], result.message);
+      log::error("the database refuses every row: " + result.message);
+      pause();
+      continue;
+    }
+
+    log::warn("batch not committed, trying again: " + result.message + " (" + result.sqlstate + ")");
+    pause();
+    if (result.sqlstate.starts_with("42") || result.sqlstate.starts_with("0A"))
+      reconnect("looking at the table again");
+  }
+}
+
+Writer::Attempt Writer::attempt(std::span<const Tick> ticks, const Position& next) {
+  std::int64_t last_day = -1;
+  std::int64_t newest_day = -1;
+  for (const auto& tick : ticks) {
+    const std::int64_t day = day_of(tick.ts);
+    if (day == last_day) continue;
+    partitions_.ensure(*database_, day);
+    last_day = day;
+    newest_day = std::max(newest_day, day);
+  }
+  if (!options_.replay && newest_day >= day_of(now()) - 1)
+    for (std::size_t ahead = 1; ahead <= options_.partitions_ahead; ++ahead)
+      partitions_.ensure(*database_, day_of(now()) + static_cast<std::int64_t>(ahead));
+
+  encode(ticks);
+  // One message from BEGIN to COMMIT: the whole batch costs two round trips.
+  const std::string sql = "BEGIN; SELECT tick.feed(" + database_->literal(options_.feed) + ", " +
+                          database_->literal(options_.connection) + ", " + database_->literal(to_json(next)) +
+                          "); " + copy_sql_ + "; COMMIT";
+  PGconn* connection = database_->handle();
+  Attempt done;
+  bool handed_over = false;
+  bool committed = false;
+  const auto note = [&](const char* message) {
+    if (!done.message.empty() || message == nullptr) return;
+    done.message = message;
+    while (done.message.ends_with('\n')) done.message.pop_back();
+  };
+  if (!PQsendQuery(connection, sql.c_str())) {
+    note(PQerrorMessage(connection));
+    return done;
+  }
+  while (PGresult* result = PQgetResult(connection)) {
+    const auto status = PQresultStatus(result);
+    if (status == PGRES_COPY_IN && !handed_over) {
+      const bool sent = PQputCopyData(connection, buffer_.data(), static_cast<int>(buffer_.size())) == 1;
+      // From here on the server may commit at any moment, whatever this side gets to hear.
+      handed_over = sent;
+      if (!sent || PQputCopyEnd(connection, nullptr) != 1) note(PQerrorMessage(connection));
+      if (PQstatus(connection) != CONNECTION_OK || !sent) {
+        PQclear(result);
+        break;
+      }
+    } else if (status == PGRES_COMMAND_OK) {
+      if (std::string_view(PQcmdStatus(result)) == "COMMIT") committed = true;
+    } else if (status != PGRES_TUPLES_OK) {
+      if (const char* state = PQresultErrorField(result, PG_DIAG_SQLSTATE)) done.sqlstate = state;
+      note(PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY));
+      note(PQresultErrorMessage(result));
+      if (const char* context = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL))
+        done.message += std::string(": ") + context;
+    }
+    PQclear(result);
+    if (PQstatus(connection) != CONNECTION_OK) break;
+  }
+  if (committed) {
+    done.outcome = Outcome::committed;
+  } else if (PQstatus(connection) != CONNECTION_OK) {
+    note(PQerrorMessage(connection));
+    done.outcome = handed_over ? Outcome::in_doubt : Outcome::not_committed;
+  } else if (PQtransactionStatus(connection) != PQTRANS_IDLE) {
+    database_->run("ROLLBACK");
+  }
+  return done;
+}
+
+void Writer::account(std::span<const Tick> ticks, const Position& next) {
+  committed_ = next;
+  batch_ = next.batch;
+  failures_ = 0;
+  refused_in_a_row_ = 0;
+  stats_.rows += ticks.size();
+  ++stats_.batches;
+  const std::int64_t lag = (now() - ticks.front().received).count();
+  stats_.lag_us = lag;
+  if (lag > stats_.max_lag_us) stats_.max_lag_us = lag;
+}
+
+void Writer::report_refused(const Tick& tick, const std::string& message) {
+  const std::uint64_t count = ++stats_.refused;
+  if (count <= 20 || count % 1000 == 0)
+    log::error("row refused by the database: " + message + " [" + std::string(tick.symbol.view()) + " id " +
+               std::to_string(tick.id) + " ts " + format_time(tick.ts) + " price " + std::to_string(tick.price) + "]");
+}
+
+// ---- binary COPY
+
+void Writer::encode(std::span<const Tick> ticks) {
+  buffer_.assign("PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0\0", 19);
+  for (const auto& tick : ticks) {
+    put16(buffer_, static_cast<std::uint16_t>(columns_.size()));
+    for (const auto& column : columns_) encode_field(tick, column);
+  }
+  put16(buffer_, 0xffff);
+}
+
+void Writer::encode_field(const Tick& tick, const Column& column) {
+  switch (static_cast<What>(column.what)) {
+    case exchange:
+      put_text(buffer_, tick.exchange.view().empty() ? std::string_view(options_.exchange) : tick.exchange.view());
+      break;
+    case symbol:
+      put_text(buffer_, tick.symbol.view());
+      break;
+    case ts:
+      put_time(buffer_, tick.ts);
+      break;
+    case price:
+      put64(buffer_, std::bit_cast<std::uint64_t>(tick.price));
+      break;
+    case qty:
+      if (tick.has_qty)
+        put64(buffer_, std::bit_cast<std::uint64_t>(tick.qty));
+      else
+        put_null(buffer_);
+      break;
+    case trade_id:
+      if (tick.has_id)
+        put64(buffer_, static_cast<std::uint64_t>(tick.id));
+      else
+        put_null(buffer_);
+      break;
+    case is_buyer_maker:
+      if (tick.maker == Maker::unknown) {
+        put_null(buffer_);
+      } else {
+        put32(buffer_, 1);
+        buffer_ += tick.maker == Maker::buyer ? '\1' : '\0';
+      }
+      break;
+    case received_at:
+      if (tick.received == Timestamp{})
+        put_null(buffer_);
+      else
+        put_time(buffer_, tick.received);
+      break;
+  }
+}
+
+}  // namespace tick::ingest

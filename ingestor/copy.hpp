@@ -1,0 +1,103 @@
+// The only writer of ticks: binary COPY and the feed's position in one transaction, exactly once.
+// A commit has three outcomes. When the connection breaks after the last byte was handed over, the outcome is in
+// doubt: the writer reconnects, waits until the old server process is gone (an advisory lock that it held), asks
+// the database for the position, and sends the batch again only if it is not in.
+// One Writer = one connection = one (feed, connection) position; not thread safe.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "database.hpp"
+#include "feed.hpp"
+#include "partitions.hpp"
+#include "position.hpp"
+#include "stats.hpp"
+
+namespace tick::ingest {
+
+enum class Outcome { committed, not_committed, in_doubt };
+
+// Something only a human can cure (no such table, unsupported column type, another writer holds the position).
+class FatalError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// The caller gave up waiting for the database.
+class Abandoned : public std::exception {};
+
+struct WriterOptions {
+  std::string database;
+  std::string table;
+  std::string feed;
+  std::string connection;
+  std::string exchange;
+  std::size_t partitions_ahead = 2;
+  bool replay = false;  // position is a record number instead of ids
+};
+
+class Writer {
+ public:
+  Writer(WriterOptions options, Stats& stats, const std::atomic<bool>& abandon);
+  ~Writer();
+
+  // Connects (patiently), checks the table and reads the position.
+  void open();
+  const Position& position() const { return committed_; }
+
+  // Returns when every tick of the batch is committed once: now, or by an earlier run.
+  void write(std::vector<Tick>& batch);
+
+ private:
+  struct Attempt {
+    Outcome outcome = Outcome::not_committed;
+    std::string sqlstate;
+    std::string message;
+  };
+  struct Column {
+    std::string name;
+    unsigned type = 0;
+    int what = 0;
+  };
+
+  void connect();
+  void take_lock();
+  void read_table();
+  void read_position();
+  void reconnect(const std::string& why);
+  void pause();
+  void commit(std::span<const Tick> ticks);
+  Attempt attempt(std::span<const Tick> ticks, const Position& next);
+  void encode(std::span<const Tick> ticks);
+  void encode_field(const Tick& tick, const Column& column);
+  Position next_position(std::span<const Tick> ticks) const;
+  bool already_in(const Tick& tick) const;
+  void account(std::span<const Tick> ticks, const Position& next);
+  void report_refused(const Tick& tick, const std::string& message);
+
+  WriterOptions options_;
+  Stats& stats_;
+  const std::atomic<bool>& abandon_;
+  std::unique_ptr<Database> database_;
+  DayPartitions partitions_;
+  std::vector<Column> columns_;
+  std::string copy_sql_;
+  std::string table_name_;
+  std::string session_;
+  std::uint64_t batch_ = 0;  // last committed batch of this session
+  Position committed_;
+  std::unordered_map<std::string, std::int64_t> newest_;  // per symbol, of everything that was accepted
+  std::unordered_map<std::string, std::uint64_t> dropped_;
+  std::string buffer_;
+  int failures_ = 0;
+  std::uint64_t refused_in_a_row_ = 0;
+  bool opened_ = false;
+};
+
+}  // namespace tick::ingest

@@ -1,0 +1,611 @@
+// The fake exchange; see fake.hpp. Everything runs on the server's thread; turn() sends what is due by the clock.
+#include "fake.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <set>
+#include <thread>
+#include <unordered_map>
+
+#include <simdjson.h>
+
+#include "config.hpp"
+#include "log.hpp"
+#include "number.hpp"
+#include "replay.hpp"
+#include "run.hpp"
+#include "socket.hpp"
+
+namespace tick::ingest {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr auto turn_interval = std::chrono::microseconds(1000);
+constexpr std::size_t most_ticks_per_turn = 20'000;
+constexpr std::size_t full_speed_backlog = 1u << 20;
+constexpr std::size_t slow_client_backlog = 256u << 20;
+
+std::string lower(std::string_view text) {
+  std::string out(text);
+  std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return std::tolower(c); });
+  return out;
+}
+
+// SplitMix64: the same walk for the same seed everywhere.
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) : state_(seed) {}
+  std::uint64_t next() {
+    std::uint64_t z = (state_ += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+  std::uint64_t below(std::uint64_t n) { return next() % n; }
+
+ private:
+  std::uint64_t state_;
+};
+
+void append_number(std::string& out, std::int64_t value) {
+  char text[24];
+  const auto end = std::to_chars(text, text + sizeof text, value).ptr;
+  out.append(text, end);
+}
+
+// units of 10^-decimals with eight digits after the point, as Binance writes them.
+void append_decimal(std::string& out, std::int64_t units, int decimals) {
+  std::int64_t scale = 1;
+  for (int i = 0; i < decimals; ++i) scale *= 10;
+  append_number(out, units / scale);
+  out += '.';
+  std::int64_t rest = units % scale;
+  for (int i = 0; i < 8; ++i) {
+    scale /= 10;
+    if (scale == 0) {
+      out += '0';
+    } else {
+      out += static_cast<char>('0' + rest / scale);
+      rest %= scale;
+    }
+  }
+}
+
+struct Trade {
+  std::string_view symbol;
+  std::int64_t id;
+  std::string_view price;
+  std::string_view qty;
+  std::int64_t time_ms;
+  bool maker;
+};
+
+void append_trade(std::string& out, const Trade& trade, Stream kind) {
+  out += kind == Stream::trade ? R"({"e":"trade","E":)" : R"({"e":"aggTrade","E":)";
+  append_number(out, trade.time_ms);
+  out += R"(,"s":")";
+  out += trade.symbol;
+  out += kind == Stream::trade ? R"(","t":)" : R"(","a":)";
+  append_number(out, trade.id);
+  out += R"(,"p":")";
+  out += trade.price;
+  out += R"(","q":")";
+  out += trade.qty;
+  if (kind == Stream::trade) {
+    out += R"(","T":)";
+  } else {
+    out += R"(","f":)";
+    append_number(out, trade.id);
+    out += R"(,"l":)";
+    append_number(out, trade.id);
+    out += R"(,"T":)";
+  }
+  append_number(out, trade.time_ms);
+  out += trade.maker ? R"(,"m":true,"M":true})" : R"(,"m":false,"M":true})";
+}
+
+// ---- who listens to what
+
+class Subscriptions {
+ public:
+  explicit Subscriptions(Server*& server) : server_(server) {}
+
+  bool open(ClientId client, std::string_view target) {
+    Client state;
+    std::string_view streams;
+    if (target == "/ws" || target.starts_with("/ws/")) {
+      streams = target.substr(std::min<std::size_t>(4, target.size()));
+    } else if (target == "/stream" || target.starts_with("/stream?")) {
+      state.combined = true;
+      const auto query = target.find("streams=");
+      if (query != std::string_view::npos) streams = target.substr(query + 8);
+    } else {
+      return false;
+    }
+    clients_[client] = state;
+    streams = streams.substr(0, streams.find_first_of("?&"));
+    while (!streams.empty()) {
+      const auto slash = streams.find('/');
+      add(client, std::string(streams.substr(0, slash)));
+      streams = slash == std::string_view::npos ? std::string_view() : streams.substr(slash + 1);
+    }
+    log::info("client " + std::to_string(client) + " connected, " + std::to_string(clients_[client].streams.size()) +
+              " streams");
+    return true;
+  }
+
+  void close(ClientId client) {
+    const auto found = clients_.find(client);
+    if (found == clients_.end()) return;
+    for (const auto& stream : found->second.streams) forget(client, stream);
+    clients_.erase(found);
+    log::info("client " + std::to_string(client) + " is gone");
+  }
+
+  void request(ClientId client, std::string_view message) {
+    simdjson::dom::parser parser;
+    simdjson::dom::object root;
+    std::string_view method;
+    std::string id = "null";
+    if (parser.parse(message.data(), message.size()).get(root)) return refuse(client, id, "Invalid JSON: expected object");
+    simdjson::dom::element id_element;
+    if (!root["id"].get(id_element)) id = simdjson::minify(id_element);
+    if (root["method"].get(method)) return refuse(client, id, "Invalid request: missing field `method`");
+    auto& state = clients_[client];
+    if (method == "LIST_SUBSCRIPTIONS") {
+      std::string reply = "{\"result\":[";
+      for (const auto& stream : state.streams) reply += (reply.back() == '[' ? "\"" : ",\"") + stream + "\"";
+      return server_->send(client, reply + "],\"id\":" + id + "}");
+    }
+    const bool subscribe = method == "SUBSCRIBE";
+    if (!subscribe && method != "UNSUBSCRIBE")
+      return refuse(client, id, "Invalid request: unknown variant `" + std::string(method) + "`");
+    simdjson::dom::array params;
+    if (root["params"].get(params)) return refuse(client, id, "Invalid request: params must be an array");
+    std::vector<std::string> streams;
+    for (const auto element : params) {
+      std::string_view stream;
+      if (element.get(stream)) return refuse(client, id, "Invalid request: params must be strings");
+      streams.emplace_back(stream);
+    }
+    for (const auto& stream : streams) {
+      if (subscribe) {
+        add(client, stream);
+      } else if (state.streams.erase(stream) > 0) {
+        forget(client, stream);
+      }
+    }
+    server_->send(client, "{\"result\":null,\"id\":" + id + "}");
+  }
+
+  // Sends the payload to everyone who listens to the stream; returns to how many.
+  std::size_t send(const std::string& stream, std::string_view payload) {
+    const auto found = by_stream_.find(stream);
+    if (found == by_stream_.end()) return 0;
+    bool built = false;
+    for (const ClientId client : found->second) {
+      if (!clients_[client].combined) {
+        server_->send(client, payload);
+        continue;
+      }
+      if (!built) {
+        envelope_ = "{\"stream\":\"";
+        envelope_ += stream;
+        envelope_ += "\",\"data\":";
+        envelope_ += payload;
+        envelope_ += '}';
+        built = true;
+      }
+      server_->send(client, envelope_);
+    }
+    return found->second.size();
+  }
+
+  bool listens(const std::string& stream) const { return by_stream_.contains(stream); }
+  bool any() const { return !by_stream_.empty(); }
+
+  std::size_t worst_backlog() const {
+    std::size_t worst = 0;
+    for (const auto& [client, state] : clients_) worst = std::max(worst, server_->backlog(client));
+    return worst;
+  }
+
+  // A real exchange does not buffer for ever either.
+  void drop_slow() {
+    for (const auto& [client, state] : clients_)
+      if (server_->backlog(client) > slow_client_backlog) {
+        log::warn("client " + std::to_string(client) + " is too slow, dropped");
+        server_->drop(client);
+      }
+  }
+
+ private:
+  struct Client {
+    bool combined = false;
+    std::set<std::string> streams;
+  };
+
+  void add(ClientId client, const std::string& stream) {
+    if (stream.empty() || !clients_[client].streams.insert(stream).second) return;
+    by_stream_[stream].push_back(client);
+  }
+
+  void forget(ClientId client, const std::string& stream) {
+    const auto found = by_stream_.find(stream);
+    if (found == by_stream_.end()) return;
+    std::erase(found->second, client);
+    if (found->second.empty()) by_stream_.erase(found);
+  }
+
+  void refuse(ClientId client, const std::string& id, const std::string& reason) {
+    std::string text = "{\"code\":2,\"msg\":\"";
+    for (const char c : reason)
+      if (c != '"' && c != '\\' && static_cast<unsigned char>(c) >= 0x20) text += c;
+    server_->send(client, text + "\",\"id\":" + id + "}");
+  }
+
+  Server*& server_;
+  std::unordered_map<ClientId, Client> clients_;
+  std::unordered_map<std::string, std::vector<ClientId>> by_stream_;
+  std::string envelope_;
+};
+
+// The list of what was sent, complete before the corresponding bytes leave.
+class SentList {
+ public:
+  explicit SentList(const std::string& path) {
+    if (path.empty()) return;
+    file_ = std::fopen(path.c_str(), "a");
+    if (file_ == nullptr) throw std::runtime_error(path + ": cannot be written");
+  }
+  ~SentList() {
+    if (file_ != nullptr) std::fclose(file_);
+  }
+  SentList(const SentList&) = delete;
+  SentList& operator=(const SentList&) = delete;
+
+  bool wanted() const { return file_ != nullptr; }
+  void add(std::string_view symbol, std::int64_t id, std::size_t receivers) {
+    if (file_ == nullptr) return;
+    line_ = symbol;
+    line_ += ' ';
+    append_number(line_, id);
+    line_ += ' ';
+    append_number(line_, static_cast<std::int64_t>(receivers));
+    line_ += '\n';
+    std::fwrite(line_.data(), 1, line_.size(), file_);
+  }
+  void flush() {
+    if (file_ != nullptr) std::fflush(file_);
+  }
+
+ private:
+  std::FILE* file_ = nullptr;
+  std::string line_;
+};
+
+// ---- where the ticks come from
+
+class Source {
+ public:
+  virtual ~Source() = default;
+  // Sends what is due and says when to come back; sets `ended` when there is nothing more for ever.
+  virtual std::chrono::microseconds turn(Subscriptions& out, SentList& sent, bool& ended) = 0;
+  virtual std::string summary() const = 0;
+};
+
+class WalkSource final : public Source {
+ public:
+  explicit WalkSource(const FakeOptions& options)
+      : random_(options.seed),
+        rate_(options.rate),
+        total_(options.seconds > 0 ? static_cast<std::uint64_t>(std::llround(options.rate * options.seconds)) : 0) {
+    std::int64_t first = options.first_id;
+    if (first == 0)
+      first = std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now()).time_since_epoch().count();
+    for (const auto& name : options.symbols) {
+      State state;
+      state.name = name;
+      state.trade_stream = lower(name) + "@trade";
+      state.agg_stream = lower(name) + "@aggTrade";
+      state.id = first;
+      state.cents = 1000 + static_cast<std::int64_t>(random_.below(6'000'000));
+      symbols_.push_back(std::move(state));
+    }
+  }
+
+  std::chrono::microseconds turn(Subscriptions& out, SentList& sent, bool& ended) override {
+    if (sent_ == 0 && start_ == Clock::time_point{}) {
+      start_ = Clock::now();
+      start_us_ = std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now()).time_since_epoch().count();
+    }
+    const double elapsed = std::chrono::duration<double>(Clock::now() - start_).count();
+    std::uint64_t due = static_cast<std::uint64_t>(elapsed * rate_);
+    if (total_ > 0) due = std::min(due, total_);
+    const bool behind = due > sent_ + most_ticks_per_turn;
+    if (behind) due = sent_ + most_ticks_per_turn;
+    while (sent_ < due) one(out, sent);
+    ended = total_ > 0 && sent_ >= total_;
+    return behind ? std::chrono::microseconds(0) : turn_interval;
+  }
+
+  std::string summary() const override { return std::to_string(sent_) + " ticks of a random walk"; }
+
+ private:
+  struct State {
+    std::string name;
+    std::string trade_stream;
+    std::string agg_stream;
+    std::int64_t id = 0;
+    std::int64_t cents = 0;
+  };
+
+  void one(Subscriptions& out, SentList& sent) {
+    State& state = symbols_[random_.below(symbols_.size())];
+    const std::uint64_t dice = random_.next();
+    const auto step = static_cast<std::int64_t>(dice % 21) - 10;
+    state.cents = std::max<std::int64_t>(100, state.cents + step * std::max<std::int64_t>(1, state.cents / 50'000));
+    const auto qty_units = static_cast<std::int64_t>(1 + (dice >> 8) % 200'000);
+    const std::int64_t id = state.id++;
+    // Event time is the scheduled time: a stall of this process shows as latency, not as a change of history.
+    const auto us = start_us_ + static_cast<std::int64_t>(static_cast<double>(sent_) / rate_ * 1e6);
+    ++sent_;
+    std::size_t receivers = 0;
+    const bool trade = out.listens(state.trade_stream);
+    const bool agg = out.listens(state.agg_stream);
+    if (trade || agg) {
+      price_.clear();
+      qty_.clear();
+      append_decimal(price_, state.cents, 2);
+      append_decimal(qty_, qty_units, 5);
+      const Trade event{state.name, id, price_, qty_, us / 1000, (dice >> 40) % 2 == 0};
+      for (const Stream kind : {Stream::trade, Stream::agg_trade}) {
+        if (kind == Stream::trade ? !trade : !agg) continue;
+        payload_.clear();
+        append_trade(payload_, event, kind);
+        receivers += out.send(kind == Stream::trade ? state.trade_stream : state.agg_stream, payload_);
+      }
+    }
+    sent.add(state.name, id, receivers);
+  }
+
+  Random random_;
+  std::vector<State> symbols_;
+  double rate_;
+  std::uint64_t total_;
+  std::uint64_t sent_ = 0;
+  Clock::time_point start_{};
+  std::int64_t start_us_ = 0;
+  std::string price_;
+  std::string qty_;
+  std::string payload_;
+};
+
+class RecordingSource final : public Source {
+ public:
+  explicit RecordingSource(const FakeOptions& options) : files_(options.recordings), speed_(options.speed) {
+    for (const auto& file : files_) RecordReader check(file);
+  }
+
+  std::chrono::microseconds turn(Subscriptions& out, SentList& sent, bool& ended) override {
+    for (std::size_t n = 0; n < most_ticks_per_turn; ++n) {
+      if (!held_ && !read()) {
+        ended = true;
+        return turn_interval;
+      }
+      if (speed_ > 0) {
+        const auto due = file_start_ + std::chrono::duration_cast<Clock::duration>((time_ - first_) / speed_);
+        const auto left = due - Clock::now();
+        if (left > Clock::duration::zero())
+          return std::min(std::chrono::ceil<std::chrono::microseconds>(left), std::chrono::microseconds(100'000));
+      } else if (n % 64 == 63 && out.worst_backlog() > full_speed_backlog) {
+        return turn_interval;
+      }
+      send(out, sent);
+      held_ = false;
+    }
+    return std::chrono::microseconds(0);
+  }
+
+  std::string summary() const override {
+    return std::to_string(frames_) + " frames of " + std::to_string(files_.size()) + " recordings, " +
+           std::to_string(delivered_) + " of them to somebody";
+  }
+
+ private:
+  bool read() {
+    for (;;) {
+      if (!reader_) {
+        if (next_file_ == files_.size()) return false;
+        const std::string& file = files_[next_file_++];
+        log::info("sending " + file);
+        reader_ = std::make_unique<RecordReader>(file);
+        decoder_ = std::make_unique<RecordDecoder>(reader_->framing(), row_options(file));
+        first_ = Timestamp{};
+        file_start_ = Clock::now();
+      }
+      if (reader_->next(record_)) break;
+      reader_.reset();
+    }
+    ticks_.clear();
+    if (rows()) decoder_->decode(record_, ticks_);
+    if (record_.received != Timestamp{}) time_ = record_.received;
+    else if (!ticks_.empty()) time_ = ticks_.back().ts;
+    if (first_ == Timestamp{}) first_ = time_;
+    held_ = true;
+    return true;
+  }
+
+  bool rows() const { return reader_->framing() == Framing::array || reader_->framing() == Framing::csv; }
+
+  static DecodeOptions row_options(const std::string& file) {
+    DecodeOptions options;
+    options.rows.symbol = symbol_of_file(file);
+    return options;
+  }
+
+  void send(Subscriptions& out, SentList& sent) {
+    ++frames_;
+    if (rows()) {
+      for (const auto& tick : ticks_) send_row(tick, out, sent);
+      return;
+    }
+    std::string_view payload = record_.text;
+    if (payload.starts_with("{\"stream\":\"")) {
+      const auto name_end = payload.find('"', 11);
+      const auto data = payload.find("\"data\":");
+      const auto end = payload.rfind('}');
+      if (name_end == std::string_view::npos || data == std::string_view::npos || end <= data) return;
+      stream_ = payload.substr(11, name_end - 11);
+      payload = payload.substr(data + 7, end - data - 7);
+    } else {
+      const auto kind = member(payload, "\"e\":\"");
+      const auto symbol = member(payload, "\"s\":\"");
+      if (kind.empty() || symbol.empty()) return;
+      stream_ = lower(symbol) + "@" + std::string(kind);
+    }
+    const std::size_t receivers = out.send(stream_, payload);
+    delivered_ += receivers > 0;
+    if (!sent.wanted()) return;
+    ticks_.clear();
+    Record inner = record_;
+    inner.text = payload;
+    decoder_->decode(inner, ticks_);
+    for (const auto& tick : ticks_) sent.add(tick.symbol.view(), tick.id, receivers);
+  }
+
+  void send_row(const Tick& tick, Subscriptions& out, SentList& sent) {
+    char price[32];
+    char qty[32];
+    const auto price_end = std::to_chars(price, price + sizeof price, tick.price, std::chars_format::fixed).ptr;
+    const auto qty_end = std::to_chars(qty, qty + sizeof qty, tick.qty, std::chars_format::fixed).ptr;
+    const Trade event{tick.symbol.view(), tick.id, {price, price_end}, {qty, qty_end},
+                      tick.ts.time_since_epoch().count() / 1000, tick.maker == Maker::buyer};
+    std::size_t receivers = 0;
+    for (const Stream kind : {Stream::trade, Stream::agg_trade}) {
+      payload_.clear();
+      append_trade(payload_, event, kind);
+      stream_ = lower(tick.symbol.view()) + "@" + std::string(stream_name(kind));
+      receivers += out.send(stream_, payload_);
+    }
+    delivered_ += receivers > 0;
+    sent.add(tick.symbol.view(), tick.id, receivers);
+  }
+
+  static std::string_view member(std::string_view text, std::string_view key) {
+    const auto at = text.find(key);
+    if (at == std::string_view::npos) return {};
+    const auto start = at + key.size();
+    return text.substr(start, text.find('"', start) - start);
+  }
+
+  std::vector<std::string> files_;
+  double speed_;
+  std::size_t next_file_ = 0;
+  std::unique_ptr<RecordReader> reader_;
+  std::unique_ptr<RecordDecoder> decoder_;
+  Record record_;
+  std::vector<Tick> ticks_;
+  Timestamp time_{};
+  Timestamp first_{};
+  Clock::time_point file_start_{};
+  bool held_ = false;
+  std::uint64_t frames_ = 0;
+  std::uint64_t delivered_ = 0;
+  std::string stream_;
+  std::string payload_;
+};
+
+class Exchange final : public ServerHandler {
+ public:
+  explicit Exchange(const FakeOptions& options)
+      : subscriptions_(server_), sent_(options.sent_file), wait_(options.wait), exit_(options.exit) {
+    if (options.recordings.empty())
+      source_ = std::make_unique<WalkSource>(options);
+    else
+      source_ = std::make_unique<RecordingSource>(options);
+  }
+
+  void attach(Server& server) { server_ = &server; }
+  bool finished() const { return finished_; }
+  std::string summary() const { return source_->summary(); }
+
+  bool open(ClientId client, std::string_view target) override { return subscriptions_.open(client, target); }
+  void text(ClientId client, std::string_view message) override { subscriptions_.request(client, message); }
+  void closed(ClientId client) override { subscriptions_.close(client); }
+
+  std::chrono::microseconds turn() override {
+    if (wait_ && !subscriptions_.any()) return turn_interval;
+    wait_ = false;
+    if (ended_) {
+      if (exit_ && subscriptions_.worst_backlog() == 0) finished_ = true;
+      return std::chrono::milliseconds(20);
+    }
+    const auto delay = source_->turn(subscriptions_, sent_, ended_);
+    sent_.flush();
+    if (++turns_ % 128 == 0) subscriptions_.drop_slow();
+    if (ended_) log::info("everything sent: " + source_->summary());
+    return delay;
+  }
+
+ private:
+  Server* server_ = nullptr;
+  Subscriptions subscriptions_;
+  SentList sent_;
+  std::unique_ptr<Source> source_;
+  bool wait_;
+  bool exit_;
+  bool ended_ = false;
+  std::uint64_t turns_ = 0;
+  std::atomic<bool> finished_{false};
+};
+
+}  // namespace
+
+std::vector<std::string> fake_symbols(const std::string& text) {
+  const auto count = parse_integer(text);
+  if (!count) return split_symbols(text);
+  std::vector<std::string> symbols;
+  for (std::int64_t i = 0; i < std::min<std::int64_t>(*count, 100'000); ++i) {
+    char name[32];
+    std::snprintf(name, sizeof name, "SYM%03dUSDT", static_cast<int>(i));
+    symbols.emplace_back(name);
+  }
+  return symbols;
+}
+
+int run_fake(const FakeOptions& options) {
+  try {
+    Exchange exchange(options);
+    Server server(options.address, options.port, std::chrono::seconds(options.ping_seconds), exchange);
+    exchange.attach(server);
+    std::printf("listening on %s:%u\n", options.address.c_str(), static_cast<unsigned>(server.port()));
+    std::fflush(stdout);
+    std::atomic<bool> failed{false};
+    std::thread thread([&] {
+      try {
+        server.run();
+      } catch (const std::exception& error) {
+        log::error(error.what());
+        failed = true;
+      }
+    });
+    while (!failed && !exchange.finished() && !wait_for_signal(50)) {
+    }
+    server.stop();
+    thread.join();
+    log::info("stopped: " + exchange.summary());
+    return failed ? exit_failed : exit_ok;
+  } catch (const std::exception& error) {
+    log::error(std::string("fake: ") + error.what());
+    return exit_failed;
+  }
+}
+
+}  // namespace tick::ingest

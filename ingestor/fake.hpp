@@ -1,0 +1,36 @@
+// A local exchange that speaks Binance's own WebSocket protocol, for tests and demonstrations: the ingestor's
+// production path runs against it unchanged. It sends recordings or a seeded random walk, open loop: what nobody
+// is connected to receive is lost, as on a real exchange.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace tick::ingest {
+
+struct FakeOptions {
+  std::string address = "127.0.0.1";
+  std::uint16_t port = 0;
+  int ping_seconds = 20;
+  std::string sent_file;  // gets a line `SYMBOL id receivers` per tick sent
+  bool wait = false;      // start with the first subscriber
+  bool exit = false;      // end when everything was sent and taken
+  // recordings (in this order), or else the random walk
+  std::vector<std::string> recordings;
+  double speed = 1;  // times the recorded pace; 0 = as fast as the slowest subscriber takes it
+  // random walk
+  std::vector<std::string> symbols;
+  double rate = 1000;  // ticks per second over all symbols
+  std::uint64_t seed = 1;
+  double seconds = 0;          // 0 = for ever
+  std::int64_t first_id = 0;   // 0 = start time in microseconds, so that ids go on after a restart
+};
+
+// "A,B" or a number of symbols ("200" = SYM000USDT .. SYM199USDT).
+std::vector<std::string> fake_symbols(const std::string& text);
+
+// Prints `listening on ADDRESS:PORT` on stdout and serves until told to stop. Returns the exit code.
+int run_fake(const FakeOptions& options);
+
+}  // namespace tick::ingest

@@ -1,0 +1,88 @@
+// The words the whole ingestor shares: a Tick, a Verdict on one message, and the interface of a feed.
+// Decoding is a pure function of text (and of the receive time): no clock, no I/O, no exception for a bad message.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace tick::ingest {
+
+using Timestamp = std::chrono::sys_time<std::chrono::microseconds>;
+
+// A short text held in place, so that a Tick owns everything it says and is copied with memcpy.
+template <std::size_t Capacity>
+class InlineText {
+ public:
+  // Keeps the text and returns true, or returns false when it is empty or too long.
+  bool assign(std::string_view text) {
+    if (text.empty() || text.size() > Capacity) return false;
+    std::memcpy(bytes_, text.data(), text.size());
+    size_ = static_cast<std::uint8_t>(text.size());
+    return true;
+  }
+  std::string_view view() const { return {bytes_, size_}; }
+
+ private:
+  char bytes_[Capacity];
+  std::uint8_t size_ = 0;
+};
+
+enum class Maker : std::int8_t { unknown = -1, seller = 0, buyer = 1 };
+
+struct Tick {
+  Timestamp ts{};
+  Timestamp received{};
+  double price = 0;
+  double qty = 0;
+  std::int64_t id = 0;        // meaningful when has_id
+  std::uint64_t record = 0;   // ordinal of the record in a replayed file, 0 on a live feed
+  InlineText<31> symbol;
+  InlineText<14> exchange;    // empty: the writer's own
+  bool has_id = false;
+  bool has_qty = false;
+  Maker maker = Maker::unknown;
+};
+
+// What one message was. Only `tick` produced anything.
+enum class Verdict {
+  tick,       // one or more ticks were appended
+  ignored,    // well formed, another kind of event
+  reply,      // an answer to a request of ours
+  refused,    // an error answer to a request of ours
+  shutdown,   // the exchange announces that it will close the connection
+  unknown,    // JSON, but not of this exchange
+  malformed,  // not JSON, or an event of ours with a missing or impossible value
+};
+
+struct Decoded {
+  Verdict verdict = Verdict::malformed;
+  const char* reason = "";  // static text, for `malformed` and `refused`
+};
+
+enum class Stream { any, trade, agg_trade };
+
+std::string_view stream_name(Stream stream);
+
+// One exchange's protocol. Lifecycle: one object per connection thread; not thread safe, keeps scratch buffers.
+class Feed {
+ public:
+  virtual ~Feed() = default;
+  // Appends the ticks of one text message and says what it was.
+  virtual Decoded decode(std::string_view message, Timestamp received, std::vector<Tick>& out) = 0;
+  // Where to connect for these symbols, and what to send after the handshake.
+  virtual std::string url(std::string_view base, const std::vector<std::string>& symbols, Stream stream) const = 0;
+  virtual std::vector<std::string> greetings(std::string_view base, const std::vector<std::string>& symbols,
+                                             Stream stream) const = 0;
+};
+
+std::unique_ptr<Feed> make_binance_feed(Stream stream);
+
+// Whether this address serves Binance's own id space (so that positions carry over between its hosts).
+bool is_binance_host(std::string_view host);
+
+}  // namespace tick::ingest

@@ -1,0 +1,22 @@
+// What a database needs before ticks can flow: the extension, the default table with its day partitions, the
+// default rollups. Idempotent: whatever exists already is left as it is and reported.
+#pragma once
+
+#include <string>
+
+namespace tick::ingest {
+
+struct InitOptions {
+  std::string database;
+  std::string table = "trades";
+  std::size_t days_ahead = 3;
+  bool rollups = true;
+};
+
+// Returns the process's exit code.
+int run_init(const InitOptions& options);
+
+// The statements as text, for --print.
+std::string init_script(const InitOptions& options);
+
+}  // namespace tick::ingest

@@ -1,0 +1,196 @@
+// Text -> value. std::from_chars rounds correctly (round to nearest, ties to even) and knows no locale.
+#include "number.hpp"
+
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+
+namespace tick::ingest {
+
+namespace {
+
+bool digits(std::string_view text) {
+  return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
+}
+
+std::optional<Timestamp> plausible(std::int64_t us) {
+  constexpr std::int64_t first = 86'400'000'000;          // 1970-01-02
+  constexpr std::int64_t last = 7'258'118'400'000'000;    // 2200-01-01
+  if (us < first || us >= last) return std::nullopt;
+  return Timestamp(std::chrono::microseconds(us));
+}
+
+// The first n characters as a number; nothing unless all are digits.
+std::optional<int> take_digits(std::string_view& text, std::size_t n) {
+  if (text.size() < n || !digits(text.substr(0, n))) return std::nullopt;
+  int value = 0;
+  for (std::size_t i = 0; i < n; ++i) value = value * 10 + (text[i] - '0');
+  text.remove_prefix(n);
+  return value;
+}
+
+bool take(std::string_view& text, char c) {
+  if (text.empty() || text[0] != c) return false;
+  text.remove_prefix(1);
+  return true;
+}
+
+// Digits after a decimal point as microseconds; further digits are cut off.
+std::optional<std::int64_t> take_fraction(std::string_view& text) {
+  std::int64_t us = 0;
+  std::size_t n = 0;
+  while (n < text.size() && text[n] >= '0' && text[n] <= '9') {
+    if (n < 6) us = us * 10 + (text[n] - '0');
+    ++n;
+  }
+  if (n == 0) return std::nullopt;
+  for (std::size_t i = n; i < 6; ++i) us *= 10;
+  text.remove_prefix(n);
+  return us;
+}
+
+std::optional<Timestamp> parse_iso(std::string_view text) {
+  using namespace std::chrono;
+  const auto y = take_digits(text, 4);
+  if (!y || !take(text, '-')) return std::nullopt;
+  const auto mo = take_digits(text, 2);
+  if (!mo || !take(text, '-')) return std::nullopt;
+  const auto d = take_digits(text, 2);
+  if (!d) return std::nullopt;
+  const year_month_day date{year(*y), month(static_cast<unsigned>(*mo)), day(static_cast<unsigned>(*d))};
+  if (!date.ok()) return std::nullopt;
+  std::int64_t us = 0;
+  if (take(text, 'T') || take(text, ' ')) {
+    const auto h = take_digits(text, 2);
+    if (!h || !take(text, ':')) return std::nullopt;
+    const auto mi = take_digits(text, 2);
+    if (!mi) return std::nullopt;
+    int s = 0;
+    std::int64_t fraction = 0;
+    if (take(text, ':')) {
+      const auto seconds = take_digits(text, 2);
+      if (!seconds) return std::nullopt;
+      s = *seconds;
+      if (take(text, '.') || take(text, ',')) {
+        const auto part = take_fraction(text);
+        if (!part) return std::nullopt;
+        fraction = *part;
+      }
+    }
+    if (*h > 23 || *mi > 59 || s > 60) return std::nullopt;
+    us = ((*h * 60 + *mi) * 60 + s) * std::int64_t{1'000'000} + fraction;
+    take(text, ' ');
+    if (!take(text, 'Z') && !text.empty()) {
+      const bool minus = take(text, '-');
+      if (!minus && !take(text, '+')) return std::nullopt;
+      const auto oh = take_digits(text, 2);
+      if (!oh) return std::nullopt;
+      int om = 0;
+      if (take(text, ':') || !text.empty()) {
+        const auto minutes = take_digits(text, 2);
+        if (!minutes) return std::nullopt;
+        om = *minutes;
+      }
+      if (*oh > 15 || om > 59) return std::nullopt;
+      const std::int64_t offset = (*oh * 60 + om) * std::int64_t{60'000'000};
+      us += minus ? offset : -offset;
+    }
+  }
+  if (!text.empty()) return std::nullopt;
+  return plausible(sys_days(date).time_since_epoch().count() * std::int64_t{86'400'000'000} + us);
+}
+
+}  // namespace
+
+std::optional<double> parse_decimal(std::string_view text) {
+  double value = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, ec] = std::from_chars(text.data(), end, value);
+  if (ec != std::errc() || stop != end || !std::isfinite(value)) return std::nullopt;
+  return value;
+}
+
+std::optional<std::int64_t> parse_integer(std::string_view text) {
+  std::int64_t value = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, ec] = std::from_chars(text.data(), end, value);
+  if (ec != std::errc() || stop != end) return std::nullopt;
+  return value;
+}
+
+std::optional<bool> parse_bool(std::string_view text) {
+  if (text == "true" || text == "True" || text == "TRUE" || text == "t" || text == "1") return true;
+  if (text == "false" || text == "False" || text == "FALSE" || text == "f" || text == "0") return false;
+  return std::nullopt;
+}
+
+std::optional<Timestamp> epoch_time(std::int64_t value) {
+  if (value <= 0) return std::nullopt;
+  if (value < 100'000'000'000) return plausible(value * 1'000'000);
+  if (value < 100'000'000'000'000) return plausible(value * 1'000);
+  if (value < 100'000'000'000'000'000) return plausible(value);
+  return plausible(value / 1'000);
+}
+
+std::optional<Timestamp> parse_time(std::string_view text) {
+  if (text.size() > 10 && text[4] == '-') return parse_iso(text);
+  if (text.size() == 10 && text[4] == '-') return parse_iso(text);
+  const auto point = text.find('.');
+  const std::string_view whole = text.substr(0, point);
+  if (!digits(whole) || whole.size() > 19) return std::nullopt;
+  const auto value = parse_integer(whole);
+  if (!value) return std::nullopt;
+  if (point == std::string_view::npos) return epoch_time(*value);
+  std::string_view rest = text.substr(point + 1);
+  const auto fraction = take_fraction(rest);
+  if (!fraction || !rest.empty()) return std::nullopt;
+  if (*value >= 100'000'000'000) {
+    if (*value >= 100'000'000'000'000) return std::nullopt;
+    return plausible(*value * 1'000 + *fraction / 1'000);
+  }
+  return plausible(*value * 1'000'000 + *fraction);
+}
+
+std::optional<std::chrono::microseconds> parse_duration(std::string_view text) {
+  double factor = 1e3;
+  if (text.ends_with("us")) {
+    factor = 1;
+    text.remove_suffix(2);
+  } else if (text.ends_with("ms")) {
+    text.remove_suffix(2);
+  } else if (text.ends_with("min")) {
+    factor = 60e6;
+    text.remove_suffix(3);
+  } else if (text.ends_with("s")) {
+    factor = 1e6;
+    text.remove_suffix(1);
+  }
+  while (text.ends_with(" ")) text.remove_suffix(1);
+  const auto value = parse_decimal(text);
+  if (!value || *value < 0 || *value * factor > 1e13) return std::nullopt;
+  return std::chrono::microseconds(std::llround(*value * factor));
+}
+
+std::int64_t day_of(Timestamp time) {
+  return std::chrono::floor<std::chrono::days>(time).time_since_epoch().count();
+}
+
+std::string format_day(std::int64_t day, char separator) {
+  const std::chrono::year_month_day date{std::chrono::sys_days(std::chrono::days(day))};
+  char text[32];
+  std::snprintf(text, sizeof text, "%04d%c%02u%c%02u", static_cast<int>(date.year()), separator,
+                static_cast<unsigned>(date.month()), separator, static_cast<unsigned>(date.day()));
+  return text;
+}
+
+std::string format_time(Timestamp time) {
+  const std::int64_t day = day_of(time);
+  const std::int64_t us = time.time_since_epoch().count() - day * 86'400'000'000;
+  char text[64];
+  std::snprintf(text, sizeof text, "%sT%02d:%02d:%02d.%06dZ", format_day(day, '-').c_str(),
+                static_cast<int>(us / 3'600'000'000), static_cast<int>(us / 60'000'000 % 60),
+                static_cast<int>(us / 1'000'000 % 60), static_cast<int>(us % 1'000'000));
+  return text;
+}
+
+}  // namespace tick::ingest

@@ -1,0 +1,262 @@
+// Reading recordings and files; see replay.hpp. zlib reads plain files as they are.
+#include "replay.hpp"
+
+#include <zlib.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cstdio>
+#include <stdexcept>
+
+#include "number.hpp"
+
+namespace tick::ingest {
+
+namespace {
+
+constexpr std::size_t chunk_bytes = 256 * 1024;
+constexpr std::size_t longest_record = 256u << 20;
+constexpr std::size_t identity_bytes = 64 * 1024;
+
+std::size_t leading_digits(std::string_view text) {
+  const auto end = text.find_first_not_of("0123456789");
+  return end == std::string_view::npos ? text.size() : end;
+}
+
+// "1633998512.0633569: {..." -> the time, and the payload in `line`.
+std::optional<Timestamp> take_time(std::string_view& line) {
+  const auto colon = line.find(": ");
+  if (colon == std::string_view::npos || colon > 24) return std::nullopt;
+  const std::string_view text = line.substr(0, colon);
+  if (leading_digits(text) < 9) return std::nullopt;
+  const auto time = parse_time(text);
+  if (time) line.remove_prefix(colon + 2);
+  return time;
+}
+
+}  // namespace
+
+Framing detect_framing(std::string_view start) {
+  if (start.starts_with("\xef\xbb\xbf")) start.remove_prefix(3);
+  while (!start.empty() && std::isspace(static_cast<unsigned char>(start[0]))) start.remove_prefix(1);
+  if (start.starts_with("[")) return Framing::array;
+  if (start.starts_with("{")) return Framing::lines;
+  const std::string_view line = start.substr(0, start.find('\n'));
+  const std::size_t number = leading_digits(line);
+  if (number >= 16 && number <= 19 && line.size() > number + 1 && line[number] == ' ' &&
+      (line[number + 1] == '{' || line[number + 1] == '['))
+    return Framing::nanoseconds;
+  std::string_view rest = line;
+  if (take_time(rest)) return Framing::connection;
+  const auto scheme = line.find("://");
+  if (scheme != std::string_view::npos && scheme < 8 &&
+      (line.find(" -> ") != std::string_view::npos || line.find(" <-> ") != std::string_view::npos ||
+       line.find(" <- ") != std::string_view::npos))
+    return Framing::connection;
+  return Framing::csv;
+}
+
+std::optional<Record> unframe(Framing framing, std::string_view line) {
+  Record record;
+  if (framing == Framing::nanoseconds) {
+    const std::size_t number = leading_digits(line);
+    if (number == 0 || number >= line.size() || line[number] != ' ') return std::nullopt;
+    const auto time = parse_time(line.substr(0, number));
+    if (!time) return std::nullopt;
+    record.received = *time;
+    record.text = line.substr(number + 1);
+    return record;
+  }
+  if (framing == Framing::connection) {
+    const auto time = take_time(line);
+    if (!time) return std::nullopt;
+    if (line.size() >= 3 && line.starts_with("b'") && line.ends_with("'")) line = line.substr(2, line.size() - 3);
+    record.received = *time;
+    record.text = line;
+    return record;
+  }
+  record.text = line;
+  return record;
+}
+
+struct RecordReader::Impl {
+  gzFile file = nullptr;
+  std::string path;
+  Framing framing = Framing::csv;
+  std::string chunk;
+  std::size_t at = 0;
+  bool ended = false;
+  bool in_array = false;
+  std::string pending;
+  std::uint64_t number = 0;
+
+  ~Impl() {
+    if (file != nullptr) gzclose(file);
+  }
+
+  // True when there is at least one byte at chunk[at].
+  bool fill() {
+    if (at < chunk.size()) return true;
+    if (ended) return false;
+    chunk.resize(chunk_bytes);
+    const int n = gzread(file, chunk.data(), static_cast<unsigned>(chunk.size()));
+    int code = Z_OK;
+    const char* message = gzerror(file, &code);
+    if (n < 0 || (code != Z_OK && code != Z_STREAM_END && code != Z_BUF_ERROR))
+      throw std::runtime_error(path + ": " + message);
+    if (n == 0 && code == Z_BUF_ERROR) throw std::runtime_error(path + ": the file is cut off");
+    chunk.resize(static_cast<std::size_t>(n));
+    at = 0;
+    ended = n == 0;
+    return n > 0;
+  }
+
+  void keep(const char* text, std::size_t n) {
+    if (pending.size() + n > longest_record) throw std::runtime_error(path + ": a record is longer than 256 MiB");
+    pending.append(text, n);
+  }
+
+  bool next_line() {
+    pending.clear();
+    bool any = false;
+    while (fill()) {
+      any = true;
+      const auto end = chunk.find('\n', at);
+      const std::size_t stop = end == std::string::npos ? chunk.size() : end;
+      keep(chunk.data() + at, stop - at);
+      at = end == std::string::npos ? stop : stop + 1;
+      if (end != std::string::npos) break;
+    }
+    if (pending.ends_with('\r')) pending.pop_back();
+    return any;
+  }
+
+  // The next element of the outermost array: text between commas at depth 1, braces inside strings ignored.
+  bool next_element() {
+    pending.clear();
+    int depth = 0;
+    bool in_string = false;
+    bool escaped = false;
+    while (fill()) {
+      const std::size_t start = at;
+      for (; at < chunk.size(); ++at) {
+        const char c = chunk[at];
+        if (in_string) {
+          if (escaped)
+            escaped = false;
+          else if (c == '\\')
+            escaped = true;
+          else if (c == '"')
+            in_string = false;
+          continue;
+        }
+        if (!in_array) {
+          if (c == '[') in_array = true;
+          keep(chunk.data() + at, 0);
+          continue;
+        }
+        if (c == '"') in_string = true;
+        if (c == '{' || c == '[') ++depth;
+        if ((c == '}' || c == ']') && depth > 0) {
+          --depth;
+        } else if (c == ']' || (c == ',' && depth == 0)) {
+          keep(chunk.data() + start, at - start);
+          ++at;
+          const bool last = c == ']';
+          if (last) ended = true, chunk.clear(), at = 0;
+          tidy();
+          return !pending.empty() || !last;
+        }
+      }
+      keep(chunk.data() + start, at - start);
+    }
+    throw std::runtime_error(path + ": the JSON array does not end");
+  }
+
+  void tidy() {
+    const auto first = pending.find_first_not_of(" \t\r\n[");
+    pending.erase(0, first == std::string::npos ? pending.size() : first);
+    while (!pending.empty() && std::isspace(static_cast<unsigned char>(pending.back()))) pending.pop_back();
+  }
+};
+
+RecordReader::RecordReader(const std::string& path) : impl_(std::make_unique<Impl>()) {
+  impl_->path = path;
+  if (path.ends_with(".zip")) throw std::runtime_error(path + ": unpack zip files first");
+  impl_->file = gzopen(path.c_str(), "rb");
+  if (impl_->file == nullptr) throw std::runtime_error(path + ": cannot be opened");
+  gzbuffer(impl_->file, chunk_bytes);
+  impl_->fill();
+  impl_->framing = detect_framing(impl_->chunk);
+}
+
+RecordReader::~RecordReader() = default;
+
+Framing RecordReader::framing() const {
+  return impl_->framing;
+}
+
+bool RecordReader::next(Record& record) {
+  for (;;) {
+    if (impl_->framing == Framing::array && impl_->ended) return false;
+    if (impl_->framing == Framing::array ? !impl_->next_element() : !impl_->next_line()) return false;
+    ++impl_->number;
+    if (impl_->pending.empty()) continue;
+    const auto found = unframe(impl_->framing, impl_->pending);
+    if (!found) continue;
+    record = *found;
+    record.number = impl_->number;
+    return true;
+  }
+}
+
+RecordDecoder::RecordDecoder(Framing framing, DecodeOptions options)
+    : framing_(framing), feed_(make_binance_feed(options.stream)), csv_(options.rows), json_(options.rows) {}
+
+Decoded RecordDecoder::decode(const Record& record, std::vector<Tick>& out) {
+  const std::size_t before = out.size();
+  Decoded result;
+  if (framing_ == Framing::csv) {
+    result = csv_.decode(record.text, record.received, out);
+  } else if (framing_ == Framing::array) {
+    result = json_.decode(record.text, record.received, out);
+  } else {
+    result = feed_->decode(record.text, record.received, out);
+    if (result.verdict == Verdict::unknown) {
+      if (framing_ == Framing::lines)
+        result = json_.decode(record.text, record.received, out);
+      else
+        result.verdict = Verdict::ignored;
+    }
+  }
+  for (std::size_t i = before; i < out.size(); ++i) out[i].record = record.number;
+  return result;
+}
+
+std::string file_identity(const std::string& path) {
+  std::FILE* file = std::fopen(path.c_str(), "rb");
+  if (file == nullptr) throw std::runtime_error(path + ": cannot be opened");
+  std::string start(identity_bytes, '\0');
+  start.resize(std::fread(start.data(), 1, start.size(), file));
+  std::fclose(file);
+  // A plain file that grows must keep its identity: its first two lines (header and first row) count.
+  if (!start.starts_with("\x1f\x8b")) start.resize(std::min(start.find('\n', start.find('\n') + 1), start.size()));
+  const auto sum = crc32(0, reinterpret_cast<const Bytef*>(start.data()), static_cast<uInt>(start.size()));
+  char text[16];
+  std::snprintf(text, sizeof text, "#%08lx", static_cast<unsigned long>(sum));
+  const auto slash = path.rfind('/');
+  return (slash == std::string::npos ? path : path.substr(slash + 1)) + text;
+}
+
+std::string symbol_of_file(const std::string& path) {
+  const auto slash = path.rfind('/');
+  const std::string name = slash == std::string::npos ? path : path.substr(slash + 1);
+  for (const std::string_view mark : {"-trades-", "-aggTrades-"}) {
+    const auto found = name.find(mark);
+    if (found != std::string::npos && found > 0) return name.substr(0, found);
+  }
+  return "";
+}
+
+}  // namespace tick::ingest
