@@ -8,6 +8,9 @@ INGEST ?= yes
 # What the demo and the tests take from the command line: FEED SYMBOLS SECONDS RATE / KIND TESTS.
 export PG_CONFIG
 
+# V=1 shows the compiler's command lines.
+Q := $(if $(V),,@)
+
 .DEFAULT_GOAL := all
 MAJOR := $(shell $(PG_CONFIG) --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p')
 PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
@@ -18,8 +21,8 @@ CORE_SRC := $(sort $(wildcard extension/core/*.cpp))
 PG_SRC := $(sort $(wildcard extension/pg/*.cpp))
 INGEST_SRC := $(sort $(wildcard ingestor/*.cpp ingestor/feeds/*.cpp))
 UNIT_SRC := $(sort $(wildcard test/unit/*_test.cpp))
-# A unit test that includes an ingestor header is linked with the ingestor; every other one with the core alone.
-UNIT_INGEST_SRC := $(if $(UNIT_SRC),$(shell grep -lE '^#include "(\.\./)*ingestor/' $(UNIT_SRC)))
+# A unit test that includes nothing but core headers is linked with the core alone; any other one with the ingestor.
+UNIT_INGEST_SRC := $(if $(UNIT_SRC),$(shell grep -lP '^\#include "(?!(\.\./)*(extension/)?core/)' $(UNIT_SRC)))
 UNIT_CORE_SRC := $(filter-out $(UNIT_INGEST_SRC),$(UNIT_SRC))
 
 CORE_OBJS := $(CORE_SRC:extension/core/%.cpp=build/core/%.o)
@@ -70,11 +73,13 @@ $(shell echo '$(MAJOR)' | cmp -s - build/linked || echo '$(MAJOR)' > build/linke
 
 $(OBJS): $(EXT_DIR)/%.o: extension/%.cpp $(EXT_DIR)/stamp
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+	$(if $(V),,@echo "  CXX $@")
+	$(Q)$(CXX) $(CXXFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
 
 $(FAULT_OBJS): $(EXT_DIR)/faults/%.o: extension/%.cpp $(EXT_DIR)/stamp
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS) $(CXXFLAGS_SL) $(CFLAGS_SL) $(CPPFLAGS) -DTICK_FAULTS -MMD -MP -c -o $@ $<
+	$(if $(V),,@echo "  CXX $@")
+	$(Q)$(CXX) $(CXXFLAGS) $(CXXFLAGS_SL) $(CFLAGS_SL) $(CPPFLAGS) -DTICK_FAULTS -MMD -MP -c -o $@ $<
 
 pg_tick$(DLSUFFIX): build/linked
 
@@ -82,7 +87,8 @@ pg_tick$(DLSUFFIX): build/linked
 faults: build/faults/pg_tick$(DLSUFFIX)
 build/faults/pg_tick$(DLSUFFIX): $(FAULT_OBJS) build/linked
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS) -shared -o $@ $(FAULT_OBJS) $(LDFLAGS)
+	$(if $(V),,@echo "  LD $@")
+	$(Q)$(CXX) $(CXXFLAGS) -shared -o $@ $(FAULT_OBJS) $(LDFLAGS)
 
 all: $(SCRIPTS_built)
 clean: clean-demo
@@ -96,29 +102,36 @@ endif
 
 # ---- tick-ingest and the unit tests (no PGXS variable is used below) -----------------------------------------------
 build/tick-ingest: $(INGEST_OBJS) $(CORE_OBJS)
-	g++ -g -o $@ $^ $(INGEST_LIBS)
+	$(if $(V),,@echo "  LD $@")
+	$(Q)g++ -g -o $@ $^ $(INGEST_LIBS)
 
 $(CORE_OBJS): build/core/%.o: extension/core/%.cpp
 	@mkdir -p $(@D)
-	g++ $(STRICT) -MMD -MP -c -o $@ $<
+	$(if $(V),,@echo "  CXX $@")
+	$(Q)g++ $(STRICT) -MMD -MP -c -o $@ $<
 
 $(INGEST_OBJS): build/ingestor/%.o: ingestor/%.cpp
 	@mkdir -p $(@D)
-	g++ $(STRICT) $(INGEST_INC) -MMD -MP -c -o $@ $<
+	$(if $(V),,@echo "  CXX $@")
+	$(Q)g++ $(STRICT) $(INGEST_INC) -MMD -MP -c -o $@ $<
 
 $(UNIT_CORE_OBJS): build/unit/%.o: test/unit/%.cpp
 	@mkdir -p $(@D)
-	g++ $(STRICT) -MMD -MP -c -o $@ $<
+	$(if $(V),,@echo "  CXX $@")
+	$(Q)g++ $(STRICT) -MMD -MP -c -o $@ $<
 
 $(UNIT_INGEST_OBJS): build/unit/%.o: test/unit/%.cpp
 	@mkdir -p $(@D)
-	g++ $(STRICT) $(INGEST_INC) -MMD -MP -c -o $@ $<
+	$(if $(V),,@echo "  CXX $@")
+	$(Q)g++ $(STRICT) $(INGEST_INC) -MMD -MP -c -o $@ $<
 
 build/unit/core: $(UNIT_CORE_OBJS) $(CORE_OBJS)
-	g++ -g -o $@ $^ $(GTEST_LIBS)
+	$(if $(V),,@echo "  LD $@")
+	$(Q)g++ -g -o $@ $^ $(GTEST_LIBS)
 
 build/unit/ingestor: $(UNIT_INGEST_OBJS) $(INGEST_LIB_OBJS) $(CORE_OBJS)
-	g++ -g -o $@ $^ $(GTEST_LIBS) $(INGEST_LIBS)
+	$(if $(V),,@echo "  LD $@")
+	$(Q)g++ -g -o $@ $^ $(GTEST_LIBS) $(INGEST_LIBS)
 
 # Under ASan and UBSan; the Beast translation unit is slow to compile and stays as it is.
 SANE = $(patsubst build/%,build/sanitize/%,$(1))
@@ -128,7 +141,8 @@ SANE_OBJS := $(call SANE,$(CORE_OBJS) $(filter-out $(SANE_PLAIN),$(INGEST_LIB_OB
 define sane_rule
 $(call SANE,$(1)): $(2)
 	@mkdir -p $$(@D)
-	g++ $(STRICT) $(SANITIZE) $(3) -MMD -MP -c -o $$@ $$<
+	$(if $(V),,@echo "  CXX $$@")
+	$(Q)g++ $(STRICT) $(SANITIZE) $(3) -MMD -MP -c -o $$@ $$<
 endef
 $(foreach s,$(CORE_SRC),$(eval $(call sane_rule,$(s:extension/core/%.cpp=build/core/%.o),$(s),)))
 $(foreach s,$(filter-out ingestor/main.cpp ingestor/socket.cpp,$(INGEST_SRC)),$(eval $(call sane_rule,$(s:ingestor/%.cpp=build/ingestor/%.o),$(s),$(INGEST_INC))))
@@ -136,10 +150,12 @@ $(foreach s,$(UNIT_CORE_SRC),$(eval $(call sane_rule,$(s:test/unit/%.cpp=build/u
 $(foreach s,$(UNIT_INGEST_SRC),$(eval $(call sane_rule,$(s:test/unit/%.cpp=build/unit/%.o),$(s),$(INGEST_INC))))
 
 build/sanitize/unit/core: $(call SANE,$(UNIT_CORE_OBJS) $(CORE_OBJS))
-	g++ $(SANITIZE) -o $@ $^ $(GTEST_LIBS)
+	$(if $(V),,@echo "  LD $@")
+	$(Q)g++ $(SANITIZE) -o $@ $^ $(GTEST_LIBS)
 
 build/sanitize/unit/ingestor: $(call SANE,$(UNIT_INGEST_OBJS) $(filter-out $(SANE_PLAIN),$(INGEST_LIB_OBJS)) $(CORE_OBJS)) $(SANE_PLAIN)
-	g++ $(SANITIZE) -o $@ $^ $(GTEST_LIBS) $(INGEST_LIBS)
+	$(if $(V),,@echo "  LD $@")
+	$(Q)g++ $(SANITIZE) -o $@ $^ $(GTEST_LIBS) $(INGEST_LIBS)
 
 -include $(CORE_OBJS:.o=.d) $(INGEST_OBJS:.o=.d) $(UNIT_CORE_OBJS:.o=.d) $(UNIT_INGEST_OBJS:.o=.d) $(SANE_OBJS:.o=.d)
 

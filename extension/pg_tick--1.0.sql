@@ -57,10 +57,14 @@ CREATE TABLE tick_catalog.rollup (
   key_columns  text[] NOT NULL,
   time_column  text,
   item_columns text[] NOT NULL,
+  upsert       text NOT NULL,
+  merged       text NOT NULL,
   status       text NOT NULL DEFAULT 'backfill' CHECK (status IN ('backfill', 'live', 'error')),
   last_error   text,
   created_at   timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
+COMMENT ON COLUMN tick_catalog.rollup.upsert IS 'parameters: an array per key, window and partial, then the time of the turn and the watermark before it';
+COMMENT ON COLUMN tick_catalog.rollup.merged IS 'the query''s own columns from the states and what is not merged yet';
 COMMENT ON COLUMN tick_catalog.rollup.item_columns IS 'columns of the state table that hold partials, in the order of its items';
 
 -- Which item of a program each item of a rollup is.
@@ -216,3 +220,135 @@ COMMENT ON FUNCTION tick.position(text, text) IS 'how far a feed has been read, 
 CREATE VIEW tick.feeds AS SELECT feed, connection, position, updated_at FROM tick_catalog.feed;
 COMMENT ON VIEW tick.feeds IS 'how far each feed has been read';
 
+-- ---------------------------------------------------------------------------------------------------------
+-- Values: windows, the exact sum, ordered aggregates, and what a rollup's view needs to finish partials.
+-- ---------------------------------------------------------------------------------------------------------
+
+GRANT SELECT ON tick_catalog.watermark TO PUBLIC;
+
+CREATE FUNCTION tick.tumble(ts timestamptz, size interval) RETURNS timestamptz
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_tumble';
+COMMENT ON FUNCTION tick.tumble(timestamptz, interval) IS 'start of the window of a size that holds a time, in UTC';
+CREATE FUNCTION tick.tumble(ts timestamp, size interval) RETURNS timestamp
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_tumble';
+COMMENT ON FUNCTION tick.tumble(timestamp, interval) IS 'start of the window of a size that holds a time read as UTC';
+
+CREATE FUNCTION tick_catalog.window_end(start timestamptz, size interval) RETURNS timestamptz
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_window_end';
+CREATE FUNCTION tick_catalog.window_end(start timestamp, size interval) RETURNS timestamp
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_window_end';
+
+CREATE TYPE tick.exact_sum;
+CREATE FUNCTION tick_catalog.exact_sum_in(cstring) RETURNS tick.exact_sum
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_sum_in';
+CREATE FUNCTION tick_catalog.exact_sum_out(tick.exact_sum) RETURNS cstring
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_sum_out';
+CREATE FUNCTION tick_catalog.exact_sum_recv(internal) RETURNS tick.exact_sum
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_sum_recv';
+CREATE FUNCTION tick_catalog.exact_sum_send(tick.exact_sum) RETURNS bytea
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_sum_send';
+CREATE TYPE tick.exact_sum (
+  INPUT = tick_catalog.exact_sum_in, OUTPUT = tick_catalog.exact_sum_out,
+  RECEIVE = tick_catalog.exact_sum_recv, SEND = tick_catalog.exact_sum_send,
+  INTERNALLENGTH = VARIABLE, STORAGE = extended
+);
+COMMENT ON TYPE tick.exact_sum IS 'sum of double precision values without rounding';
+CREATE FUNCTION tick_catalog.exact_value(tick.exact_sum) RETURNS float8
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_value';
+CREATE CAST (tick.exact_sum AS float8) WITH FUNCTION tick_catalog.exact_value(tick.exact_sum);
+
+CREATE FUNCTION tick_catalog.merge_sum(tick.exact_sum, tick.exact_sum) RETURNS tick.exact_sum
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_merge_sum';
+CREATE AGGREGATE tick_catalog.merged_sum(tick.exact_sum) (
+  SFUNC = tick_catalog.merge_sum, STYPE = tick.exact_sum, COMBINEFUNC = tick_catalog.merge_sum, PARALLEL = SAFE
+);
+CREATE FUNCTION tick_catalog.merge_min(anyelement, anyelement) RETURNS anyelement
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_merge_min';
+CREATE FUNCTION tick_catalog.merge_max(anyelement, anyelement) RETURNS anyelement
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_merge_max';
+CREATE FUNCTION tick_catalog.comes_before("any", "any", "any", "any") RETURNS bool
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_comes_before';
+CREATE FUNCTION tick_catalog.comes_before("any", "any", "any", "any", "any", "any") RETURNS bool
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_comes_before';
+CREATE FUNCTION tick_catalog.comes_after("any", "any", "any", "any") RETURNS bool
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_comes_after';
+CREATE FUNCTION tick_catalog.comes_after("any", "any", "any", "any", "any", "any") RETURNS bool
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_comes_after';
+
+CREATE FUNCTION tick_catalog.finish_sum(anyelement, int8) RETURNS anyelement
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_sum';
+CREATE FUNCTION tick_catalog.finish_float8(tick.exact_sum, int8) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_float8';
+CREATE FUNCTION tick_catalog.finish_float4(tick.exact_sum, int8) RETURNS float4
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_float4';
+CREATE FUNCTION tick_catalog.finish_avg(numeric, int8) RETURNS numeric
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_avg';
+CREATE FUNCTION tick_catalog.finish_avg(tick.exact_sum, int8) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_float_avg';
+CREATE FUNCTION tick_catalog.finish_var_pop(sum numeric, squares numeric, count int8) RETURNS numeric
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_var_pop';
+CREATE FUNCTION tick_catalog.finish_var_pop(sum tick.exact_sum, squares tick.exact_sum, count int8) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_float_var_pop';
+CREATE FUNCTION tick_catalog.finish_var_samp(sum numeric, squares numeric, count int8) RETURNS numeric
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_var_samp';
+CREATE FUNCTION tick_catalog.finish_var_samp(sum tick.exact_sum, squares tick.exact_sum, count int8) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_float_var_samp';
+CREATE FUNCTION tick_catalog.finish_stddev_pop(sum numeric, squares numeric, count int8) RETURNS numeric
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_stddev_pop';
+CREATE FUNCTION tick_catalog.finish_stddev_pop(sum tick.exact_sum, squares tick.exact_sum, count int8) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_float_stddev_pop';
+CREATE FUNCTION tick_catalog.finish_stddev_samp(sum numeric, squares numeric, count int8) RETURNS numeric
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_stddev_samp';
+CREATE FUNCTION tick_catalog.finish_stddev_samp(sum tick.exact_sum, squares tick.exact_sum, count int8) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_float_stddev_samp';
+
+CREATE FUNCTION tick_catalog.first_step(internal, anyelement) RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_first_step';
+CREATE FUNCTION tick_catalog.first_step(internal, anyelement, "any") RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_first_step';
+CREATE FUNCTION tick_catalog.first_step(internal, anyelement, "any", "any") RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_first_step';
+CREATE FUNCTION tick_catalog.last_step(internal, anyelement) RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_last_step';
+CREATE FUNCTION tick_catalog.last_step(internal, anyelement, "any") RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_last_step';
+CREATE FUNCTION tick_catalog.last_step(internal, anyelement, "any", "any") RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_last_step';
+CREATE FUNCTION tick_catalog.ordered_final(internal, anyelement) RETURNS anyelement
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_ordered_final';
+CREATE FUNCTION tick_catalog.ordered_final(internal, anyelement, "any") RETURNS anyelement
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_ordered_final';
+CREATE FUNCTION tick_catalog.ordered_final(internal, anyelement, "any", "any") RETURNS anyelement
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_ordered_final';
+
+-- The variants without an order exist to say that they need one.
+CREATE AGGREGATE tick.first(anyelement) (
+  SFUNC = tick_catalog.first_step, STYPE = internal, FINALFUNC = tick_catalog.ordered_final, FINALFUNC_EXTRA, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick.first(anyelement, "any") (
+  SFUNC = tick_catalog.first_step, STYPE = internal, FINALFUNC = tick_catalog.ordered_final, FINALFUNC_EXTRA, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick.first(anyelement, "any", "any") (
+  SFUNC = tick_catalog.first_step, STYPE = internal, FINALFUNC = tick_catalog.ordered_final, FINALFUNC_EXTRA, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick.last(anyelement) (
+  SFUNC = tick_catalog.last_step, STYPE = internal, FINALFUNC = tick_catalog.ordered_final, FINALFUNC_EXTRA, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick.last(anyelement, "any") (
+  SFUNC = tick_catalog.last_step, STYPE = internal, FINALFUNC = tick_catalog.ordered_final, FINALFUNC_EXTRA, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick.last(anyelement, "any", "any") (
+  SFUNC = tick_catalog.last_step, STYPE = internal, FINALFUNC = tick_catalog.ordered_final, FINALFUNC_EXTRA, PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE tick.first(anyelement, "any") IS 'the value at the smallest order';
+COMMENT ON AGGREGATE tick.first(anyelement, "any", "any") IS 'the value at the smallest (order, sequence)';
+COMMENT ON AGGREGATE tick.last(anyelement, "any") IS 'the value at the greatest order';
+COMMENT ON AGGREGATE tick.last(anyelement, "any", "any") IS 'the value at the greatest (order, sequence)';
+
+-- ---------------------------------------------------------------------------------------------------------
+-- Definitions.
+-- ---------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION tick.create_rollup(name text, query text) RETURNS regclass
+  LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_create_rollup';
+COMMENT ON FUNCTION tick.create_rollup(text, text) IS 'makes a view that always equals a GROUP BY query over a table';

@@ -224,6 +224,7 @@ void Writer::pause() {
 
 void Writer::open() {
   const auto start = std::chrono::steady_clock::now();
+  std::string last;
   for (;;) {
     try {
       connect();
@@ -233,7 +234,8 @@ void Writer::open() {
     } catch (const DatabaseError& error) {
       if (!error.connection_lost()) throw FatalError(error.what());
       if (std::chrono::steady_clock::now() - start > start_patience) throw FatalError(error.what());
-      log::warn(std::string("cannot connect to the database, trying again: ") + error.what());
+      if (last != error.what()) log::warn(std::string("cannot connect to the database, trying again: ") + error.what());
+      last = error.what();
     }
     pause();
   }
@@ -383,8 +385,7 @@ Writer::Attempt Writer::attempt(std::span<const Tick> ticks, const Position& nex
   bool committed = false;
   const auto note = [&](const char* message) {
     if (!done.message.empty() || message == nullptr) return;
-    done.message = message;
-    while (done.message.ends_with('\n')) done.message.pop_back();
+    done.message = one_line(message);
   };
   if (!PQsendQuery(connection, sql.c_str())) {
     note(PQerrorMessage(connection));

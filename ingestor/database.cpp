@@ -9,6 +9,19 @@
 
 namespace tick::ingest {
 
+std::string one_line(const char* text) {
+  std::string out;
+  for (const char* c = text == nullptr ? "" : text; *c != '\0'; ++c) {
+    const bool blank = *c == '\n' || *c == '\t' || *c == ' ';
+    if (!blank)
+      out += *c;
+    else if (!out.empty() && out.back() != ' ')
+      out += ' ';
+  }
+  while (out.ends_with(' ')) out.pop_back();
+  return out;
+}
+
 namespace {
 
 struct ClearResult {
@@ -16,11 +29,6 @@ struct ClearResult {
 };
 using Result = std::unique_ptr<PGresult, ClearResult>;
 
-std::string trimmed(const char* text) {
-  std::string out = text == nullptr ? "" : text;
-  while (!out.empty() && (out.back() == '\n' || out.back() == ' ')) out.pop_back();
-  return out;
-}
 
 void notice(void*, const PGresult* result) {
   const char* severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
@@ -40,7 +48,7 @@ Database::Database(const std::string& conninfo) {
   connection_ = PQconnectdbParams(keywords, values, 1);
   if (connection_ == nullptr) throw std::bad_alloc();
   if (PQstatus(connection_) != CONNECTION_OK) {
-    const std::string message = trimmed(PQerrorMessage(connection_));
+    const std::string message = one_line(PQerrorMessage(connection_));
     PQfinish(connection_);
     throw DatabaseError(message, "", true);
   }
@@ -59,7 +67,7 @@ void Database::fail(const void* result_pointer) const {
   const auto* result = static_cast<const PGresult*>(result_pointer);
   const char* state = result == nullptr ? nullptr : PQresultErrorField(result, PG_DIAG_SQLSTATE);
   const char* primary = result == nullptr ? nullptr : PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
-  std::string message = primary != nullptr ? primary : trimmed(PQerrorMessage(connection_));
+  std::string message = primary != nullptr ? primary : one_line(PQerrorMessage(connection_));
   if (primary != nullptr)
     for (const int field : {PG_DIAG_MESSAGE_DETAIL, PG_DIAG_MESSAGE_HINT})
       if (const char* more = PQresultErrorField(result, field)) message += std::string("\n") + more;

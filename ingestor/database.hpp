@@ -27,6 +27,9 @@ class DatabaseError : public std::runtime_error {
 
 using Row = std::vector<std::optional<std::string>>;
 
+// libpq's messages have line breaks and tabs; a log line has not.
+std::string one_line(const char* text);
+
 class Database {
  public:
   // Connects; conninfo may be empty (environment only), a keyword string, a URL or a database name.

@@ -73,11 +73,12 @@ class Chain {
   const Position& position() const { return start_position_; }
   bool stopping() const { return stopping_; }
 
-  // Runs `produce` on its own thread once the database is open; `interrupt` must make it return soon.
+  // Runs `produce` on its own thread (a replay: once the position is known; a live feed: at once, so that ticks
+  // are kept in memory while the database starts); `interrupt` must make it return soon.
   int supervise(std::function<void()> produce, std::function<void()> interrupt) {
     std::thread writer([this] { write_all(); });
     std::thread producer([&] {
-      if (wait_until_open()) guarded(produce);
+      if (!replay_ || wait_until_open()) guarded(produce);
       ring_.close();
     });
     const bool stopped = watch(interrupt);
@@ -125,6 +126,11 @@ class Chain {
         start_position_ = writer_.position();
         open_ = true;
       }
+      if (!replay_)
+        log::info("database is ready" + (start_position_.ids.empty() ? std::string()
+                                                                   : ", going on after the stored ids of " +
+                                                                         std::to_string(start_position_.ids.size()) +
+                                                                         " symbols"));
       changed_.notify_all();
       std::vector<Tick> batch;
       while (ring_.take(batch)) writer_.write(batch);
@@ -329,10 +335,8 @@ int run_live(const Config& config) {
   bool stop = false;
 
   const auto produce = [&] {
-    const auto& known = chain.position().ids;
-    log::info("feed " + options.feed + "/" + options.connection + " into " + config.table + ": " +
-              std::to_string(config.symbols.size()) + " symbols" +
-              (known.empty() ? "" : ", going on after the ids of " + std::to_string(known.size()) + " symbols"));
+    log::info("feed " + options.feed + "/" + options.connection + " into table " + config.table + ": " +
+              std::to_string(config.symbols.size()) + " symbols");
     std::minstd_rand random(std::random_device{}());
     int failures = 0;
     for (;;) {

@@ -60,6 +60,9 @@ class BinanceFeed final : public Feed {
     if (parser_.iterate(scratch_.data(), message.size(), scratch_.size()).get(document))
       return {Verdict::malformed, "not JSON"};
     json::object root;
+    json::json_type type{};
+    if (document.type().get(type)) return {Verdict::malformed, "not JSON"};
+    if (type == json::json_type::array) return {Verdict::unknown, ""};
     if (document.get_object().get(root)) return {Verdict::malformed, "not a JSON object"};
     Event event;
     bool enveloped = false;

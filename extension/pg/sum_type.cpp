@@ -1,0 +1,182 @@
+// The SQL type tick.exact_sum: the core's exact sum of floats in its canonical encoding, its merge, and what sum,
+// avg, variance and stddev make of it. Every rounding happens here, once, at read.
+#include <bit>
+#include <cmath>
+#include <string>
+
+#include "../core/exact_sum.hpp"
+#include "guard.hpp"
+#include "values.hpp"
+
+namespace tick::pg {
+namespace {
+
+ExactSum decode(const char* data, size_t size) {
+  std::span<const unsigned char> bytes{reinterpret_cast<const unsigned char*>(data), size};
+  ExactSum sum = ExactSum::decode(bytes);
+  if (!bytes.empty()) throw Error{Error::Code::data_corrupted, "exact_sum has bytes behind its end"};
+  return sum;
+}
+
+ExactSum decode(Datum detoasted) {
+  const char* pointer = DatumGetPointer(detoasted);
+  return decode(VARDATA_ANY(pointer), VARSIZE_ANY_EXHDR(pointer));
+}
+
+Datum detoast(Datum datum) { return PointerGetDatum(PG_DETOAST_DATUM_PACKED(datum)); }
+
+Datum encode(const ExactSum& sum) {
+  std::string bytes;
+  sum.encode(bytes);
+  return call([&] { return varlena_datum(bytes.data(), bytes.size()); });
+}
+
+[[noreturn]] void overflow() { throw Error{Error::Code::numeric_out_of_range, "value out of range: overflow"}; }
+
+double value_of(const ExactSum& sum) {
+  const double value = sum.value();
+  if (std::isinf(value) && sum.finite_overflow()) overflow();
+  return value;
+}
+
+// The exact sum rounded once to float: a double rounded to odd keeps enough bits for a second rounding.
+float float_of(ExactSum sum) {
+  double value = value_of(sum);
+  if (!std::isfinite(value)) return static_cast<float>(value);
+  sum.subtract(value);
+  const double rest = sum.value();
+  if (rest != 0) {
+    if (std::signbit(rest) != std::signbit(value)) value = std::nextafter(value, 0.0);
+    value = std::bit_cast<double>(std::bit_cast<uint64_t>(value) | 1);
+  }
+  const float result = static_cast<float>(value);
+  if (std::isinf(result)) overflow();
+  return result;
+}
+
+double variance_of(Datum sum, Datum squares, int64 count, bool sample) {
+  const ExactSum exact = decode(sum);
+  const double result = variance(count, exact, decode(squares), sample);
+  if (std::isinf(result)) overflow();
+  return result;
+}
+
+Datum finish_moments(FunctionCallInfo fcinfo, bool sample, bool deviation) {
+  if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2) || PG_GETARG_INT64(2) <= (sample ? 1 : 0))
+    PG_RETURN_NULL();
+  const double result =
+      variance_of(detoast(PG_GETARG_DATUM(0)), detoast(PG_GETARG_DATUM(1)), PG_GETARG_INT64(2), sample);
+  return Float8GetDatum(deviation ? std::sqrt(result) : result);
+}
+
+bool is_empty(FunctionCallInfo fcinfo) {
+  return PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_GETARG_INT64(1) <= 0;
+}
+
+Datum parse(const char* text) { return encode(ExactSum::parse(text)); }
+
+Datum print(Datum datum) {
+  const std::string text = decode(datum).text();
+  return call([&] { return CStringGetDatum(pstrdup(text.c_str())); });
+}
+
+// Takes over the bytes of a message after checking them.
+Datum receive(StringInfo message) {
+  const int size = message->len - message->cursor;
+  return encode(decode(pq_getmsgbytes(message, size), static_cast<size_t>(size)));
+}
+
+Datum merge(Datum a, Datum b) {
+  ExactSum sum = decode(a);
+  sum.merge(decode(b));
+  return encode(sum);
+}
+
+}  // namespace
+}  // namespace tick::pg
+
+extern "C" {
+PG_FUNCTION_INFO_V1(tick_exact_sum_in);
+PG_FUNCTION_INFO_V1(tick_exact_sum_out);
+PG_FUNCTION_INFO_V1(tick_exact_sum_recv);
+PG_FUNCTION_INFO_V1(tick_exact_sum_send);
+PG_FUNCTION_INFO_V1(tick_exact_value);
+PG_FUNCTION_INFO_V1(tick_merge_sum);
+PG_FUNCTION_INFO_V1(tick_finish_float8);
+PG_FUNCTION_INFO_V1(tick_finish_float4);
+PG_FUNCTION_INFO_V1(tick_finish_float_avg);
+PG_FUNCTION_INFO_V1(tick_finish_float_var_pop);
+PG_FUNCTION_INFO_V1(tick_finish_float_var_samp);
+PG_FUNCTION_INFO_V1(tick_finish_float_stddev_pop);
+PG_FUNCTION_INFO_V1(tick_finish_float_stddev_samp);
+
+PGDLLEXPORT Datum tick_exact_sum_in(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] { return tick::pg::parse(PG_GETARG_CSTRING(0)); });
+}
+
+PGDLLEXPORT Datum tick_exact_sum_out(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] { return tick::pg::print(tick::pg::detoast(PG_GETARG_DATUM(0))); });
+}
+
+PGDLLEXPORT Datum tick_exact_sum_recv(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] { return tick::pg::receive(reinterpret_cast<StringInfo>(PG_GETARG_POINTER(0))); });
+}
+
+PGDLLEXPORT Datum tick_exact_sum_send(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] { return PointerGetDatum(PG_DETOAST_DATUM_COPY(PG_GETARG_DATUM(0))); });
+}
+
+PGDLLEXPORT Datum tick_exact_value(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] {
+    const Datum sum = tick::pg::detoast(PG_GETARG_DATUM(0));
+    return Float8GetDatum(tick::pg::value_of(tick::pg::decode(sum)));
+  });
+}
+
+PGDLLEXPORT Datum tick_merge_sum(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] {
+    const Datum a = tick::pg::detoast(PG_GETARG_DATUM(0)), b = tick::pg::detoast(PG_GETARG_DATUM(1));
+    return tick::pg::merge(a, b);
+  });
+}
+
+PGDLLEXPORT Datum tick_finish_float8(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum {
+    if (tick::pg::is_empty(fcinfo)) PG_RETURN_NULL();
+    const Datum sum = tick::pg::detoast(PG_GETARG_DATUM(0));
+    return Float8GetDatum(tick::pg::value_of(tick::pg::decode(sum)));
+  });
+}
+
+PGDLLEXPORT Datum tick_finish_float4(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum {
+    if (tick::pg::is_empty(fcinfo)) PG_RETURN_NULL();
+    const Datum sum = tick::pg::detoast(PG_GETARG_DATUM(0));
+    return Float4GetDatum(tick::pg::float_of(tick::pg::decode(sum)));
+  });
+}
+
+PGDLLEXPORT Datum tick_finish_float_avg(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum {
+    if (tick::pg::is_empty(fcinfo)) PG_RETURN_NULL();
+    const Datum sum = tick::pg::detoast(PG_GETARG_DATUM(0));
+    return Float8GetDatum(tick::mean(PG_GETARG_INT64(1), tick::pg::decode(sum)));
+  });
+}
+
+PGDLLEXPORT Datum tick_finish_float_var_pop(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] { return tick::pg::finish_moments(fcinfo, false, false); });
+}
+
+PGDLLEXPORT Datum tick_finish_float_var_samp(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] { return tick::pg::finish_moments(fcinfo, true, false); });
+}
+
+PGDLLEXPORT Datum tick_finish_float_stddev_pop(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] { return tick::pg::finish_moments(fcinfo, false, true); });
+}
+
+PGDLLEXPORT Datum tick_finish_float_stddev_samp(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] { return tick::pg::finish_moments(fcinfo, true, true); });
+}
+}
