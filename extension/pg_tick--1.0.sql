@@ -352,3 +352,18 @@ COMMENT ON AGGREGATE tick.last(anyelement, "any", "any") IS 'the value at the gr
 CREATE FUNCTION tick.create_rollup(name text, query text) RETURNS regclass
   LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_create_rollup';
 COMMENT ON FUNCTION tick.create_rollup(text, text) IS 'makes a view that always equals a GROUP BY query over a table';
+CREATE FUNCTION tick.drop_rollup(name regclass) RETURNS void
+  LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_drop_rollup';
+COMMENT ON FUNCTION tick.drop_rollup(regclass) IS 'drops a rollup with its state';
+CREATE FUNCTION tick_catalog.on_drop() RETURNS event_trigger
+  LANGUAGE C AS 'MODULE_PATHNAME', 'tick_on_drop';
+CREATE EVENT TRIGGER tick_drop ON sql_drop EXECUTE FUNCTION tick_catalog.on_drop();
+
+CREATE FUNCTION tick_catalog.differs(float8, float8, tolerance float8) RETURNS bool
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_differs';
+CREATE FUNCTION tick.verify(name regclass, "from" timestamptz DEFAULT NULL, "to" timestamptz DEFAULT NULL,
+                            tolerance float8 DEFAULT 1e-9)
+  RETURNS TABLE (key jsonb, ts timestamptz, "column" text, stored text, expected text)
+  LANGUAGE C STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_verify';
+COMMENT ON FUNCTION tick.verify(regclass, timestamptz, timestamptz, float8)
+  IS 'what differs between a rollup and its defining query; no rows = exact';

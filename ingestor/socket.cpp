@@ -203,7 +203,9 @@ struct Client::Impl {
     if (ec_tls) co_return describe("certificates", ec_tls);
     tls.set_verify_mode(options.verify ? net::ssl::verify_peer : net::ssl::verify_none, ec_tls);
     websocket::stream<beast::ssl_stream<beast::tcp_stream>> ws(executor, tls);
-    if (!SSL_set_tlsext_host_name(ws.next_layer().native_handle(), url.host.c_str()))
+    error_code not_an_address;
+    net::ip::make_address(url.host, not_an_address);  // a server name (SNI) must not be an address
+    if (not_an_address && !SSL_set_tlsext_host_name(ws.next_layer().native_handle(), url.host.c_str()))
       co_return "TLS: cannot set the server name";
     if (options.verify) ws.next_layer().set_verify_callback(net::ssl::host_name_verification(url.host), ec_tls);
     auto& tcp_layer = beast::get_lowest_layer(ws);

@@ -131,8 +131,10 @@ void shrink_group(int32 group);
 
 // --- triggers.cpp ------------------------------------------------------------------------------------------
 
-// Locks the source and everything below it against writers, without making them wait for more than a moment.
-void lock_source(Oid source);
+// Locks the source and everything below it, without making its writers wait for more than a moment.
+void lock_source(Oid source, LOCKMODE mode = ShareRowExclusiveLock);
+// Whether anything is still to be captured on the source.
+bool has_programs(Oid source);
 // Makes the triggers of the source those of its current programs. The caller has locked the source.
 void attach_triggers(Oid source);
 

@@ -277,11 +277,8 @@ AttrNumber* map_attributes(const Evaluator* evaluator, Relation relation) {
                                        , false
 #endif
   );
-  // map->attnums[leaf attribute - 1] = source attribute; we need the other direction.
   for (int i = 0; i < evaluator->columns; ++i) {
-    result[i] = 0;
-    for (int a = 0; a < map->maplen; ++a)
-      if (map->attnums[a] == evaluator->attribute[i]) result[i] = static_cast<AttrNumber>(a + 1);
+    result[i] = map->attnums[evaluator->attribute[i] - 1];
     if (result[i] == 0)
       ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
                       errmsg("partition \"%s\" lacks a column that rollups of \"%s\" read",

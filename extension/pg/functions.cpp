@@ -36,11 +36,23 @@ Datum numeric_variance(const Moments& of, bool sample) {
   return DirectFunctionCall2(numeric_div, numerator, DirectFunctionCall2(numeric_mul, n, divisor));
 }
 
+Datum parse_number(const char* digits, int scale) {
+  return DirectFunctionCall3(numeric_in, CStringGetDatum(psprintf("%se-%d", digits, scale)),
+                             ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+}
+
+// The square root with the scale of its argument. numeric_sqrt rounds to a finer scale first, so that a second rounding
+// may go up where the first already did.
 Datum numeric_deviation(const Moments& of, bool sample) {
   const Datum variance = numeric_variance(of, sample);
   if (numeric_is_nan(number(variance)) || !is_positive(number(variance))) return variance;
-  const Datum scale = DirectFunctionCall1(numeric_scale, variance);
-  return DirectFunctionCall2(numeric_round, DirectFunctionCall1(numeric_sqrt, variance), scale);
+  const int scale = DatumGetInt32(DirectFunctionCall1(numeric_scale, variance));
+  const Datum root =
+      DirectFunctionCall2(numeric_round, DirectFunctionCall1(numeric_sqrt, variance), Int32GetDatum(scale));
+  const Datum half_less = DirectFunctionCall2(numeric_sub, root, parse_number("5", scale + 1));
+  const Datum square = DirectFunctionCall2(numeric_mul, half_less, half_less);
+  if (!DatumGetBool(DirectFunctionCall2(numeric_gt, square, variance))) return root;
+  return DirectFunctionCall2(numeric_sub, root, parse_number("1", scale));
 }
 
 Datum finish_moments(FunctionCallInfo fcinfo, bool sample, bool deviation) {

@@ -12,6 +12,7 @@
 namespace tick::pg {
 namespace {
 
+constexpr TimestampTz max_skew = 5 * USECS_PER_SEC;
 constexpr size_t slice_rows = 4096;
 constexpr size_t recompute_memory = 256u * 1024 * 1024;
 
@@ -302,11 +303,17 @@ void Merger::merge_deltas(Turn& turn) {
   for (const auto& [program, fold] : turn.folds) {
     if (!fold) continue;
     const Oid source = call([&] { return find_evaluator(program)->source; });
-    turn.rows[source] += fold->rows();
-    auto& newest = turn.max_time.try_emplace(source, minus_infinity).first->second;
-    for (size_t slot = 0; slot < fold->slots(); ++slot)
-      if (fold->max_time(slot) <= turn.started + 5 * USECS_PER_SEC) newest = std::max(newest, fold->max_time(slot));
+    auto& rows = turn.rows[source];  // every group of the source has folded the same rows
+    rows = std::max(rows, fold->rows());
+    note_times(turn, source, *fold);
   }
+}
+
+// One row from the future must never move a watermark: decided once, here, for each pane.
+void Merger::note_times(Turn& turn, Oid source, const Fold& fold) {
+  auto& newest = turn.max_time.try_emplace(source, minus_infinity).first->second;
+  for (size_t slot = 0; slot < fold.slots(); ++slot)
+    if (fold.max_time(slot) <= turn.started + max_skew) newest = std::max(newest, fold.max_time(slot));
 }
 
 void Merger::upsert(Turn& turn, const Rollup& rollup, const Fold& fold) {
@@ -412,6 +419,7 @@ void Merger::recompute(Turn& turn) {
     if (!window || *window < turn.range.lo || *window >= turn.range.hi) return std::nullopt;
     return window;
   });
+  note_times(turn, rollup.source, panes);
   remove_windows(rollup, turn.range);
   upsert(turn, rollup, fold);
   std::erase_if(rollup.pending, [&](const Range& range) {

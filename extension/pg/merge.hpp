@@ -40,6 +40,7 @@ class Merger {
   void mark_dirty(Turn& turn, Rollup& rollup, const Fold& fold);
   void set_aside_failures(Turn& turn);
   void set_aside(int rollup, const std::string& reason);
+  void note_times(Turn& turn, Oid source, const Fold& fold);
   void move_watermarks(Turn& turn);
   void move_frontier(Turn& turn);
 

@@ -39,7 +39,8 @@ void check_clauses(const SelectStmt* select, const char* text) {
 
 void check_from(const SelectStmt* select, const char* text) {
   if (select->fromClause == NIL)
-    refuse(text, -1, "no table to read", "Name the table of the raw rows in FROM.");
+    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("a rollup must read a table"),
+                    errhint("Name the table of the raw rows in FROM.")));
   Node* from = static_cast<Node*>(linitial(select->fromClause));
   if (list_length(select->fromClause) > 1 || IsA(from, JoinExpr)) {
     Node* place = list_length(select->fromClause) > 1 ? static_cast<Node*>(lsecond(select->fromClause)) : from;
@@ -120,7 +121,7 @@ bool takes_time(Oid function) {
   int count;
   (void)get_func_signature(function, &types, &count);
   bool result = false;
-  for (int i = 0; i < count; ++i) result = result || types[i] == TIMESTAMPTZOID || types[i] == TIMESTAMPOID;
+  for (int i = 0; i < count; ++i) result = result || types[i] == TIMESTAMPTZOID || types[i] == TIMESTAMPOID || types[i] == DATEOID;
   return result;
 }
 
@@ -151,8 +152,8 @@ void check_relation_kind(Oid source, const char* name, const char* text, int loc
   const char persistence = get_rel_persistence(source);
   if (persistence != RELPERSISTENCE_PERMANENT)
     ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
-                    errmsg("cannot roll up \"%s\": it is a %s table", name,
-                           persistence == RELPERSISTENCE_TEMP ? "temporary" : "unlogged"),
+                    errmsg("cannot roll up \"%s\": it is %s table", name,
+                           persistence == RELPERSISTENCE_TEMP ? "a temporary" : "an unlogged"),
                     errdetail("Its rows would not survive what the rollup survives."),
                     errhint("Use a permanent, logged table."), at(text, location)));
   const Oid schema = get_rel_namespace(source);
@@ -190,10 +191,14 @@ void check_inheritance(Oid source, const char* name, const char* text, int locat
 void check_not_ours(Oid source, const char* name, const char* text, int location) {
   Oid types[] = {OIDOID};
   Datum values[] = {ObjectIdGetDatum(source)};
+  const Actor caller = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+  const int level = fixed_path();
   open_catalogs();
   SPI_execute_with_args("SELECT FROM tick_catalog.rollup WHERE $1 IN (state, view)", 1, types, values, nullptr, true, 1);
   const bool ours = SPI_processed > 0;
   close_catalogs();
+  close_path(level);
+  act_again(caller);
   if (ours)
     ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("cannot roll up \"%s\": it belongs to a rollup", name),
                     errhint("Roll up the table that holds the raw rows."), at(text, location)));
@@ -265,7 +270,8 @@ void check_query(const Query* query, const char* text) {
     refuse(text, location, "set-returning functions", on_view);
   }
   if (!query->hasAggs && query->groupClause == NIL)
-    refuse(text, -1, "no GROUP BY and no aggregate", "Name the keys in GROUP BY, or use an aggregate such as count(*).");
+    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("a rollup needs GROUP BY or an aggregate"),
+                    errhint("Name the keys in GROUP BY, or use an aggregate such as count(*).")));
 }
 
 void check_immutable(Node* node, const char* text) {
@@ -283,8 +289,9 @@ void check_immutable(Node* node, const char* text) {
   const char* hint =
       is_volatile ? "Use values of the row, and IMMUTABLE functions of them, only."
       : takes_time(found.function)
-          ? "Use tick.tumble(ts, size) for windows, and (ts AT TIME ZONE 'UTC') before casts, date_trunc or to_char."
-          : "Use IMMUTABLE functions only; a cast can often be replaced by an explicit one to the column's own type.";
+          ? "Use tick.tumble(ts, size) for windows, (ts AT TIME ZONE 'UTC') before casts, date_trunc or to_char, and "
+            "day::timestamp for dates."
+          : "Use IMMUTABLE functions only.";
   ereport(ERROR, (errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
                   errmsg("function %s in the rollup's query is %s, not IMMUTABLE",
                          format_procedure(found.function), is_volatile ? "VOLATILE" : "STABLE"),

@@ -13,7 +13,7 @@ constexpr const char* row_triggers[][2] = {
     {"zz_tick_insert", "INSERT"}, {"zz_tick_delete", "DELETE"}, {"zz_tick_update", "UPDATE"}};
 
 // Locks all of them or, after a moment, none. Returns whether it did.
-bool try_lock(List* relations) {
+bool try_lock(List* relations, LOCKMODE mode) {
   MemoryContext memory = CurrentMemoryContext;
   ResourceOwner owner = CurrentResourceOwner;
   BeginInternalSubTransaction(nullptr);
@@ -24,7 +24,7 @@ bool try_lock(List* relations) {
       const int level = NewGUCNestLevel();
       (void)set_config_option("lock_timeout", "100ms", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
       ListCell* cell;
-      foreach (cell, relations) LockRelationOid(lfirst_oid(cell), ShareRowExclusiveLock);
+      foreach (cell, relations) LockRelationOid(lfirst_oid(cell), mode);
       AtEOXact_GUC(true, level);
     });
   } catch (const PgError& raised) {
@@ -43,9 +43,9 @@ bool try_lock(List* relations) {
 }
 
 // Names the sessions and prepared transactions that hold conflicting locks.
-const char* holders(Oid source) {
-  Oid types[] = {OIDOID};
-  Datum values[] = {ObjectIdGetDatum(source)};
+const char* holders(Oid source, LOCKMODE mode) {
+  Oid types[] = {OIDOID, BOOLOID};
+  Datum values[] = {ObjectIdGetDatum(source), BoolGetDatum(mode == AccessExclusiveLock)};
   const char* result = nullptr;
   MemoryContext memory = CurrentMemoryContext;
   open_catalogs();
@@ -55,8 +55,8 @@ const char* holders(Oid source) {
       "pg_prepared_xacts AS x ON l.virtualtransaction = '-1/' || x.transaction::text WHERE l.granted AND l.locktype = "
       "'relation' AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()) AND "
       "l.relation IN (SELECT $1 UNION ALL SELECT relid FROM pg_partition_tree($1)) AND l.pid IS DISTINCT FROM "
-      "pg_backend_pid() AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')",
-      1, types, values, nullptr, true, 1);
+      "pg_backend_pid() AND ($2 OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))",
+      2, types, values, nullptr, true, 1);
   if (SPI_processed == 1) {
     char* found = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
     if (found != nullptr) result = MemoryContextStrdup(memory, found);
@@ -101,19 +101,21 @@ void drop_trigger(Oid relation, const char* name) {
 
 }  // namespace
 
-void lock_source(Oid source) {
+void lock_source(Oid source, LOCKMODE mode) {
   const TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), tick_lock_timeout);
   int rest = 10;
-  while (!try_lock(find_all_inheritors(source, NoLock, nullptr))) {
+  while (!try_lock(find_all_inheritors(source, NoLock, nullptr), mode)) {
     if (GetCurrentTimestamp() >= give_up)
       ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
                       errmsg("could not lock \"%s\" within tick.lock_timeout", get_rel_name(source)),
-                      errdetail("Locks are held by: %s.", holders(source)),
+                      errdetail("Locks are held by: %s.", holders(source, mode)),
                       errhint("Try again when they have ended, or raise tick.lock_timeout.")));
     pause(rest);
     rest = Min(rest * 2, 200);
   }
 }
+
+bool has_programs(Oid source) { return program_arguments(source) != nullptr; }
 
 void attach_triggers(Oid source) {
   const char* arguments = program_arguments(source);

@@ -1,6 +1,6 @@
 -- The oracle of the tests: candles by built-in functions only. Counts the rows in which a candle rollup over
 -- `source` (symbol, ts, price, qty, trade_id) differs, missing and extra rows included.
-CREATE FUNCTION oracle_differences(rollup regclass, width interval, source regclass DEFAULT 'trades')
+CREATE FUNCTION oracle_differences(rollup regclass, width interval, source text DEFAULT 'trades')
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
   result bigint;
@@ -8,9 +8,10 @@ BEGIN
   EXECUTE format($q$
     WITH expected AS (
       SELECT symbol, date_bin(%L, ts, '2000-01-01 00:00+00') AS ts,
-             (array_agg(price ORDER BY ts, trade_id NULLS FIRST, price))[1] AS open,
+             (array_agg(price ORDER BY ts, trade_id NULLS FIRST, price) FILTER (WHERE price IS NOT NULL))[1] AS open,
              max(price) AS high, min(price) AS low,
-             (array_agg(price ORDER BY ts DESC, trade_id DESC NULLS LAST, price DESC))[1] AS close,
+             (array_agg(price ORDER BY ts DESC, trade_id DESC NULLS LAST, price DESC)
+               FILTER (WHERE price IS NOT NULL))[1] AS close,
              sum(qty) AS volume, count(*) AS trades, sum(price * qty) / nullif(sum(qty), 0) AS vwap
       FROM %s WHERE isfinite(ts) GROUP BY 1, 2)
     SELECT count(*) FROM expected e FULL JOIN %s c ON (c.symbol IS NOT DISTINCT FROM e.symbol AND c.ts = e.ts)

@@ -8,6 +8,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use FindBin;
+use POSIX ();
+use Time::HiRes ();
 
 our @EXPORT = qw(make_node exact make_trades background worker_pid wait_for slurp);
 
@@ -67,6 +69,92 @@ sub worker_pid {
 sub wait_for {
   my ($node, $query, $expected) = @_;
   $node->poll_query_until('postgres', $query, $expected // 't') or die "timed out: $query";
+}
+
+# ---- other processes: tick-ingest and what else a test starts. Killed at the end, by pid.
+push @EXPORT, qw(launch finish stop_all fake_port shared_data until_true);
+my %started;
+
+# Skips the whole file when tick-ingest, or one of these files of ../shared/data, is not there. Returns their paths.
+sub shared_data {
+  my @files = @_;
+  plan skip_all => 'tick-ingest is not built' unless $ENV{TICK_INGEST} && -x $ENV{TICK_INGEST};
+  my @paths = map { ($ENV{TICK_SHARED} // '') . "/data/$_" } @files;
+  for my $path (@paths) {
+    plan skip_all => "$path is not there" unless -r $path;
+  }
+  return @paths;
+}
+
+# Starts a process with stdout and stderr in a log file; returns { pid, log, name }.
+sub launch {
+  my ($name, @command) = @_;
+  my $log = "$ENV{TESTLOGDIR}/$name.log";
+  open my $out, '>', $log or die "$log: $!";
+  my $pid = fork() // die "fork: $!";
+  if ($pid == 0) {
+    open STDIN, '<', '/dev/null';
+    open STDOUT, '>&', $out or POSIX::_exit(126);
+    open STDERR, '>&', $out;
+    { no warnings; exec { $command[0] } @command; }
+    POSIX::_exit(127);
+  }
+  $started{$pid} = 1;
+  return { pid => $pid, log => $log, name => $name };
+}
+
+# Sends a signal, waits at most `seconds` and returns the exit status as $?; KILL when it takes longer.
+sub finish {
+  my ($process, $signal, $seconds) = @_;
+  my $pid = $process->{pid};
+  return $process->{status} if defined $process->{status};
+  kill $signal, $pid;
+  my $until = time + ($seconds // 30);
+  while (waitpid($pid, POSIX::WNOHANG()) == 0) {
+    if (time > $until) {
+      diag("$process->{name} did not end in time");
+      kill 'KILL', $pid;
+      $until += 30;
+    }
+    select undef, undef, undef, 0.02;
+  }
+  $process->{status} = $?;
+  delete $started{$pid};
+  return $process->{status};
+}
+
+# The port in the first line of a fake exchange.
+sub fake_port {
+  my ($fake) = @_;
+  my $port;
+  until_true(20, 'the fake exchange listens', sub { ($port) = slurp($fake->{log}) =~ /^listening on \S+:(\d+)$/m; $port });
+  return $port;
+}
+
+# Calls `test` until it is true; dies after `seconds`.
+sub until_true {
+  my ($seconds, $what, $test) = @_;
+  my $until = Time::HiRes::time() + $seconds;
+  while (1) {
+    my $result = $test->();
+    return $result if $result;
+    die "not within $seconds s: $what" if Time::HiRes::time() > $until;
+    select undef, undef, undef, 0.02;
+  }
+}
+
+sub stop_all {
+  for my $pid (keys %started) {
+    kill 'KILL', $pid;
+    waitpid $pid, 0;
+  }
+  %started = ();
+}
+
+END {
+  my $code = $?;
+  stop_all();
+  $? = $code;
 }
 
 1;

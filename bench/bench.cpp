@@ -1,0 +1,403 @@
+// The benchmarks of `make bench`: COPY with and without capture, commit-to-visible latency in an open loop, recompute.
+// Usage: bench CONNINFO [NOTHING_LIBRARY]; BENCH, ROWS, ROUNDS, DURATION and HISTORY in the environment select.
+// Promise: what is compared is measured in turns in one run, ratios are taken within a round and the median is shown;
+// at the end of each part every rollup is compared with its query, and the program fails if one is not exact.
+#include <sys/prctl.h>
+
+#include <atomic>
+#include <cmath>
+#include <thread>
+
+#include "client.hpp"
+
+namespace tick::bench {
+namespace {
+
+constexpr int transaction_rows = 10000;
+
+struct RollupSpec {
+  const char* name;
+  const char* window;  // nullptr: one row per key
+};
+constexpr RollupSpec rollups[] = {
+    {"candles_1m", "1 minute"},    {"candles_5m", "5 minutes"},   {"latest_price", nullptr},
+    {"candles_15m", "15 minutes"}, {"candles_1h", "1 hour"},      {"candles_10s", "10 seconds"},
+    {"candles_30s", "30 seconds"}, {"candles_4h", "4 hours"},
+};
+
+long setting(const char* name, long otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr || *text == '\0' ? otherwise : std::atol(text);
+}
+
+std::string query(const RollupSpec& rollup, const std::string& table) {
+  if (rollup.window == nullptr)
+    return "SELECT exchange, symbol, tick.last(price, ts, trade_id) AS price, tick.last(qty, ts, trade_id) AS qty,"
+           " max(ts) AS last_ts, count(*) AS trades FROM " + table + " GROUP BY exchange, symbol";
+  return "SELECT exchange, symbol, tick.tumble(ts, '" + std::string(rollup.window) +
+         "') AS ts, tick.first(price, ts, trade_id) AS open, max(price) AS high, min(price) AS low,"
+         " tick.last(price, ts, trade_id) AS close, sum(qty) AS volume, count(*) AS trades,"
+         " sum(price * qty) / nullif(sum(qty), 0) AS vwap, max(trade_id) AS last_id FROM " + table +
+         " GROUP BY 1, 2, 3";
+}
+
+class Bench {
+ public:
+  Bench(std::string conninfo, std::string nothing)
+      : conninfo_(std::move(conninfo)), nothing_(std::move(nothing)), db_(conninfo_) {}
+
+  void prepare();
+  void copy();
+  void latency();
+  void recompute();
+  bool exact() const { return exact_; }
+
+ private:
+  struct Variant {
+    const char* name;
+    int rollups;
+    bool partitioned;
+    const char* extra;  // one more statement about the table
+    size_t base;        // the variant it is compared with
+    std::vector<double> rate, ratio, cpu, cpu_ratio, merged;
+  };
+  struct Load {
+    const char* name;
+    int rows;       // per commit
+    double period;  // seconds between commits
+    int stride;     // every how many commits carry a sentinel
+  };
+
+  void create_table(const std::string& columns_and_options, bool partitioned);
+  void create_rollups(int count);
+  void wait();
+  void drop(int count);
+  void verify(int count);
+  void measure(Variant& variant, const std::vector<std::string>& batches, bool last);
+  void measure(const Load& load);
+  int worker_pid();
+
+  std::string conninfo_, nothing_;
+  Connection db_;
+  bool exact_ = true;
+};
+
+// A small rollup of another table keeps the worker alive between the measurements.
+void Bench::prepare() {
+  db_.run("CREATE EXTENSION IF NOT EXISTS pg_tick");
+  db_.run("CREATE TABLE other (k int4, v int4)");
+  db_.run("SELECT tick.create_rollup('other_rollup', 'SELECT k, sum(v) AS v FROM other GROUP BY k')");
+  if (!nothing_.empty())
+    db_.run("CREATE FUNCTION nothing() RETURNS trigger LANGUAGE c AS '" + nothing_ + "', 'nothing'");
+  wait();
+}
+
+int Bench::worker_pid() {
+  return std::atoi(db_.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_tick worker'"
+                             " AND datname = current_database()").c_str());
+}
+
+void Bench::create_table(const std::string& start, bool partitioned) {
+  if (!partitioned) {
+    db_.run(std::string("CREATE TABLE trades (") + trade_columns + ") WITH (autovacuum_enabled = off)");
+    return;
+  }
+  db_.run(std::string("CREATE TABLE trades (") + trade_columns + ") PARTITION BY RANGE (ts)");
+  for (int day = -2; day <= 2; ++day) {
+    const auto edge = [&](int d) { return "date_trunc('day', " + start + ") + '" + std::to_string(d) + " days'"; };
+    const std::string from = db_.value("SELECT " + edge(day)), to = db_.value("SELECT " + edge(day + 1));
+    db_.run("CREATE TABLE trades_" + std::to_string(day + 2) + " PARTITION OF trades FOR VALUES FROM ('" + from +
+            "') TO ('" + to + "') WITH (autovacuum_enabled = off)");
+  }
+}
+
+void Bench::create_rollups(int count) {
+  for (int i = 0; i < count; ++i)
+    db_.run(std::string("SELECT tick.create_rollup('") + rollups[i].name + "', $$" + query(rollups[i], "trades") + "$$)");
+}
+
+void Bench::wait() {
+  if (db_.value("SELECT tick.wait(NULL, '300 s')") == "t") return;
+  std::fprintf(stderr, "bench: the worker did not catch up in 300 s\n");
+  std::exit(1);
+}
+
+void Bench::drop(int count) {
+  for (int i = 0; i < count; ++i) db_.run(std::string("SELECT tick.drop_rollup('") + rollups[i].name + "')");
+  db_.run("DROP TABLE trades");
+}
+
+// Every rollup against tick.verify, the one-minute candles against built-ins as well.
+void Bench::verify(int count) {
+  const bool available = db_.value("SELECT to_regproc('tick.verify')") != "";
+  for (int i = 0; i < count; ++i) {
+    if (!available) continue;
+    const std::string wrong = db_.value(std::string("SELECT count(*) FROM tick.verify('") + rollups[i].name + "')");
+    if (wrong == "0") continue;
+    std::printf("NOT EXACT: %s differs from its query in %s places\n", rollups[i].name, wrong.c_str());
+    exact_ = false;
+  }
+  if (count == 0) return;
+  const std::string wrong = db_.value(
+      "WITH expected AS (SELECT exchange, symbol, date_bin('1 minute', ts, '2000-01-01 00:00:00+00') AS ts,"
+      " (array_agg(price ORDER BY ts, trade_id))[1] AS open, max(price) AS high, min(price) AS low,"
+      " (array_agg(price ORDER BY ts DESC, trade_id DESC))[1] AS close, count(*) AS trades, sum(qty::numeric) AS volume,"
+      " max(trade_id) AS last_id FROM trades GROUP BY 1, 2, 3)"
+      " SELECT count(*) FROM expected e FULL JOIN candles_1m c USING (exchange, symbol, ts)"
+      " WHERE (e.open, e.high, e.low, e.close, e.trades, e.last_id)"
+      " IS DISTINCT FROM (c.open, c.high, c.low, c.close, c.trades, c.last_id)"
+      " OR abs(e.volume::float8 - c.volume) > 1e-9 * e.volume::float8");
+  if (wrong == "0") return;
+  std::printf("NOT EXACT: candles_1m differs from built-ins in %s candles\n", wrong.c_str());
+  exact_ = false;
+}
+
+// ---- COPY -----------------------------------------------------------------------------------------------------------
+
+void Bench::measure(Variant& variant, const std::vector<std::string>& batches, bool last) {
+  create_table("timestamptz '2024-08-08 10:00:00+00'", variant.partitioned);
+  create_rollups(variant.rollups);
+  if (variant.extra != nullptr) db_.run(variant.extra);
+  wait();
+  db_.run("CHECKPOINT");
+  Connection writer(conninfo_);
+  const double cpu = cpu_seconds(writer.pid()), start = now();
+  for (const std::string& batch : batches) writer.copy("COPY trades FROM STDIN (FORMAT binary)", batch);
+  const double took = now() - start;
+  const double rows = static_cast<double>(batches.size()) * transaction_rows;
+  variant.rate.push_back(rows / took);
+  variant.cpu.push_back((cpu_seconds(writer.pid()) - cpu) * 1e6 / rows);
+  wait();
+  variant.merged.push_back((now() - start - took) * 1e3);
+  if (last) verify(variant.rollups);
+  drop(variant.rollups);
+}
+
+void Bench::copy() {
+  const long rows = std::max<long>(setting("ROWS", 500000) / transaction_rows, 1) * transaction_rows;
+  const long rounds = std::max<long>(setting("ROUNDS", 7), 1);
+  std::vector<std::string> batches(static_cast<size_t>(rows / transaction_rows));
+  Walk walk(1);
+  const int64_t start = (int64_t{1723111200} - 946684800) * 1000000;  // 2024-08-08 10:00, 20,000 ticks/s
+  int64_t id = 0;
+  for (std::string& batch : batches) {
+    begin_copy(batch);
+    for (int i = 0; i < transaction_rows; ++i, ++id) put_trade(batch, walk.next(start + id * 50, id + 1));
+    end_copy(batch);
+  }
+  std::vector<Variant> variants;
+  const auto add = [&](const char* name, int count, bool partitioned, const char* extra, size_t base) {
+    variants.push_back({name, count, partitioned, extra, base, {}, {}, {}, {}, {}});
+  };
+  add("bare table", 0, false, nullptr, 0);
+  if (!nothing_.empty())
+    add("a row trigger that does nothing", 0, false,
+        "CREATE TRIGGER nothing AFTER INSERT ON trades FOR EACH ROW EXECUTE FUNCTION nothing()", 0);
+  add("capture, 1 rollup", 1, false, nullptr, 0);
+  add("capture, 3 rollups", 3, false, nullptr, 0);
+  add("capture, 8 rollups", 8, false, nullptr, 0);
+  add("btree (symbol, ts)", 0, false, "CREATE INDEX ON trades (symbol, ts)", 0);
+  add("unique index (symbol, trade_id)", 0, false, "CREATE UNIQUE INDEX ON trades (symbol, trade_id)", 0);
+  const size_t partitioned = variants.size();
+  add("partitioned by day, bare", 0, true, nullptr, partitioned);
+  add("partitioned by day, 3 rollups", 3, true, nullptr, partitioned);
+
+  for (long round = 0; round < rounds; ++round) {
+    for (Variant& variant : variants) measure(variant, batches, round == rounds - 1);
+    for (Variant& variant : variants) {
+      variant.ratio.push_back(variant.rate.back() / variants[variant.base].rate.back());
+      variant.cpu_ratio.push_back(variants[variant.base].cpu.back() / variant.cpu.back());
+    }
+  }
+  std::printf("\nCOPY BINARY, %d rows a transaction, %ld rows, %ld interleaved rounds, medians\n", transaction_rows, rows,
+              rounds);
+  std::printf("%-34s %10s %8s %6s %6s %14s %8s %12s\n", "", "rows/s", "ratio", "min", "max", "writer us/row", "CPU", "merged after");
+  for (Variant& variant : variants) {
+    const auto [least, most] = std::minmax_element(variant.ratio.begin(), variant.ratio.end());
+    std::printf("%-34s %10.0f %8.2f %6.2f %6.2f %14.2f %8.2f", variant.name, median(variant.rate),
+                median(variant.ratio), *least, *most, median(variant.cpu), median(variant.cpu_ratio));
+    if (variant.rollups > 0) std::printf(" %9.1f ms", median(variant.merged));
+    std::printf("\n");
+  }
+  std::printf("ratio: rows/s to bare (partitioned: to partitioned bare); CPU: the same of the writer's CPU time;"
+              " merged after: from the last COMMIT\n");
+}
+
+// ---- latency --------------------------------------------------------------------------------------------------------
+
+// The writer keeps its schedule whatever happens; the reader polls one candle for the last id it holds.
+void Bench::measure(const Load& load) {
+  create_table("now()", true);
+  create_rollups(3);
+  wait();
+  const double seconds = static_cast<double>(setting("DURATION", 10)), warm = 1;
+  const auto commits = static_cast<long>((seconds + warm) / load.period);
+  const auto first = static_cast<long>(warm / load.period);
+  Connection writer(conninfo_), reader(conninfo_);
+  const int worker = worker_pid();
+  std::vector<double> visible, committed, polls;
+  std::atomic<bool> over = false;
+  const double start = now() + 0.05;
+  const auto due = [&](long commit) { return start + static_cast<double>(commit) * load.period; };
+
+  std::thread reading([&] {
+    prctl(PR_SET_TIMERSLACK, 1);
+    PQclear(reader.checked(PQprepare(reader.raw(), "poll",
+                                     "SELECT last_id FROM candles_1m WHERE exchange = 'binance'"
+                                     " AND symbol = 'SYM000USDT' ORDER BY ts DESC LIMIT 1",
+                                     0, nullptr), "prepare"));
+    long next = 0;
+    double last = 0;
+    for (double at = start; next < commits && !over; at = std::max(at + 0.0005, now())) {
+      sleep_until(at);
+      PGresult* result = reader.checked(PQexecPrepared(reader.raw(), "poll", 0, nullptr, nullptr, nullptr, 1), "poll");
+      const double seen = now();
+      if (PQntuples(result) == 1 && !PQgetisnull(result, 0, 0)) {
+        uint64_t id;
+        std::memcpy(&id, PQgetvalue(result, 0, 0), sizeof id);
+        const auto there = static_cast<long>(__builtin_bswap64(id)) / load.rows;
+        for (; next < there; ++next)
+          if (next >= first && next % load.stride == 0) visible.push_back((seen - due(next)) * 1e3);
+      }
+      PQclear(result);
+      if (last != 0 && next >= first) polls.push_back((seen - last) * 1e3);
+      last = seen;
+    }
+  });
+
+  prctl(PR_SET_TIMERSLACK, 1);
+  Walk walk(2);
+  std::string batch;
+  int64_t id = 0;
+  double cpu_worker = 0, cpu_writer = 0, measured_from = 0;
+  PQclear(writer.checked(PQprepare(writer.raw(), "one", "INSERT INTO trades VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                                   0, nullptr), "prepare"));
+  for (long commit = 0; commit < commits; ++commit) {
+    sleep_until(due(commit));
+    if (commit == first) {
+      cpu_worker = cpu_seconds(worker);
+      cpu_writer = cpu_seconds(writer.pid());
+      measured_from = now();
+    }
+    const int64_t ts = wall_micros();
+    const bool sentinel = commit % load.stride == 0;
+    if (load.rows == 1) {
+      batch.clear();
+      ++id;
+      put_trade(batch, sentinel ? walk.of(0, ts, id) : walk.next(ts, id));
+      const char* values[trade_fields];
+      int sizes[trade_fields], formats[trade_fields];
+      const char* at = batch.data() + 2;
+      for (int f = 0; f < trade_fields; ++f) {
+        uint32_t size;
+        std::memcpy(&size, at, sizeof size);
+        sizes[f] = static_cast<int>(__builtin_bswap32(size));
+        values[f] = at + 4;
+        formats[f] = 1;
+        at += 4 + sizes[f];
+      }
+      PQclear(writer.checked(PQexecPrepared(writer.raw(), "one", trade_fields, values, sizes, formats, 1), "insert"));
+    } else {
+      begin_copy(batch);
+      for (int i = 1; i < load.rows; ++i) put_trade(batch, walk.next(ts, ++id));
+      put_trade(batch, walk.of(0, ts, ++id));
+      end_copy(batch);
+      writer.copy("COPY trades FROM STDIN (FORMAT binary)", batch);
+    }
+    if (commit >= first) committed.push_back((now() - due(commit)) * 1e3);
+  }
+  const double measured = now() - measured_from;
+  cpu_worker = (cpu_seconds(worker) - cpu_worker) / measured * 100;
+  cpu_writer = (cpu_seconds(writer.pid()) - cpu_writer) / measured * 100;
+  for (const double give_up = now() + 30; now() < give_up && visible.size() < static_cast<size_t>(
+           (commits - 1) / load.stride - (first + load.stride - 1) / load.stride + 1);)
+    sleep_until(now() + 0.001);
+  over = true;
+  reading.join();
+  wait();
+  verify(3);
+  const size_t samples = visible.size();
+  const double p50 = quantile(visible, 0.5), p99 = quantile(visible, 0.99), most = visible.empty() ? 0 : visible.back();
+  const double c50 = quantile(committed, 0.5), c99 = quantile(committed, 0.99), c_most = committed.back();
+  std::printf("%-36s %8.2f %8.2f %8.2f %9.2f %8.2f %8.2f %7.1f %% %7.1f %% %8zu %6.2f %8.0f\n", load.name, p50, p99,
+              most, c50, c99, c_most, cpu_worker, cpu_writer, samples, quantile(polls, 0.99),
+              static_cast<double>(commits - first) * load.rows / measured);
+  std::fflush(stdout);
+  drop(3);
+}
+
+void Bench::latency() {
+  std::printf("\nFrom the scheduled send to the first read that shows it, open loop, 3 rollups, partitioned by day,"
+              " %ld s each, ms\n", setting("DURATION", 10));
+  std::printf("%-36s %8s %8s %8s %9s %8s %8s %9s %9s %8s %6s %8s\n", "", "p50", "p99", "max", "COMMIT50", "p99", "max",
+              "worker", "writer", "samples", "poll99", "ticks/s");
+  measure({"100 rows a commit, 5,000 ticks/s", 100, 0.02, 1});
+  measure({"1,000 rows each 50 ms, 20,000 ticks/s", 1000, 0.05, 1});
+  measure({"1 row a commit, 2,000 ticks/s", 1, 0.0005, 5});
+  std::printf("COMMIT: when the commit returned to the writer; worker, writer: CPU of one core; poll99: between two reads\n");
+}
+
+// ---- recompute ------------------------------------------------------------------------------------------------------
+
+void Bench::recompute() {
+  const long rows = std::max<long>(setting("HISTORY", 3000000), 1000);
+  const long rounds = std::max<long>(setting("ROUNDS", 5), 1);
+  create_table("", false);
+  db_.run("INSERT INTO trades SELECT 'binance', 'SYM' || lpad((g * 7919 % " + std::to_string(symbols) +
+          ")::text, 3, '0') || 'USDT', timestamptz '2024-08-08 10:00:00+00' + g * interval '1 hour' / " +
+          std::to_string(rows) + ", 100 + (g * 31 % 997) / 100.0, (g * 17 % 9973) / 1000.0 + 0.001, g, g % 2 = 0,"
+          " timestamptz '2024-08-08 10:00:00+00' FROM generate_series(1, " + std::to_string(rows) + ") g");
+  db_.run("VACUUM ANALYZE trades");
+  db_.run("CHECKPOINT");
+  db_.run("SET max_parallel_workers_per_gather = 0; SET jit = off; SET work_mem = '256MB'");
+  std::vector<double> counted, executed, recomputed, ratio_count, ratio_query;
+  const auto time = [&](const std::string& sql) {
+    const double start = now();
+    db_.run(sql);
+    return now() - start;
+  };
+  for (long round = 0; round < rounds; ++round) {
+    const double count = time("SELECT count(*) FROM trades");
+    const double query_time = time("SELECT count(*), sum(volume), sum(open), sum(close), sum(vwap), sum(high), sum(low) FROM (" +
+                                   query(rollups[0], "trades") + ") q");
+    const double start = now();
+    create_rollups(1);
+    wait();
+    const double took = now() - start, all = static_cast<double>(rows);
+    counted.push_back(all / count);
+    executed.push_back(all / query_time);
+    recomputed.push_back(all / took);
+    ratio_count.push_back(count / took);
+    ratio_query.push_back(query_time / took);
+    if (round == rounds - 1) verify(1);
+    if (round < rounds - 1) db_.run("SELECT tick.drop_rollup('candles_1m')");
+  }
+  const std::string candles = db_.value("SELECT count(*) FROM candles_1m");
+  std::printf("\nRecompute of candles_1m: %ld rows into %s candles, %ld interleaved rounds, medians, no parallel workers\n",
+              rows, candles.c_str(), rounds);
+  std::printf("%-34s %12s\n", "", "rows/s");
+  std::printf("%-34s %12.0f\n", "count(*)", median(counted));
+  std::printf("%-34s %12.0f\n", "its query in the executor", median(executed));
+  std::printf("%-34s %12.0f   %.2f of count(*), %.2f of the executor\n", "create_rollup until tick.wait",
+              median(recomputed), median(ratio_count), median(ratio_query));
+  drop(1);
+}
+
+}  // namespace
+}  // namespace tick::bench
+
+int main(int argc, char** argv) {
+  if (argc < 2) {
+    std::fprintf(stderr, "usage: bench CONNINFO [NOTHING_LIBRARY]\n");
+    return 2;
+  }
+  const char* selected = std::getenv("BENCH");
+  const std::string parts = selected == nullptr || *selected == '\0' ? "copy latency recompute" : selected;
+  tick::bench::Bench bench(argv[1], argc > 2 ? argv[2] : "");
+  bench.prepare();
+  if (parts.find("copy") != std::string::npos) bench.copy();
+  if (parts.find("latency") != std::string::npos) bench.latency();
+  if (parts.find("recompute") != std::string::npos) bench.recompute();
+  std::printf("\nrollups exact: %s\n", bench.exact() ? "yes" : "no");
+  return bench.exact() ? 0 : 1;
+}

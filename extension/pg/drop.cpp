@@ -1,0 +1,137 @@
+// The end of a rollup, however it comes: tick.drop_rollup, DROP VIEW, DROP TABLE .. CASCADE, DROP SCHEMA, DROP OWNED.
+// An event trigger sees what has gone and takes away the rest: objects, catalog rows, program and triggers.
+// PostgreSQL only.
+#include "define.hpp"
+#include "guard.hpp"
+#include "session.hpp"
+#include "shared.hpp"
+
+namespace tick::pg {
+namespace {
+
+struct Remains {
+  int32 rollup;
+  int32 group;
+  Oid source;
+  Oid objects[3];  // view, state, definition
+};
+
+constexpr const char* columns = "SELECT r.id, r.group_id, r.source, r.view, r.state, r.definition "
+                                "FROM tick_catalog.rollup AS r WHERE ";
+
+// The rollups that a condition selects; `argument` is its $1.
+List* read_remains(const char* condition, Oid argument) {
+  List* result = NIL;
+  Oid types[] = {OIDOID};
+  Datum values[] = {ObjectIdGetDatum(argument)};
+  MemoryContext memory = CurrentMemoryContext;
+  open_catalogs();
+  SPI_execute_with_args(psprintf("%s%s", columns, condition), 1, types, values, nullptr, true, 0);
+  for (uint64 row = 0; row < SPI_processed; ++row) {
+    bool null;
+    Datum field[6];
+    for (int i = 0; i < 6; ++i) field[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &null);
+    auto* found = static_cast<Remains*>(MemoryContextAlloc(memory, sizeof(Remains)));
+    *found = Remains{DatumGetInt32(field[0]), DatumGetInt32(field[1]), DatumGetObjectId(field[2]),
+                     {DatumGetObjectId(field[3]), DatumGetObjectId(field[4]), DatumGetObjectId(field[5])}};
+    MemoryContext spi = MemoryContextSwitchTo(memory);
+    result = lappend(result, found);
+    MemoryContextSwitchTo(spi);
+  }
+  close_catalogs();
+  return result;
+}
+
+bool exists(Oid relation) { return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation)); }
+
+void drop_objects(const Remains& remains) {
+  for (Oid object : remains.objects) {
+    if (!exists(object)) continue;
+    const char* kind = get_rel_relkind(object) == RELKIND_VIEW ? "VIEW" : "TABLE";
+    run(psprintf("DROP %s %s", kind, relation_text(object)));
+  }
+}
+
+// Leaves the source as if the rollups had never been.
+void release_source(Oid source) {
+  if (exists(source)) {
+    if (!has_programs(source)) lock_source(source, AccessExclusiveLock);
+    attach_triggers(source);
+  }
+  run(psprintf("DELETE FROM tick_catalog.source AS s WHERE s.relid = %u AND NOT EXISTS "
+               "(SELECT FROM tick_catalog.rollup AS r WHERE r.source = s.relid)", source));
+  run(psprintf("DELETE FROM tick_catalog.watermark AS w WHERE w.source = %u AND NOT EXISTS "
+               "(SELECT FROM tick_catalog.source AS s WHERE s.relid = w.source)", source));
+}
+
+// The mutex of a turn. No turn runs from here to the end of the transaction: it would wait for the state we drop,
+// and we for what it has locked.
+void stop_turns() { LockDatabaseObject(RelationRelationId, catalog_relation("frontier"), 1, ExclusiveLock); }
+
+// Removes what is left of a rollup. Runs as the extension's owner with the fixed search_path.
+void remove(const Remains& remains) {
+  if (exists(remains.source)) lock_source(remains.source);
+  stop_turns();
+  run(psprintf("DELETE FROM tick_catalog.rollup WHERE id = %d", remains.rollup));
+  drop_objects(remains);
+  shrink_group(remains.group);
+  release_source(remains.source);
+  run("UPDATE tick_catalog.generation SET value = value + 1");
+  wake_at_commit();
+}
+
+void remove_all(List* all) {
+  ListCell* cell;
+  foreach (cell, all) remove(*static_cast<Remains*>(lfirst(cell)));
+}
+
+void drop_rollup(Oid view) {
+  const char* name = get_rel_name(view);
+  const Actor caller = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+  const int level = fixed_path();
+  List* found = read_remains("r.view = $1", view);
+  act_again(caller);
+  if (found == NIL)
+    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("\"%s\" is not a rollup", name == nullptr ? "?" : name),
+                    errhint("tick.status lists the rollups.")));
+  if (!TICK_OWNS_RELATION(view, GetUserId())) aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, name);
+  (void)act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+  remove_all(found);
+  close_path(level);
+  act_again(caller);
+}
+
+void clean_up() {
+  const Actor caller = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+  const int level = fixed_path();
+  remove_all(read_remains("EXISTS (SELECT FROM pg_event_trigger_dropped_objects() AS d WHERE d.classid = "
+                          "'pg_class'::regclass AND d.objsubid = 0 AND d.objid IN (r.view, r.state, "
+                          "r.definition, r.source))", InvalidOid));
+  close_path(level);
+  act_again(caller);
+}
+
+}  // namespace
+}  // namespace tick::pg
+
+extern "C" {
+PG_FUNCTION_INFO_V1(tick_drop_rollup);
+PG_FUNCTION_INFO_V1(tick_on_drop);
+
+PGDLLEXPORT Datum tick_drop_rollup(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum {
+    tick::pg::drop_rollup(PG_GETARG_OID(0));
+    PG_RETURN_VOID();
+  });
+}
+
+PGDLLEXPORT Datum tick_on_drop(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum {
+    if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+      ereport(ERROR, (errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
+                      errmsg("tick_catalog.on_drop is an event trigger")));
+    tick::pg::clean_up();
+    PG_RETURN_NULL();
+  });
+}
+}

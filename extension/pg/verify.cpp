@@ -1,0 +1,291 @@
+// tick.verify: one statement, in the caller's snapshot, that compares a rollup (its states and what is not merged yet)
+// with its defining query. It runs as the rollup's owner in a restricted context, for whoever may read both.
+// PostgreSQL only, except for the core's calendar.
+#include <cmath>
+
+#include "define.hpp"
+#include "guard.hpp"
+#include "session.hpp"
+
+namespace tick::pg {
+namespace {
+
+struct Verified {
+  Oid view;
+  Oid definition;
+  Oid source;
+  Oid owner;
+  const char* merged;
+  const char* time_column;  // nullptr without a window
+  Interval* size;
+  List* keys;               // char*
+};
+
+// The bounds the caller gave.
+struct Bounds {
+  bool has_from, has_to;
+  TimestampTz from, to;
+  double tolerance;
+};
+
+Verified* read_rollup(Oid view) {
+  Oid types[] = {OIDOID};
+  Datum values[] = {ObjectIdGetDatum(view)};
+  MemoryContext memory = CurrentMemoryContext;
+  const Actor caller = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+  open_catalogs();
+  SPI_execute_with_args("SELECT definition, source, owner, merged, time_column, window_size, key_columns "
+                        "FROM tick_catalog.rollup WHERE view = $1", 1, types, values, nullptr, true, 1);
+  Verified* result = nullptr;
+  if (SPI_processed == 1) {
+    MemoryContext spi = MemoryContextSwitchTo(memory);
+    bool null[7];
+    Datum field[7];
+    for (int i = 0; i < 7; ++i)
+      field[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &null[i]);
+    result = static_cast<Verified*>(palloc0(sizeof(Verified)));
+    result->view = view;
+    result->definition = DatumGetObjectId(field[0]);
+    result->source = DatumGetObjectId(field[1]);
+    result->owner = DatumGetObjectId(field[2]);
+    result->merged = TextDatumGetCString(field[3]);
+    if (!null[4]) result->time_column = TextDatumGetCString(field[4]);
+    if (!null[5]) result->size = DatumGetIntervalP(datumCopy(field[5], false, sizeof(Interval)));
+    Datum* names;
+    int count;
+    deconstruct_array(DatumGetArrayTypePCopy(field[6]), TEXTOID, -1, false, TYPALIGN_INT, &names, nullptr, &count);
+    for (int i = 0; i < count; ++i) result->keys = lappend(result->keys, TextDatumGetCString(names[i]));
+    MemoryContextSwitchTo(spi);
+  }
+  close_catalogs();
+  act_again(caller);
+  return result;
+}
+
+void check_reader(const Verified* rollup) {
+  for (Oid relation : {rollup->view, rollup->source}) {
+    const AclResult result = pg_class_aclcheck(relation, GetUserId(), ACL_SELECT);
+    if (result != ACLCHECK_OK)
+      aclcheck_error(result, get_relkind_objtype(get_rel_relkind(relation)), get_rel_name(relation));
+  }
+}
+
+bool find_window(Node* node, void* context) {
+  if (node == nullptr) return false;
+  if (IsA(node, FuncExpr) && is_tick_function(reinterpret_cast<FuncExpr*>(node)->funcid, "tumble")) {
+    *static_cast<Node**>(context) = static_cast<Node*>(linitial(reinterpret_cast<FuncExpr*>(node)->args));
+    return true;
+  }
+  return TICK_WALK(node, find_window, context);
+}
+
+// The expression under the window that is grouped by.
+Node* time_expression(Query* query) {
+  ListCell* cell;
+  foreach (cell, query->groupClause) {
+    Node* expr = get_sortgroupclause_expr(lfirst_node(SortGroupClause, cell), query->targetList);
+    Node* time = nullptr;
+    if (IsA(expr, FuncExpr) && find_window(expr, &time)) return time;
+  }
+  return nullptr;
+}
+
+Node* time_condition(Node* time, const char* op, Timestamp bound) {
+  Node* constant = reinterpret_cast<Node*>(makeConst(exprType(time), -1, InvalidOid, sizeof(Timestamp),
+                                                     TimestampGetDatum(bound), false, FLOAT8PASSBYVAL));
+  ParseState* state = make_parsestate(nullptr);
+  Node* result = reinterpret_cast<Node*>(make_op(state, list_make1(makeString(pstrdup(op))),
+                                                 static_cast<Node*>(copyObjectImpl(time)), constant, nullptr, -1));
+  free_parsestate(state);
+  return result;
+}
+
+// The defining query, reading no more raw rows than the bounds need.
+const char* expected_sql(const Verified* rollup, const Bounds& bounds) {
+  Relation relation = table_open(rollup->definition, AccessShareLock);
+  auto* query = static_cast<Query*>(copyObjectImpl(get_view_query(relation)));
+  table_close(relation, NoLock);
+  Query* plain = static_cast<Query*>(copyObjectImpl(query));
+  TICK_UNGROUP(plain);
+  Node* time = rollup->time_column == nullptr ? nullptr : time_expression(plain);
+  List* conditions = NIL;
+  if (time != nullptr && bounds.has_from && !TIMESTAMP_NOT_FINITE(bounds.from))
+    conditions = lappend(conditions, time_condition(time, ">=", bounds.from));
+  if (time != nullptr && bounds.has_to && !TIMESTAMP_NOT_FINITE(bounds.to)) {
+    const WindowSize size{rollup->size->month, rollup->size->day, rollup->size->time};
+    conditions = lappend(conditions, time_condition(time, "<", window_end(window_start(bounds.to - 1, size), size)));
+  }
+  if (conditions != NIL) {
+    if (query->jointree->quals != nullptr) conditions = lcons(query->jointree->quals, conditions);
+    query->jointree->quals = reinterpret_cast<Node*>(make_ands_explicit(conditions));
+  }
+  return pg_get_querydef(query, false);
+}
+
+// One output column of the query.
+struct Column {
+  const char* name;
+  Oid type;
+  Oid collation;
+  bool is_key;
+  bool is_time;
+};
+
+List* read_columns(const Verified* rollup) {
+  List* columns = NIL;
+  Relation relation = table_open(rollup->definition, AccessShareLock);
+  TupleDesc desc = RelationGetDescr(relation);
+  for (int i = 0; i < desc->natts; ++i) {
+    const Form_pg_attribute attribute = TupleDescAttr(desc, i);
+    auto* column = static_cast<Column*>(palloc0(sizeof(Column)));
+    column->name = pstrdup(NameStr(attribute->attname));
+    column->type = attribute->atttypid;
+    column->collation = attribute->attcollation;
+    column->is_time = rollup->time_column != nullptr && strcmp(column->name, rollup->time_column) == 0;
+    ListCell* cell;
+    foreach (cell, rollup->keys) column->is_key = column->is_key || strcmp(column->name, static_cast<char*>(lfirst(cell))) == 0;
+    columns = lappend(columns, column);
+  }
+  table_close(relation, NoLock);
+  return columns;
+}
+
+const char* collate(const Column* column) { return OidIsValid(column->collation) ? " COLLATE \"C\"" : ""; }
+
+// One side of the comparison: (k, present, c1, c2, ...), rows whose window is no time left out.
+const char* side_sql(List* columns, const Bounds& bounds, const char* query, const char* alias) {
+  StringInfoData sql, names;
+  initStringInfo(&sql);
+  initStringInfo(&names);
+  appendStringInfoString(&sql, "(SELECT ROW(true");
+  const Column* time = nullptr;
+  ListCell* cell;
+  foreach (cell, columns) {
+    const auto* column = static_cast<Column*>(lfirst(cell));
+    if (column->is_key) appendStringInfo(&sql, ", q.%s%s", quote_identifier(column->name), collate(column));
+    if (column->is_time) {
+      time = column;
+      appendStringInfo(&sql, ", q.%s", quote_identifier(column->name));
+    }
+    appendStringInfo(&names, ", c%d", foreach_current_index(cell));
+  }
+  appendStringInfo(&sql, "), true, q.* FROM (%s) AS q", query);
+  if (time != nullptr) {
+    const char* name = quote_identifier(time->name);
+    const char* as_utc = time->type == TIMESTAMPTZOID ? "" : " AT TIME ZONE 'UTC'";
+    appendStringInfo(&sql, " WHERE isfinite(q.%s)", name);
+    if (bounds.has_from) appendStringInfo(&sql, " AND q.%s >= $1%s", name, as_utc);
+    if (bounds.has_to) appendStringInfo(&sql, " AND q.%s < $2%s", name, as_utc);
+  }
+  appendStringInfo(&sql, ") AS %s(k, present%s)", alias, names.data);
+  return sql.data;
+}
+
+const char* difference(const Column* column, int i) {
+  const Oid type = getBaseType(column->type);
+  if (type == FLOAT8OID) return psprintf("tick_catalog.differs(a.c%d, b.c%d, $3)", i, i);
+  if (type == FLOAT4OID) return psprintf("tick_catalog.differs(a.c%d, b.c%d, greatest($3, 1e-5))", i, i);
+  if (!OidIsValid(lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr))
+    return psprintf("a.c%d::text IS DISTINCT FROM b.c%d::text", i, i);
+  return psprintf("(a.c%d%s) IS DISTINCT FROM (b.c%d%s)", i, collate(column), i, collate(column));
+}
+
+const char* comparison_sql(const Verified* rollup, const Bounds& bounds) {
+  List* columns = read_columns(rollup);
+  StringInfoData keys, values, a_row, b_row, sql;
+  initStringInfo(&keys);
+  initStringInfo(&values);
+  initStringInfo(&a_row);
+  initStringInfo(&b_row);
+  initStringInfo(&sql);
+  const char* time = "NULL::timestamp with time zone";
+  ListCell* cell;
+  foreach (cell, columns) {
+    const auto* column = static_cast<Column*>(lfirst(cell));
+    const int i = foreach_current_index(cell);
+    const char* comma = i == 0 ? "" : ", ";
+    appendStringInfo(&a_row, "%sa.c%d", comma, i);
+    appendStringInfo(&b_row, "%sb.c%d", comma, i);
+    if (column->is_key)
+      appendStringInfo(&keys, "%s%s, CASE WHEN a.present THEN a.c%d ELSE b.c%d END", keys.len == 0 ? "" : ", ",
+                       quote_literal_cstr(column->name), i, i);
+    if (column->is_time)
+      time = psprintf("COALESCE(a.c%d, b.c%d)%s", i, i, column->type == TIMESTAMPTZOID ? "" : " AT TIME ZONE 'UTC'");
+    if (!column->is_key && !column->is_time)
+      appendStringInfo(&values, ", (%d, %s, a.c%d::text, b.c%d::text, a.present AND b.present AND %s)", i,
+                       quote_literal_cstr(column->name), i, i, difference(column, i));
+  }
+  appendStringInfo(&sql, "SELECT jsonb_build_object(%s), %s, d.name, d.stored, d.expected FROM ", keys.data, time);
+  appendStringInfo(&sql, "%s FULL JOIN ", side_sql(columns, bounds, rollup->merged, "a"));
+  appendStringInfo(&sql, "%s ON a.k = b.k", side_sql(columns, bounds, expected_sql(rollup, bounds), "b"));
+  appendStringInfo(&sql, " CROSS JOIN LATERAL (VALUES (-1, '(row)', CASE WHEN a.present THEN ROW(%s)::text END, "
+                   "CASE WHEN b.present THEN ROW(%s)::text END, a.present IS DISTINCT FROM b.present)%s) "
+                   "AS d(n, name, stored, expected, differs) WHERE d.differs ORDER BY 2, 1, d.n",
+                   a_row.data, b_row.data, values.data);
+  return sql.data;
+}
+
+void store_rows(FunctionCallInfo fcinfo, const char* sql, const Bounds& bounds) {
+  auto* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
+  Oid types[] = {TIMESTAMPTZOID, TIMESTAMPTZOID, FLOAT8OID};
+  Datum values[] = {TimestampTzGetDatum(bounds.from), TimestampTzGetDatum(bounds.to), Float8GetDatum(bounds.tolerance)};
+  SPI_connect();
+  if (SPI_execute_with_args(sql, 3, types, values, nullptr, true, 0) != SPI_OK_SELECT)
+    elog(ERROR, "pg_tick: verify failed");
+  for (uint64 row = 0; row < SPI_processed; ++row) tuplestore_puttuple(result->setResult, SPI_tuptable->vals[row]);
+  SPI_finish();
+}
+
+void verify(FunctionCallInfo fcinfo) {
+  InitMaterializedSRF(fcinfo, 0);
+  if (PG_ARGISNULL(0)) return;
+  const Oid view = PG_GETARG_OID(0);
+  const int level = fixed_path();
+  const Verified* rollup = read_rollup(view);
+  if (rollup == nullptr)
+    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+                    errmsg("\"%s\" is not a rollup", get_rel_name(view) == nullptr ? "?" : get_rel_name(view)),
+                    errhint("tick.status lists the rollups.")));
+  check_reader(rollup);
+  Bounds bounds{!PG_ARGISNULL(1), !PG_ARGISNULL(2), 0, 0, 1e-9};
+  if (bounds.has_from) bounds.from = PG_GETARG_TIMESTAMPTZ(1);
+  if (bounds.has_to) bounds.to = PG_GETARG_TIMESTAMPTZ(2);
+  if (!PG_ARGISNULL(3)) bounds.tolerance = PG_GETARG_FLOAT8(3);
+  if ((bounds.has_from || bounds.has_to) && rollup->time_column == nullptr)
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                    errmsg("rollup \"%s\" has no window to restrict", get_rel_name(view)),
+                    errhint("Leave out \"from\" and \"to\".")));
+  const Actor caller = act_as(rollup->owner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+  store_rows(fcinfo, comparison_sql(rollup, bounds), bounds);
+  act_again(caller);
+  close_path(level);
+}
+
+// Whether two floats are further apart than rounding in another order explains.
+bool differs(double a, double b, double tolerance) {
+  if (std::isnan(a) || std::isnan(b)) return std::isnan(a) != std::isnan(b);
+  if (std::isinf(a) || std::isinf(b)) return a != b;
+  return std::fabs(a / 2 - b / 2) > tolerance * (std::fmax(std::fabs(a), std::fabs(b)) / 2);
+}
+
+}  // namespace
+}  // namespace tick::pg
+
+extern "C" {
+PG_FUNCTION_INFO_V1(tick_verify);
+PG_FUNCTION_INFO_V1(tick_differs);
+
+PGDLLEXPORT Datum tick_verify(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum {
+    tick::pg::verify(fcinfo);
+    return Datum{0};
+  });
+}
+
+PGDLLEXPORT Datum tick_differs(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum {
+    if (PG_ARGISNULL(0) || PG_ARGISNULL(1)) PG_RETURN_BOOL(PG_ARGISNULL(0) != PG_ARGISNULL(1));
+    PG_RETURN_BOOL(tick::pg::differs(PG_GETARG_FLOAT8(0), PG_GETARG_FLOAT8(1), PG_GETARG_FLOAT8(2)));
+  });
+}
+}

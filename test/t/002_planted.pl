@@ -1,0 +1,104 @@
+# Tests of the tests: the engine built with planted bugs. Each scenario is exact without its bug and wrong with it.
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::Bin;
+use TickTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = make_node('planted', faults => 1, conf => "tick.queue_size = '8kB'\n");
+
+sub plant {
+  my ($bug) = @_;
+  $node->safe_psql('postgres', "ALTER SYSTEM SET tick.debug_bug = '$bug'");
+  $node->reload;
+  # Every process has read it once a turn has ended after the reload; new sessions have it anyway.
+  my $pid = worker_pid($node);
+  $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 10000)") if $pid;
+}
+
+sub differences {
+  $node->safe_psql('postgres', "SELECT tick.wait(NULL, '60 s')");
+  return $node->safe_psql('postgres', "SELECT count(*) FROM tick.verify('candles_1m')");
+}
+
+sub request_recompute {
+  $node->safe_psql('postgres', q{
+    INSERT INTO tick_catalog.pending SELECT id, -9223372036854775808, 9223372036854775807, false FROM tick_catalog.rollup;
+    UPDATE tick_catalog.generation SET value = value + 1;
+    SELECT tick_catalog.wake()});
+}
+
+my $row = "('A', '2024-03-01 12:00:30+00', 7, 1, 1)";
+
+my %scenarios = (
+  greatest_xid => sub {
+    my $slow = $node->background_psql('postgres');
+    $slow->query_safe("BEGIN; INSERT INTO trades VALUES $row");
+    $node->safe_psql('postgres', "INSERT INTO trades VALUES $row; SELECT tick.wait(NULL)");
+    $node->safe_psql('postgres', 'SELECT tick.wait(NULL)');
+    $slow->query_safe('COMMIT');
+    $slow->quit;
+  },
+  no_subtransaction_callback => sub {
+    $node->safe_psql('postgres',
+      "BEGIN; SAVEPOINT a; INSERT INTO trades_1 VALUES $row; ROLLBACK TO a; INSERT INTO trades VALUES $row; COMMIT");
+  },
+  snapshot_before_lock => sub {
+    my $rewrite = $node->background_psql('postgres');
+    $rewrite->query_safe('BEGIN; ALTER TABLE trades ADD COLUMN junk float8 DEFAULT random()');
+    request_recompute();
+    wait_for($node, q{SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+      WHERE NOT l.granted AND a.backend_type = 'pg_tick worker')});
+    $rewrite->query_safe('COMMIT');
+    $rewrite->quit;
+  },
+  queue_lock_released => sub {
+    my $writer = $node->background_psql('postgres');
+    $writer->query_safe("BEGIN; INSERT INTO trades VALUES $row");
+    my $files = q{SELECT string_agg(pg_relation_filenode(c.oid)::text, ',' ORDER BY relname) FROM pg_class c WHERE relname ~ '^queue_\d$'};
+    my $before = $node->safe_psql('postgres', $files);
+    # Others go on until the ring has turned: with the bug the table that holds the uncommitted delta is truncated,
+    # without it the others are.
+    for my $round (1 .. 400) {
+      $node->safe_psql('postgres', "INSERT INTO trades SELECT * FROM random_trades(300, $round / 1000.0)");
+      my @old = split /,/, $before;
+      my @new = split /,/, $node->safe_psql('postgres', $files);
+      my $changed = grep { $old[$_] ne $new[$_] } 0 .. $#old;
+      last if $changed == 3 || ($round > 60 && $changed > 0);
+    }
+    $writer->query_safe('COMMIT');
+    $writer->quit;
+  },
+  chunk_outside_turn => sub {
+    my $worker = worker_pid($node);
+    # The delta and the request are seen by the same turn: the worker is held until both are there.
+    kill 'STOP', $worker;
+    $node->safe_psql('postgres', "INSERT INTO trades VALUES $row");
+    request_recompute();
+    kill 'CONT', $worker;
+    $node->safe_psql('postgres', "SELECT tick.wait(NULL, '60 s')");
+    $node->safe_psql('postgres', "INSERT INTO trades VALUES $row");
+  },
+);
+
+for my $bug (sort keys %scenarios) {
+  for my $planted ('', $bug) {
+    plant($planted);
+    $node->safe_psql('postgres', 'DROP TABLE IF EXISTS trades CASCADE');
+    make_trades($node, 1);
+    $node->safe_psql('postgres', "INSERT INTO trades SELECT * FROM random_trades(500, 0.1)");
+    $node->safe_psql('postgres', "SELECT tick.create_rollup('candles_1m', candle_query('1 minute'))");
+    $node->safe_psql('postgres', "SELECT tick.wait(NULL, '60 s')");
+    wait_for($node, q{SELECT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'pg_tick worker')});
+    $scenarios{$bug}->();
+    my $differences = differences();
+    if ($planted) { cmp_ok($differences, '>', 0, "$bug: noticed") }
+    else { is($differences, 0, "$bug: exact without it") }
+  }
+}
+
+$node->stop;
+done_testing();

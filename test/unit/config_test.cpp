@@ -1,0 +1,141 @@
+// The layers of the configuration, and that every mistake is told with its place and without secrets.
+#include <gtest/gtest.h>
+
+#include "ingestor/config.hpp"
+#include "ingestor/position.hpp"
+#include "ingestor/socket.hpp"
+
+namespace {
+
+using namespace tick::ingest;
+
+ConfigResult from_toml(const std::string& text) {
+  ConfigSource source;
+  source.toml = text;
+  source.toml_name = "tick.toml";
+  return read_config(source);
+}
+
+TEST(Config, LayersOverrideEachOther) {
+  ConfigSource source;
+  source.toml = "[feed]\nsymbols = [\"btcusdt\", \"ethusdt\"]\nstream = \"aggTrade\"\n[batch]\nrows = 5\nage = \"7ms\"\n";
+  source.toml_name = "tick.toml";
+  source.environment = [](const char* name) -> std::optional<std::string> {
+    const std::string_view key = name;
+    if (key == "TICK_BATCH_ROWS") return "6";
+    if (key == "TICK_TABLE") return "from_env";
+    return std::nullopt;
+  };
+  source.flags = {{"--table", "from_flag"}, {"--url", "ws://127.0.0.1:1"}};
+  const auto [config, mistakes] = read_config(source);
+  EXPECT_TRUE(mistakes.empty()) << mistakes.at(0);
+  EXPECT_EQ(config.symbols, (std::vector<std::string>{"BTCUSDT", "ETHUSDT"}));
+  EXPECT_EQ(config.stream, Stream::agg_trade);
+  EXPECT_EQ(config.batch_rows, 6u);
+  EXPECT_EQ(config.batch_age, std::chrono::milliseconds(7));
+  EXPECT_EQ(config.table, "from_flag");
+  EXPECT_EQ(config.exchange, "binance");
+  EXPECT_EQ(default_connection(config), "aggTrade@127.0.0.1:1");
+}
+
+TEST(Config, EveryMistakeIsNamedWithItsLine) {
+  const auto result = from_toml(
+      "[feed]\n"
+      "url = \"http://x\"\n"
+      "stream = \"candle\"\n"
+      "symbol = [\"A\"]\n"
+      "[batch]\n"
+      "rows = 0\n"
+      "age = \"soon\"\n"
+      "[databse]\n"
+      "table = \"t\"\n"
+      "[database]\n"
+      "table = { a = 1 }\n");
+  const auto has = [&](std::string_view start, std::string_view part) {
+    for (const auto& mistake : result.mistakes)
+      if (mistake.starts_with(start) && mistake.find(part) != std::string::npos) return true;
+    return false;
+  };
+  EXPECT_EQ(result.mistakes.size(), 7u);
+  EXPECT_TRUE(has("tick.toml:2: feed.url must", "http://x"));
+  EXPECT_TRUE(has("tick.toml:3: feed.stream must", "candle"));
+  EXPECT_TRUE(has("tick.toml:4: unknown setting feed.symbol", "did you mean feed.symbols?"));
+  EXPECT_TRUE(has("tick.toml:6: batch.rows must", "\"0\""));
+  EXPECT_TRUE(has("tick.toml:7: batch.age must", "soon"));
+  EXPECT_TRUE(has("tick.toml:9: unknown setting databse.table", "did you mean database.table?"));
+  EXPECT_TRUE(has("tick.toml:11: database.table must", ""));
+}
+
+TEST(Config, SyntaxErrorsAndOtherLayers) {
+  const auto broken = from_toml("[feed]\nsymbols = [\n");
+  ASSERT_EQ(broken.mistakes.size(), 1u);
+  EXPECT_TRUE(broken.mistakes[0].starts_with("tick.toml:")) << broken.mistakes[0];
+
+  ConfigSource source;
+  source.environment = [](const char* name) -> std::optional<std::string> {
+    return std::string_view(name) == "TICK_RING" ? std::optional<std::string>("many") : std::nullopt;
+  };
+  source.flags = {{"--stream", "x"}};
+  const auto result = read_config(source);
+  ASSERT_EQ(result.mistakes.size(), 2u);
+  EXPECT_TRUE(result.mistakes[0].starts_with("TICK_RING must be a whole number"));
+  EXPECT_TRUE(result.mistakes[1].starts_with("--stream must be trade or aggTrade"));
+}
+
+TEST(Config, SecretsAreNotShown) {
+  EXPECT_EQ(redact("postgresql://u:s3cret@h:5432/db?sslmode=require"), "postgresql://u:***@h:5432/db?sslmode=require");
+  EXPECT_EQ(redact("host=h password=s3cret dbname=d"), "host=h password=*** dbname=d");
+  EXPECT_EQ(redact("password = 'a b\\' c' host=h"), "password = *** host=h");
+  EXPECT_EQ(redact("postgresql://h/db?password=x&user=y"), "postgresql://h/db?password=***&user=y");
+  EXPECT_EQ(redact("dbname=market"), "dbname=market");
+  for (const auto& setting : settings()) {
+    ConfigSource source;
+    source.flags = {{"--database", "host=h password=s3cret"}, {setting.flag, "ws://u:s3cret@h:1"}};
+    for (const auto& mistake : read_config(source).mistakes)
+      if (std::string_view(setting.flag) == "--url") { EXPECT_EQ(mistake.find("s3cret"), std::string::npos) << mistake; }
+  }
+}
+
+TEST(Config, ConnectionNameSeparatesIdSpaces) {
+  Config config;
+  EXPECT_EQ(default_connection(config), "trade");
+  config.url = "wss://data-stream.binance.vision";
+  EXPECT_EQ(default_connection(config), "trade");
+  config.url = "wss://stream.testnet.binance.vision";
+  EXPECT_EQ(default_connection(config), "trade@stream.testnet.binance.vision:443");
+}
+
+TEST(Url, Parts) {
+  const auto url = parse_url("wss://stream.binance.com:9443/stream?streams=a");
+  ASSERT_TRUE(url);
+  EXPECT_TRUE(url->tls);
+  EXPECT_EQ(url->host, "stream.binance.com");
+  EXPECT_EQ(url->port, "9443");
+  EXPECT_EQ(url->target, "/stream?streams=a");
+  EXPECT_EQ(parse_url("ws://[::1]:80/x")->host, "::1");
+  EXPECT_EQ(parse_url("wss://h")->port, "443");
+  EXPECT_EQ(parse_url("ws://h?x=1")->target, "/?x=1");
+  for (const auto* text : {"", "http://h", "ws://", "ws://:1", "ws://h:x", "ws://h:1/a b", "ws://u:p@h", "ws://[::1"})
+    EXPECT_FALSE(parse_url(text)) << text;
+}
+
+TEST(Position, RoundTrip) {
+  Position position;
+  position.session = "ab\"c";
+  position.batch = 18446744073709551615u;
+  position.table = "public.\"My Trades\"";
+  position.record = 41247;
+  position.ids = {{"BTCUSDT", 3735703162}, {"A\\B", -1}};
+  const auto back = parse_position(to_json(position));
+  ASSERT_TRUE(back);
+  EXPECT_EQ(back->session, position.session);
+  EXPECT_EQ(back->batch, position.batch);
+  EXPECT_EQ(back->table, position.table);
+  EXPECT_EQ(back->record, position.record);
+  EXPECT_EQ(back->ids, position.ids);
+  EXPECT_FALSE(parse_position("[]"));
+  EXPECT_FALSE(parse_position(R"({"ids":{"A":"x"}})"));
+  EXPECT_TRUE(parse_position(R"({"future":1})"));
+}
+
+}  // namespace

@@ -1,0 +1,243 @@
+// Numbers, times, CSV, JSON rows and record framings: text -> value, and nothing instead of a guess.
+#include <gtest/gtest.h>
+
+#include <zlib.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <random>
+
+#include "ingestor/number.hpp"
+#include "ingestor/replay.hpp"
+#include "ingestor/rows.hpp"
+
+namespace {
+
+using namespace tick::ingest;
+
+std::int64_t micros(std::optional<Timestamp> time) {
+  return time ? time->time_since_epoch().count() : -1;
+}
+
+TEST(Number, DecimalsAreCorrectlyRounded) {
+  EXPECT_EQ(parse_decimal("61837.63000000"), 61837.63);
+  EXPECT_EQ(parse_decimal("0.00141342"), 0.00141342);
+  EXPECT_EQ(parse_decimal("9007199254740993"), 9007199254740992.0);  // a tie, to even
+  EXPECT_EQ(parse_decimal("9007199254740993.0000000000000000000001"), 9007199254740994.0);
+  EXPECT_EQ(parse_decimal("0.1000000000000000055511151231257827"), 0.1);
+  EXPECT_EQ(parse_decimal("1e-5"), 1e-5);
+  for (const auto* text : {"", " 1", "1 ", "+1", "1,5", "nan", "inf", "-inf", "0x1p3", "1e400", "1.2.3", "--1", "."})
+    EXPECT_FALSE(parse_decimal(text)) << text;
+}
+
+TEST(Number, DecimalsRoundTripAsStrtod) {
+  std::mt19937_64 random(7);
+  for (int i = 0; i < 20'000; ++i) {
+    char text[64];
+    std::snprintf(text, sizeof text, "%llu.%08llu", static_cast<unsigned long long>(random() % 100'000'000),
+                  static_cast<unsigned long long>(random() % 100'000'000));
+    ASSERT_EQ(parse_decimal(text), std::strtod(text, nullptr)) << text;
+  }
+}
+
+TEST(Number, TimesInEveryUnit) {
+  constexpr std::int64_t expected = 1570752011620000;
+  EXPECT_EQ(micros(parse_time("1570752011620")), expected);
+  EXPECT_EQ(micros(parse_time("1570752011620000")), expected);
+  EXPECT_EQ(micros(parse_time("1570752011620000000")), expected);
+  EXPECT_EQ(micros(parse_time("1570752011.62")), expected);
+  EXPECT_EQ(micros(parse_time("1570752011")), 1570752011000000);
+  EXPECT_EQ(micros(parse_time("1633998512.0633569")), 1633998512063356);
+  EXPECT_EQ(micros(parse_time("2019-10-11T00:00:11.620Z")), expected);
+  EXPECT_EQ(micros(parse_time("2019-10-11 00:00:11.62")), expected);
+  EXPECT_EQ(micros(parse_time("2019-10-11 02:00:11.62+02")), expected);
+  EXPECT_EQ(micros(parse_time("2019-10-10T20:30:11.620000000-0330")), expected);
+  EXPECT_EQ(micros(parse_time("2019-10-11T00:00:11.620+00:00")), expected);
+  EXPECT_EQ(micros(parse_time("2019-10-11")), 1570752000000000);
+  for (const auto* text : {"", "0", "-1", "abc", "2019-13-01", "2019-02-30", "2019-10-11T24:00:00", "2019-10-11T1:00",
+                           "0001-01-01T00:00:00.000000Z", "12:30", "1570752011,62", "2019-10-11T00:00:11.620ZZ",
+                           "99999999999999999999"})
+    EXPECT_FALSE(parse_time(text)) << text;
+  EXPECT_EQ(format_time(*parse_time("1723161255342123")), "2024-08-08T23:54:15.342123Z");
+  EXPECT_EQ(format_day(day_of(*parse_time("1723161255342")), '_'), "2024_08_08");
+}
+
+TEST(Number, Durations) {
+  EXPECT_EQ(parse_duration("20ms"), std::chrono::milliseconds(20));
+  EXPECT_EQ(parse_duration("1.5s"), std::chrono::milliseconds(1500));
+  EXPECT_EQ(parse_duration("250us"), std::chrono::microseconds(250));
+  EXPECT_EQ(parse_duration("7"), std::chrono::milliseconds(7));
+  EXPECT_FALSE(parse_duration("-1s"));
+  EXPECT_FALSE(parse_duration("fast"));
+}
+
+TEST(Csv, Splitting) {
+  std::vector<std::string> fields;
+  EXPECT_TRUE(split_csv("a,,\"b,\"\"c\"\"\",d", ',', fields));
+  EXPECT_EQ(fields, (std::vector<std::string>{"a", "", "b,\"c\"", "d"}));
+  EXPECT_FALSE(split_csv("a,\"b", ',', fields));
+  EXPECT_TRUE(split_csv("", ',', fields));
+  EXPECT_EQ(fields.size(), 1u);
+}
+
+TEST(Csv, HeaderNamesDecide) {
+  CsvRows rows({});
+  std::vector<Tick> out;
+  EXPECT_EQ(rows.decode("\xef\xbb\xbfSymbol;Event_Time;Price;Quantity;Side\r", {}, out).verdict, Verdict::ignored);
+  EXPECT_EQ(rows.decode("BTCUSDT;2024-08-08T23:54:15.342Z;61837.63;0.02;SELL\r", {}, out).verdict, Verdict::tick);
+  ASSERT_EQ(out.size(), 1u);
+  EXPECT_EQ(out[0].symbol.view(), "BTCUSDT");
+  EXPECT_EQ(out[0].price, 61837.63);
+  EXPECT_EQ(out[0].maker, Maker::buyer);
+  EXPECT_FALSE(out[0].has_id);
+  EXPECT_EQ(rows.decode("BTCUSDT;1", {}, out).verdict, Verdict::malformed);
+  EXPECT_EQ(rows.decode("BTCUSDT;1723161255342;x;1;buy", {}, out).verdict, Verdict::malformed);
+}
+
+TEST(Csv, ExportOfTheTradesTable) {
+  CsvRows rows({});
+  std::vector<Tick> out;
+  rows.decode("exchange,symbol,ts,price,qty,trade_id,is_buyer_maker,received_at", {}, out);
+  ASSERT_EQ(rows.decode("kraken,BTC/USD,2024-08-08 23:54:15.342+00,1.5,2.5,77,f,2024-08-08 23:54:16+00", {}, out).verdict,
+            Verdict::tick);
+  EXPECT_EQ(out[0].exchange.view(), "kraken");
+  EXPECT_EQ(out[0].id, 77);
+  EXPECT_EQ(out[0].maker, Maker::seller);
+  EXPECT_EQ(micros(out[0].received), 1723161256000000);
+}
+
+TEST(Csv, DumpsWithoutHeader) {
+  RowOptions options;
+  options.symbol = "BTCUSDT";
+  std::vector<Tick> out;
+  CsvRows trades(options);
+  ASSERT_EQ(trades.decode("28457,4.00000100,12.00000000,48.000012,1499865549590,True,True", {}, out).verdict, Verdict::tick);
+  EXPECT_EQ(out[0].id, 28457);
+  EXPECT_EQ(out[0].price, 4.000001);
+  EXPECT_EQ(micros(out[0].ts), 1499865549590000);
+  EXPECT_EQ(out[0].maker, Maker::buyer);
+  CsvRows aggregates(options);
+  ASSERT_EQ(aggregates.decode("26129,0.01633102,4.70443515,27781,27781,1498793709153000,False,True", {}, out).verdict, Verdict::tick);
+  EXPECT_EQ(out[1].maker, Maker::seller);
+  EXPECT_EQ(micros(out[1].ts), 1498793709153000);
+}
+
+TEST(Csv, ColumnsAsTold) {
+  std::string mistake;
+  RowOptions options;
+  options.symbol = "XBTUSD";
+  options.columns = *parse_columns("ts=1,price=2,qty=3", mistake);
+  CsvRows rows(options);
+  std::vector<Tick> out;
+  ASSERT_EQ(rows.decode("1381095255,122.0,0.1", {}, out).verdict, Verdict::tick);
+  EXPECT_EQ(out[0].price, 122.0);
+  EXPECT_FALSE(parse_columns("when=1", mistake));
+  EXPECT_NE(mistake.find("when=1"), std::string::npos);
+  CsvRows guess({});
+  EXPECT_THROW(guess.decode("1,2,3", {}, out), std::runtime_error);
+}
+
+TEST(JsonRow, FlatObjectsAndRawInfo) {
+  JsonRows rows({});
+  std::vector<Tick> out;
+  ASSERT_EQ(rows.decode(R"({"symbol":"BTC/USD","side":"buy","price":105944.20,"qty":0.00027625,"trade_id":10218208,)"
+                        R"("timestamp":"2023-10-06T17:35:55.440295Z"})", {}, out).verdict, Verdict::tick);
+  EXPECT_EQ(out[0].symbol.view(), "BTC/USD");
+  EXPECT_EQ(out[0].price, 105944.2);
+  EXPECT_EQ(out[0].maker, Maker::seller);
+  ASSERT_EQ(rows.decode(R"({"info":{"a":5,"p":"0.30000000000000004","q":"2","f":1,"l":1,"T":1570752011620,"m":true},)"
+                        R"("symbol":"XRP/ETH","price":0.3,"amount":9,"timestamp":1})", {}, out).verdict, Verdict::tick);
+  EXPECT_EQ(out[1].symbol.view(), "XRPETH");
+  EXPECT_EQ(out[1].price, 0.30000000000000004);
+  EXPECT_EQ(out[1].qty, 2);
+  EXPECT_EQ(micros(out[1].ts), 1570752011620000);
+  EXPECT_EQ(rows.decode(R"({"price":1})", {}, out).verdict, Verdict::malformed);
+  EXPECT_EQ(rows.decode("{", {}, out).verdict, Verdict::malformed);
+}
+
+TEST(Framing, IsDetectedFromTheFirstBytes) {
+  EXPECT_EQ(detect_framing("1723161253937085768 {\"stream\":1}\n"), Framing::nanoseconds);
+  EXPECT_EQ(detect_framing("wss://h/stream <-> 1633998511.159679\n"), Framing::connection);
+  EXPECT_EQ(detect_framing("1633998512.0633569: {\"stream\":1}\n"), Framing::connection);
+  EXPECT_EQ(detect_framing(" [\n{"), Framing::array);
+  EXPECT_EQ(detect_framing("{\"e\":1}\n"), Framing::lines);
+  EXPECT_EQ(detect_framing("id,price\n"), Framing::csv);
+  EXPECT_FALSE(unframe(Framing::connection, "wss://h/stream <- 1633998511.159679: {\"method\":1}"));
+  const auto record = unframe(Framing::connection, "1633998512.0633569: b'{\"a\":1}'");
+  ASSERT_TRUE(record);
+  EXPECT_EQ(record->text, "{\"a\":1}");
+}
+
+// A file that disappears with the test.
+struct ScratchFile {
+  explicit ScratchFile(const std::string& text, bool gzip = false)
+      : path(std::filesystem::temp_directory_path() / ("tick_rows_test_" + std::to_string(::getpid()))) {
+    gzFile file = gzopen(path.c_str(), gzip ? "wb" : "wbT");
+    gzwrite(file, text.data(), static_cast<unsigned>(text.size()));
+    gzclose(file);
+  }
+  ~ScratchFile() { std::filesystem::remove(path); }
+  std::filesystem::path path;
+};
+
+TEST(RecordReader, ArrayElementsWithBracesInStrings) {
+  for (const bool gzip : {false, true}) {
+    const ScratchFile file(R"([ {"a":"]},[{\"","b":[1,{"c":2}]} ,{"a":2},
+      {"a":3} ])", gzip);
+    RecordReader reader(file.path.string());
+    EXPECT_EQ(reader.framing(), Framing::array);
+    std::vector<std::string> texts;
+    Record record;
+    while (reader.next(record)) {
+      texts.emplace_back(record.text);
+      EXPECT_EQ(record.number, texts.size());
+    }
+    EXPECT_EQ(texts, (std::vector<std::string>{R"({"a":"]},[{\"","b":[1,{"c":2}]})", R"({"a":2})", R"({"a":3})"}));
+  }
+}
+
+TEST(RecordReader, NumbersCountEveryLineAndEmptyArraysEnd) {
+  {
+    const ScratchFile file("{\"e\":1}\n\n{\"e\":2}");
+    RecordReader reader(file.path.string());
+    Record record;
+    ASSERT_TRUE(reader.next(record));
+    EXPECT_EQ(record.number, 1u);
+    ASSERT_TRUE(reader.next(record));
+    EXPECT_EQ(record.number, 3u);
+    EXPECT_FALSE(reader.next(record));
+  }
+  {
+    const ScratchFile file("[]");
+    RecordReader reader(file.path.string());
+    Record record;
+    EXPECT_FALSE(reader.next(record));
+  }
+  {
+    const ScratchFile file("[{\"a\":1}");
+    RecordReader reader(file.path.string());
+    Record record;
+    EXPECT_THROW(while (reader.next(record)) {}, std::runtime_error);
+  }
+  EXPECT_THROW(RecordReader("no/such/file"), std::runtime_error);
+}
+
+TEST(RecordReader, IdentityFollowsTheContentAndSurvivesGrowth) {
+  std::string first;
+  {
+    const ScratchFile file("ts,price\n1,2\n");
+    first = file_identity(file.path.string());
+  }
+  {
+    const ScratchFile file("ts,price\n1,2\n3,4\n5,6\n");
+    EXPECT_EQ(file_identity(file.path.string()), first);
+  }
+  {
+    const ScratchFile file("ts,price\n1,3\n");
+    EXPECT_NE(file_identity(file.path.string()), first);
+  }
+  EXPECT_EQ(symbol_of_file("/x/BTCUSDT-aggTrades-2024-08-08.csv"), "BTCUSDT");
+  EXPECT_EQ(symbol_of_file("trades.csv"), "");
+}
+
+}  // namespace
