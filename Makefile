@@ -177,7 +177,7 @@ lint:
 	@test/lint
 
 fmt:
-	clang-format-14 -i $(wildcard $(foreach d,extension/core extension/pg ingestor ingestor/feeds test/unit,$(d)/*.cpp $(d)/*.hpp))
+	clang-format-14 -i $(wildcard $(foreach d,extension/core extension/pg ingestor ingestor/feeds test/unit bench,$(d)/*.cpp $(d)/*.hpp))
 
 ifeq ($(filter-out check,$(or $(MAKECMDGOALS),all)),)
 check:

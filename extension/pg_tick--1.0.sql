@@ -224,8 +224,6 @@ COMMENT ON VIEW tick.feeds IS 'how far each feed has been read';
 -- Values: windows, the exact sum, ordered aggregates, and what a rollup's view needs to finish partials.
 -- ---------------------------------------------------------------------------------------------------------
 
-GRANT SELECT ON tick_catalog.watermark TO PUBLIC;
-
 CREATE FUNCTION tick.tumble(ts timestamptz, size interval) RETURNS timestamptz
   LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_tumble';
 COMMENT ON FUNCTION tick.tumble(timestamptz, interval) IS 'start of the window of a size that holds a time, in UTC';
@@ -358,6 +356,37 @@ COMMENT ON FUNCTION tick.drop_rollup(regclass) IS 'drops a rollup with its state
 CREATE FUNCTION tick_catalog.on_drop() RETURNS event_trigger
   LANGUAGE C AS 'MODULE_PATHNAME', 'tick_on_drop';
 CREATE EVENT TRIGGER tick_drop ON sql_drop EXECUTE FUNCTION tick_catalog.on_drop();
+
+-- Sources and leaves that do not carry all triggers of the capture, ENABLE ALWAYS.
+CREATE VIEW tick_catalog.unguarded AS
+  SELECT source, leaf, captured FROM (
+    SELECT s.relid AS source, t.leaf,
+           (SELECT count(*) FROM pg_catalog.pg_trigger g
+            WHERE g.tgrelid = t.leaf AND g.tgname IN ('zz_tick_insert', 'zz_tick_update', 'zz_tick_delete')
+              AND g.tgenabled = 'A') = 3
+           AND (t.leaf <> s.relid OR EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = t.leaf
+                                             AND g.tgname = 'zz_tick_flush' AND g.tgenabled = 'A')) AS captured,
+           EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = t.leaf AND g.tgname = 'zz_tick_truncate'
+                   AND g.tgenabled = 'A') AS kept
+    FROM tick_catalog.source s JOIN pg_catalog.pg_class c ON c.oid = s.relid
+    CROSS JOIN LATERAL (SELECT s.relid UNION SELECT p.relid FROM pg_catalog.pg_partition_tree(s.relid) p) AS t (leaf)
+    WHERE EXISTS (SELECT FROM tick_catalog.program p WHERE p.source = s.relid AND p.current)) u
+  WHERE NOT captured OR NOT kept;
+
+-- Leaves with rows that the running transaction made part of a source.
+CREATE VIEW tick_catalog.attached_with_rows AS
+  SELECT t.relid AS leaf FROM tick_catalog.source s JOIN pg_catalog.pg_class c ON c.oid = s.relid
+  CROSS JOIN LATERAL pg_catalog.pg_partition_tree(s.relid) t
+  JOIN pg_catalog.pg_inherits i ON i.inhrelid = t.relid
+  WHERE t.isleaf AND i.xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid
+    AND pg_catalog.pg_relation_size(t.relid) > 0;
+
+CREATE FUNCTION tick_catalog.on_alter() RETURNS event_trigger
+  LANGUAGE C AS 'MODULE_PATHNAME', 'tick_on_alter';
+CREATE EVENT TRIGGER tick_alter ON ddl_command_end
+  WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TRIGGER', 'ALTER TRIGGER') EXECUTE FUNCTION tick_catalog.on_alter();
+ALTER EVENT TRIGGER tick_alter ENABLE ALWAYS;
+ALTER EVENT TRIGGER tick_drop ENABLE ALWAYS;
 
 CREATE FUNCTION tick_catalog.differs(float8, float8, tolerance float8) RETURNS bool
   LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_differs';

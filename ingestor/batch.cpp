@@ -1,5 +1,5 @@
-// The ring and the batch rule; see batch.hpp. The consumer is woken at most twice per batch (first tick, full),
-// not once per tick: that is what keeps 20,000 frames/s cheap.
+// The ring and the batch rule; see batch.hpp. The consumer is woken at most twice per batch (first tick,
+// full), not once per tick: that is what keeps 20,000 frames/s cheap.
 #include "batch.hpp"
 
 #include <algorithm>

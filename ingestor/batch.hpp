@@ -1,7 +1,7 @@
-// The bounded ring between the thread that receives and the thread that writes, and the rule that cuts batches:
-// a batch leaves when it is full or when its oldest tick has waited long enough.
-// There is no spool to disk yet: while PostgreSQL is away the ring fills, then push() takes nothing more and the
-// receiver stops reading (backpressure on the socket). Nothing that was pushed is ever dropped here.
+// The bounded ring between the thread that receives and the thread that writes, and the rule that cuts
+// batches: a batch leaves when it is full or when its oldest tick has waited long enough. There is no spool
+// to disk yet: while PostgreSQL is away the ring fills, then push() takes nothing more and the receiver stops
+// reading (backpressure on the socket). Nothing that was pushed is ever dropped here.
 #pragma once
 
 #include <chrono>

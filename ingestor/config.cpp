@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <map>
 #include <sstream>
 
 #include <toml++/toml.h>
@@ -103,8 +104,8 @@ std::string set_text(std::string& field, std::string_view text) {
 constexpr Setting table[] = {
     {"feed.name", "--feed", "TICK_FEED", "exchange protocol", set_feed,
      [](const Config& c) { return c.feed; }},
-    {"feed.url", "--url", "TICK_URL", "WebSocket address; without a path the combined stream is used", set_url,
-     [](const Config& c) { return c.url; }},
+    {"feed.url", "--url", "TICK_URL", "WebSocket address; without a path the combined stream is used",
+     set_url, [](const Config& c) { return c.url; }},
     {"feed.symbols", "--symbols", "TICK_SYMBOLS", "symbols, comma separated", set_symbols,
      [](const Config& c) {
        std::string all;
@@ -113,8 +114,9 @@ constexpr Setting table[] = {
      }},
     {"feed.stream", "--stream", "TICK_STREAM", "trade or aggTrade", set_stream,
      [](const Config& c) { return std::string(stream_name(c.stream)); }},
-    {"feed.exchange", "--exchange", "TICK_EXCHANGE", "value of the column exchange (default: the feed's name)",
-     set_exchange, [](const Config& c) { return c.exchange; }},
+    {"feed.exchange", "--exchange", "TICK_EXCHANGE",
+     "value of the column exchange (default: the feed's name)", set_exchange,
+     [](const Config& c) { return c.exchange; }},
     {"feed.connection", "--connection", "TICK_CONNECTION",
      "name of this connection's position in the database (default: from stream and host)",
      [](Config& c, std::string_view t) { return set_text(c.connection, t); },
@@ -207,15 +209,20 @@ std::string suggestion(std::string_view key) {
 }
 
 void apply_toml(const ConfigSource& source, ConfigResult& result) {
+  std::multimap<unsigned, std::string> found;  // toml++ walks by name; people read by line
   const auto complain = [&](const toml::source_region& where, const std::string& what) {
-    result.mistakes.push_back(source.toml_name + ":" + std::to_string(where.begin.line) + ": " + what);
+    const unsigned line = where.begin.line;
+    found.emplace(line, source.toml_name + ":" + std::to_string(line) + ": " + what);
+  };
+  const auto tell = [&] {
+    for (auto& [line, text] : found) result.mistakes.push_back(std::move(text));
   };
   toml::table root;
   try {
     root = toml::parse(source.toml);
   } catch (const toml::parse_error& error) {
     complain(error.source(), std::string(error.description()));
-    return;
+    return tell();
   }
   for (const auto& [section_key, section] : root) {
     const std::string prefix(section_key.str());
@@ -241,6 +248,7 @@ void apply_toml(const ConfigSource& source, ConfigResult& result) {
       if (!mistake.empty()) complain(node.source(), name + " " + mistake);
     }
   }
+  tell();
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // Every setting of tick-ingest, from four layers (defaults < TOML file < TICK_* environment < flags) into one
-// immutable struct. All mistakes are collected, each named with its place ("tick.toml:7", "TICK_URL", "--url").
-// Pure: reads a text and a lookup function, opens no file, connects to nothing.
+// immutable struct. All mistakes are collected, each named with its place ("tick.toml:7", "TICK_URL",
+// "--url"). Pure: reads a text and a lookup function, opens no file, connects to nothing.
 #pragma once
 
 #include <chrono>
@@ -52,10 +52,10 @@ struct Setting {
 std::span<const Setting> settings();
 
 struct ConfigSource {
-  std::string toml;                                                       // text of the file, may be empty
-  std::string toml_name;                                                  // how the file is called in messages
+  std::string toml;       // text of the file, may be empty
+  std::string toml_name;  // how the file is called in messages
   std::function<std::optional<std::string>(const char* name)> environment;
-  std::vector<std::pair<std::string, std::string>> flags;                 // ("--batch-rows", "500")
+  std::vector<std::pair<std::string, std::string>> flags;  // ("--batch-rows", "500")
 };
 
 struct ConfigResult {

@@ -121,17 +121,20 @@ void Writer::take_lock() {
   auto warn_at = start + std::chrono::seconds(2);
   for (;;) {
     const std::string parameters[] = {key};
-    const auto got = database_->query("SELECT pg_catalog.pg_try_advisory_lock(hashtextextended($1, 7715))", parameters);
+    const auto got =
+        database_->query("SELECT pg_catalog.pg_try_advisory_lock(hashtextextended($1, 7715))", parameters);
     if (*got.at(0).at(0) == "t") return;
     const auto time = std::chrono::steady_clock::now();
     if (time > warn_at || (!opened_ && time - start > lock_patience)) {
       const auto holder = database_->query(
-          "SELECT string_agg(l.pid::text, ', ') FROM pg_catalog.pg_locks l, (SELECT hashtextextended($1, 7715) AS key) k"
+          "SELECT string_agg(l.pid::text, ', ') FROM pg_catalog.pg_locks l, (SELECT hashtextextended($1, "
+          "7715) AS key) k"
           " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
           " AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
           " AND l.classid::int8 = ((k.key >> 32) & 4294967295) AND l.objid::int8 = (k.key & 4294967295)",
           parameters);
-      const std::string text = "position " + key + " is being written by another connection (server process " +
+      const std::string text = "position " + key +
+                               " is being written by another connection (server process " +
                                holder.at(0).at(0).value_or("unknown") + ")";
       if (!opened_ && time - start > lock_patience)
         throw FatalError(text + "; give this ingestor a --connection name of its own or stop the other one");
@@ -158,7 +161,8 @@ void Writer::read_table() {
   std::string list;
   for (std::size_t what = 0; what < known_columns().size(); ++what) {
     const auto& known = known_columns()[what];
-    const auto row = std::find_if(rows.begin(), rows.end(), [&](const Row& r) { return *r[0] == known.name; });
+    const auto row =
+        std::find_if(rows.begin(), rows.end(), [&](const Row& r) { return *r[0] == known.name; });
     if (row == rows.end()) {
       if (known.required) throw FatalError("table " + options_.table + " has no column " + known.name);
       continue;
@@ -188,17 +192,22 @@ void Writer::read_position() {
   Position stored;
   if (rows.at(0).at(0)) {
     const auto parsed = parse_position(*rows[0][0]);
-    if (!parsed) throw FatalError("the stored position of " + options_.feed + "/" + options_.connection +
-                                  " cannot be read: " + *rows[0][0]);
+    if (!parsed)
+      throw FatalError("the stored position of " + options_.feed + "/" + options_.connection +
+                       " cannot be read: " + *rows[0][0]);
     stored = *parsed;
   }
   if (!stored.session.empty() && stored.table != table_name_) {
-    log::warn("the stored position belongs to table " + stored.table + ": starting afresh for " + table_name_);
+    log::warn("the stored position belongs to table " + stored.table + ": starting afresh for " +
+              table_name_);
     stored = Position{};
   }
   if (opened_ && stored.session != session_ && batch_ > 0)
-    log::warn(stored.session.empty() ? "the stored position has vanished"
-                                     : "another session wrote this position meanwhile");
+    log::error(
+        stored.session.empty()
+            ? "the stored position has vanished"
+            : "another session wrote this position meanwhile: ticks in memory that are older than its last "
+              "ids cannot be told from duplicates and are dropped; give each ingestor its own --connection");
   if (stored.session == session_ && stored.batch < batch_)
     log::error("the database lost " + std::to_string(batch_ - stored.batch) +
                " batches that it had confirmed (synchronous_commit off?)");
@@ -234,7 +243,8 @@ void Writer::open() {
     } catch (const DatabaseError& error) {
       if (!error.connection_lost()) throw FatalError(error.what());
       if (std::chrono::steady_clock::now() - start > start_patience) throw FatalError(error.what());
-      if (last != error.what()) log::warn(std::string("cannot connect to the database, trying again: ") + error.what());
+      if (last != error.what())
+        log::warn(std::string("cannot connect to the database, trying again: ") + error.what());
       last = error.what();
     }
     pause();
@@ -441,7 +451,8 @@ void Writer::report_refused(const Tick& tick, const std::string& message) {
   const std::uint64_t count = ++stats_.refused;
   if (count <= 20 || count % 1000 == 0)
     log::error("row refused by the database: " + message + " [" + std::string(tick.symbol.view()) + " id " +
-               std::to_string(tick.id) + " ts " + format_time(tick.ts) + " price " + std::to_string(tick.price) + "]");
+               std::to_string(tick.id) + " ts " + format_time(tick.ts) + " price " +
+               std::to_string(tick.price) + "]");
 }
 
 // ---- binary COPY
@@ -458,7 +469,8 @@ void Writer::encode(std::span<const Tick> ticks) {
 void Writer::encode_field(const Tick& tick, const Column& column) {
   switch (static_cast<What>(column.what)) {
     case exchange:
-      put_text(buffer_, tick.exchange.view().empty() ? std::string_view(options_.exchange) : tick.exchange.view());
+      put_text(buffer_,
+               tick.exchange.view().empty() ? std::string_view(options_.exchange) : tick.exchange.view());
       break;
     case symbol:
       put_text(buffer_, tick.symbol.view());

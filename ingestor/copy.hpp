@@ -1,8 +1,8 @@
 // The only writer of ticks: binary COPY and the feed's position in one transaction, exactly once.
-// A commit has three outcomes. When the connection breaks after the last byte was handed over, the outcome is in
-// doubt: the writer reconnects, waits until the old server process is gone (an advisory lock that it held), asks
-// the database for the position, and sends the batch again only if it is not in.
-// One Writer = one connection = one (feed, connection) position; not thread safe.
+// A commit has three outcomes. When the connection breaks after the last byte was handed over, the outcome is
+// in doubt: the writer reconnects, waits until the old server process is gone (an advisory lock that it
+// held), asks the database for the position, and sends the batch again only if it is not in. One Writer = one
+// connection = one (feed, connection) position; not thread safe.
 #pragma once
 
 #include <atomic>
@@ -23,7 +23,8 @@ namespace tick::ingest {
 
 enum class Outcome { committed, not_committed, in_doubt };
 
-// Something only a human can cure (no such table, unsupported column type, another writer holds the position).
+// Something only a human can cure (no such table, unsupported column type, another writer holds the
+// position).
 class FatalError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

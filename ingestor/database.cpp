@@ -29,7 +29,6 @@ struct ClearResult {
 };
 using Result = std::unique_ptr<PGresult, ClearResult>;
 
-
 void notice(void*, const PGresult* result) {
   const char* severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
   const char* message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
@@ -41,10 +40,17 @@ void notice(void*, const PGresult* result) {
 
 Database::Database(const std::string& conninfo) {
   // Options before dbname are defaults, those after it cannot be overridden by the connection string.
-  const char* const keywords[] = {"fallback_application_name", "connect_timeout", "keepalives_idle",
-                                  "keepalives_interval", "keepalives_count", "tcp_user_timeout",
-                                  "dbname", "client_encoding", nullptr};
-  const char* const values[] = {"tick-ingest", "10", "10", "5", "3", "30000", conninfo.c_str(), "UTF8", nullptr};
+  const char* const keywords[] = {"fallback_application_name",
+                                  "connect_timeout",
+                                  "keepalives_idle",
+                                  "keepalives_interval",
+                                  "keepalives_count",
+                                  "tcp_user_timeout",
+                                  "dbname",
+                                  "client_encoding",
+                                  nullptr};
+  const char* const values[] = {"tick-ingest",    "10",   "10",   "5", "3", "30000",
+                                conninfo.c_str(), "UTF8", nullptr};
   connection_ = PQconnectdbParams(keywords, values, 1);
   if (connection_ == nullptr) throw std::bad_alloc();
   if (PQstatus(connection_) != CONNECTION_OK) {

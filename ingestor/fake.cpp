@@ -1,4 +1,5 @@
-// The fake exchange; see fake.hpp. Everything runs on the server's thread; turn() sends what is due by the clock.
+// The fake exchange; see fake.hpp. Everything runs on the server's thread; turn() sends what is due by the
+// clock.
 #include "fake.hpp"
 
 #include <algorithm>
@@ -7,11 +8,7 @@
 #include <cmath>
 #include <cstdio>
 #include <memory>
-#include <set>
 #include <thread>
-#include <unordered_map>
-
-#include <simdjson.h>
 
 #include "config.hpp"
 #include "log.hpp"
@@ -19,6 +16,7 @@
 #include "replay.hpp"
 #include "run.hpp"
 #include "socket.hpp"
+#include "subscriptions.hpp"
 
 namespace tick::ingest {
 
@@ -29,7 +27,6 @@ using Clock = std::chrono::steady_clock;
 constexpr auto turn_interval = std::chrono::microseconds(1000);
 constexpr std::size_t most_ticks_per_turn = 20'000;
 constexpr std::size_t full_speed_backlog = 1u << 20;
-constexpr std::size_t slow_client_backlog = 256u << 20;
 
 std::string lower(std::string_view text) {
   std::string out(text);
@@ -110,152 +107,6 @@ void append_trade(std::string& out, const Trade& trade, Stream kind) {
   out += trade.maker ? R"(,"m":true,"M":true})" : R"(,"m":false,"M":true})";
 }
 
-// ---- who listens to what
-
-class Subscriptions {
- public:
-  explicit Subscriptions(Server*& server) : server_(server) {}
-
-  bool open(ClientId client, std::string_view target) {
-    Client state;
-    std::string_view streams;
-    if (target == "/ws" || target.starts_with("/ws/")) {
-      streams = target.substr(std::min<std::size_t>(4, target.size()));
-    } else if (target == "/stream" || target.starts_with("/stream?")) {
-      state.combined = true;
-      const auto query = target.find("streams=");
-      if (query != std::string_view::npos) streams = target.substr(query + 8);
-    } else {
-      return false;
-    }
-    clients_[client] = state;
-    streams = streams.substr(0, streams.find_first_of("?&"));
-    while (!streams.empty()) {
-      const auto slash = streams.find('/');
-      add(client, std::string(streams.substr(0, slash)));
-      streams = slash == std::string_view::npos ? std::string_view() : streams.substr(slash + 1);
-    }
-    log::info("client " + std::to_string(client) + " connected, " + std::to_string(clients_[client].streams.size()) +
-              " streams");
-    return true;
-  }
-
-  void close(ClientId client) {
-    const auto found = clients_.find(client);
-    if (found == clients_.end()) return;
-    for (const auto& stream : found->second.streams) forget(client, stream);
-    clients_.erase(found);
-    log::info("client " + std::to_string(client) + " is gone");
-  }
-
-  void request(ClientId client, std::string_view message) {
-    simdjson::dom::parser parser;
-    simdjson::dom::object root;
-    std::string_view method;
-    std::string id = "null";
-    if (parser.parse(message.data(), message.size()).get(root)) return refuse(client, id, "Invalid JSON: expected object");
-    simdjson::dom::element id_element;
-    if (!root["id"].get(id_element)) id = simdjson::minify(id_element);
-    if (root["method"].get(method)) return refuse(client, id, "Invalid request: missing field `method`");
-    auto& state = clients_[client];
-    if (method == "LIST_SUBSCRIPTIONS") {
-      std::string reply = "{\"result\":[";
-      for (const auto& stream : state.streams) reply += (reply.back() == '[' ? "\"" : ",\"") + stream + "\"";
-      return server_->send(client, reply + "],\"id\":" + id + "}");
-    }
-    const bool subscribe = method == "SUBSCRIBE";
-    if (!subscribe && method != "UNSUBSCRIBE")
-      return refuse(client, id, "Invalid request: unknown variant `" + std::string(method) + "`");
-    simdjson::dom::array params;
-    if (root["params"].get(params)) return refuse(client, id, "Invalid request: params must be an array");
-    std::vector<std::string> streams;
-    for (const auto element : params) {
-      std::string_view stream;
-      if (element.get(stream)) return refuse(client, id, "Invalid request: params must be strings");
-      streams.emplace_back(stream);
-    }
-    for (const auto& stream : streams) {
-      if (subscribe) {
-        add(client, stream);
-      } else if (state.streams.erase(stream) > 0) {
-        forget(client, stream);
-      }
-    }
-    server_->send(client, "{\"result\":null,\"id\":" + id + "}");
-  }
-
-  // Sends the payload to everyone who listens to the stream; returns to how many.
-  std::size_t send(const std::string& stream, std::string_view payload) {
-    const auto found = by_stream_.find(stream);
-    if (found == by_stream_.end()) return 0;
-    bool built = false;
-    for (const ClientId client : found->second) {
-      if (!clients_[client].combined) {
-        server_->send(client, payload);
-        continue;
-      }
-      if (!built) {
-        envelope_ = "{\"stream\":\"";
-        envelope_ += stream;
-        envelope_ += "\",\"data\":";
-        envelope_ += payload;
-        envelope_ += '}';
-        built = true;
-      }
-      server_->send(client, envelope_);
-    }
-    return found->second.size();
-  }
-
-  bool listens(const std::string& stream) const { return by_stream_.contains(stream); }
-  bool any() const { return !by_stream_.empty(); }
-
-  std::size_t worst_backlog() const {
-    std::size_t worst = 0;
-    for (const auto& [client, state] : clients_) worst = std::max(worst, server_->backlog(client));
-    return worst;
-  }
-
-  // A real exchange does not buffer for ever either.
-  void drop_slow() {
-    for (const auto& [client, state] : clients_)
-      if (server_->backlog(client) > slow_client_backlog) {
-        log::warn("client " + std::to_string(client) + " is too slow, dropped");
-        server_->drop(client);
-      }
-  }
-
- private:
-  struct Client {
-    bool combined = false;
-    std::set<std::string> streams;
-  };
-
-  void add(ClientId client, const std::string& stream) {
-    if (stream.empty() || !clients_[client].streams.insert(stream).second) return;
-    by_stream_[stream].push_back(client);
-  }
-
-  void forget(ClientId client, const std::string& stream) {
-    const auto found = by_stream_.find(stream);
-    if (found == by_stream_.end()) return;
-    std::erase(found->second, client);
-    if (found->second.empty()) by_stream_.erase(found);
-  }
-
-  void refuse(ClientId client, const std::string& id, const std::string& reason) {
-    std::string text = "{\"code\":2,\"msg\":\"";
-    for (const char c : reason)
-      if (c != '"' && c != '\\' && static_cast<unsigned char>(c) >= 0x20) text += c;
-    server_->send(client, text + "\",\"id\":" + id + "}");
-  }
-
-  Server*& server_;
-  std::unordered_map<ClientId, Client> clients_;
-  std::unordered_map<std::string, std::vector<ClientId>> by_stream_;
-  std::string envelope_;
-};
-
 // The list of what was sent, complete before the corresponding bytes leave.
 class SentList {
  public:
@@ -305,10 +156,13 @@ class WalkSource final : public Source {
   explicit WalkSource(const FakeOptions& options)
       : random_(options.seed),
         rate_(options.rate),
-        total_(options.seconds > 0 ? static_cast<std::uint64_t>(std::llround(options.rate * options.seconds)) : 0) {
+        total_(options.seconds > 0 ? static_cast<std::uint64_t>(std::llround(options.rate * options.seconds))
+                                   : 0) {
     std::int64_t first = options.first_id;
     if (first == 0)
-      first = std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now()).time_since_epoch().count();
+      first = std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now())
+                  .time_since_epoch()
+                  .count();
     for (const auto& name : options.symbols) {
       State state;
       state.name = name;
@@ -323,7 +177,9 @@ class WalkSource final : public Source {
   std::chrono::microseconds turn(Subscriptions& out, SentList& sent, bool& ended) override {
     if (sent_ == 0 && start_ == Clock::time_point{}) {
       start_ = Clock::now();
-      start_us_ = std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now()).time_since_epoch().count();
+      start_us_ = std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now())
+                      .time_since_epoch()
+                      .count();
     }
     const double elapsed = std::chrono::duration<double>(Clock::now() - start_).count();
     std::uint64_t due = static_cast<std::uint64_t>(elapsed * rate_);
@@ -350,7 +206,8 @@ class WalkSource final : public Source {
     State& state = symbols_[random_.below(symbols_.size())];
     const std::uint64_t dice = random_.next();
     const auto step = static_cast<std::int64_t>(dice % 21) - 10;
-    state.cents = std::max<std::int64_t>(100, state.cents + step * std::max<std::int64_t>(1, state.cents / 50'000));
+    state.cents =
+        std::max<std::int64_t>(100, state.cents + step * std::max<std::int64_t>(1, state.cents / 50'000));
     const auto qty_units = static_cast<std::int64_t>(1 + (dice >> 8) % 200'000);
     const std::int64_t id = state.id++;
     // Event time is the scheduled time: a stall of this process shows as latency, not as a change of history.
@@ -403,7 +260,8 @@ class RecordingSource final : public Source {
         const auto due = file_start_ + std::chrono::duration_cast<Clock::duration>((time_ - first_) / speed_);
         const auto left = due - Clock::now();
         if (left > Clock::duration::zero())
-          return std::min(std::chrono::ceil<std::chrono::microseconds>(left), std::chrono::microseconds(100'000));
+          return std::min(std::chrono::ceil<std::chrono::microseconds>(left),
+                          std::chrono::microseconds(100'000));
       } else if (n % 64 == 63 && out.worst_backlog() > full_speed_backlog) {
         return turn_interval;
       }
@@ -435,8 +293,10 @@ class RecordingSource final : public Source {
     }
     ticks_.clear();
     if (rows()) decoder_->decode(record_, ticks_);
-    if (record_.received != Timestamp{}) time_ = record_.received;
-    else if (!ticks_.empty()) time_ = ticks_.back().ts;
+    if (record_.received != Timestamp{})
+      time_ = record_.received;
+    else if (!ticks_.empty())
+      time_ = ticks_.back().ts;
     if (first_ == Timestamp{}) first_ = time_;
     held_ = true;
     return true;
@@ -483,10 +343,15 @@ class RecordingSource final : public Source {
   void send_row(const Tick& tick, Subscriptions& out, SentList& sent) {
     char price[32];
     char qty[32];
-    const auto price_end = std::to_chars(price, price + sizeof price, tick.price, std::chars_format::fixed).ptr;
+    const auto price_end =
+        std::to_chars(price, price + sizeof price, tick.price, std::chars_format::fixed).ptr;
     const auto qty_end = std::to_chars(qty, qty + sizeof qty, tick.qty, std::chars_format::fixed).ptr;
-    const Trade event{tick.symbol.view(), tick.id, {price, price_end}, {qty, qty_end},
-                      tick.ts.time_since_epoch().count() / 1000, tick.maker == Maker::buyer};
+    const Trade event{tick.symbol.view(),
+                      tick.id,
+                      {price, price_end},
+                      {qty, qty_end},
+                      tick.ts.time_since_epoch().count() / 1000,
+                      tick.maker == Maker::buyer};
     std::size_t receivers = 0;
     for (const Stream kind : {Stream::trade, Stream::agg_trade}) {
       payload_.clear();
@@ -525,14 +390,14 @@ class RecordingSource final : public Source {
 class Exchange final : public ServerHandler {
  public:
   explicit Exchange(const FakeOptions& options)
-      : subscriptions_(server_), sent_(options.sent_file), wait_(options.wait), exit_(options.exit) {
+      : sent_(options.sent_file), wait_(options.wait), exit_(options.exit) {
     if (options.recordings.empty())
       source_ = std::make_unique<WalkSource>(options);
     else
       source_ = std::make_unique<RecordingSource>(options);
   }
 
-  void attach(Server& server) { server_ = &server; }
+  void attach(Server& server) { subscriptions_.attach(server); }
   bool finished() const { return finished_; }
   std::string summary() const { return source_->summary(); }
 
@@ -555,7 +420,6 @@ class Exchange final : public ServerHandler {
   }
 
  private:
-  Server* server_ = nullptr;
   Subscriptions subscriptions_;
   SentList sent_;
   std::unique_ptr<Source> source_;

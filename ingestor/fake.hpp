@@ -1,6 +1,6 @@
 // A local exchange that speaks Binance's own WebSocket protocol, for tests and demonstrations: the ingestor's
-// production path runs against it unchanged. It sends recordings or a seeded random walk, open loop: what nobody
-// is connected to receive is lost, as on a real exchange.
+// production path runs against it unchanged. It sends recordings or a seeded random walk, open loop: what
+// nobody is connected to receive is lost, as on a real exchange.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,8 @@ struct FakeOptions {
   std::vector<std::string> symbols;
   double rate = 1000;  // ticks per second over all symbols
   std::uint64_t seed = 1;
-  double seconds = 0;          // 0 = for ever
-  std::int64_t first_id = 0;   // 0 = start time in microseconds, so that ids go on after a restart
+  double seconds = 0;         // 0 = for ever
+  std::int64_t first_id = 0;  // 0 = start time in microseconds, so that ids go on after a restart
 };
 
 // "A,B" or a number of symbols ("200" = SYM000USDT .. SYM199USDT).

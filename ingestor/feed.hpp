@@ -1,5 +1,6 @@
 // The words the whole ingestor shares: a Tick, a Verdict on one message, and the interface of a feed.
-// Decoding is a pure function of text (and of the receive time): no clock, no I/O, no exception for a bad message.
+// Decoding is a pure function of text (and of the receive time): no clock, no I/O, no exception for a bad
+// message.
 #pragma once
 
 #include <chrono>
@@ -39,10 +40,10 @@ struct Tick {
   Timestamp received{};
   double price = 0;
   double qty = 0;
-  std::int64_t id = 0;        // meaningful when has_id
-  std::uint64_t record = 0;   // ordinal of the record in a replayed file, 0 on a live feed
+  std::int64_t id = 0;       // meaningful when has_id
+  std::uint64_t record = 0;  // ordinal of the record in a replayed file, 0 on a live feed
   InlineText<31> symbol;
-  InlineText<14> exchange;    // empty: the writer's own
+  InlineText<14> exchange;  // empty: the writer's own
   bool has_id = false;
   bool has_qty = false;
   Maker maker = Maker::unknown;
@@ -68,14 +69,16 @@ enum class Stream { any, trade, agg_trade };
 
 std::string_view stream_name(Stream stream);
 
-// One exchange's protocol. Lifecycle: one object per connection thread; not thread safe, keeps scratch buffers.
+// One exchange's protocol. Lifecycle: one object per connection thread; not thread safe, keeps scratch
+// buffers.
 class Feed {
  public:
   virtual ~Feed() = default;
   // Appends the ticks of one text message and says what it was.
   virtual Decoded decode(std::string_view message, Timestamp received, std::vector<Tick>& out) = 0;
   // Where to connect for these symbols, and what to send after the handshake.
-  virtual std::string url(std::string_view base, const std::vector<std::string>& symbols, Stream stream) const = 0;
+  virtual std::string url(std::string_view base, const std::vector<std::string>& symbols,
+                          Stream stream) const = 0;
   virtual std::vector<std::string> greetings(std::string_view base, const std::vector<std::string>& symbols,
                                              Stream stream) const = 0;
 };

@@ -1,4 +1,5 @@
-// `tick-ingest init`; see init.hpp. The raw table has no btree on purpose: it would cost more than everything else.
+// `tick-ingest init`; see init.hpp. The raw table has no btree on purpose: it would cost more than everything
+// else.
 #include "init.hpp"
 
 #include <chrono>
@@ -39,18 +40,20 @@ std::string rollup_query(const Rollup& rollup, const std::string& table) {
     return "SELECT exchange, symbol,\n"
            "       tick.last(price, ts, trade_id) AS price, tick.last(qty, ts, trade_id) AS qty,\n"
            "       max(ts) AS last_ts, count(*) AS trades\n"
-           "FROM " + table + " GROUP BY exchange, symbol";
+           "FROM " +
+           table + " GROUP BY exchange, symbol";
   return "SELECT exchange, symbol, tick.tumble(ts, '" + std::string(rollup.window) +
          "') AS ts,\n"
          "       tick.first(price, ts, trade_id) AS open, max(price) AS high, min(price) AS low,\n"
          "       tick.last(price, ts, trade_id) AS close, sum(qty) AS volume, count(*) AS trades,\n"
          "       sum(price * qty) / nullif(sum(qty), 0) AS vwap\n"
-         "FROM " + table + " GROUP BY 1, 2, 3";
+         "FROM " +
+         table + " GROUP BY 1, 2, 3";
 }
 
 std::string create_rollup(const Rollup& rollup, const std::string& table) {
-  return std::string("SELECT tick.create_rollup('") + rollup.name + "', $query$\n" + rollup_query(rollup, table) +
-         "\n$query$)";
+  return std::string("SELECT tick.create_rollup('") + rollup.name + "', $query$\n" +
+         rollup_query(rollup, table) + "\n$query$)";
 }
 
 bool exists(Database& database, const std::string& name) {
@@ -71,8 +74,8 @@ void step(Database& database, const std::string& name, bool there, const std::st
 
 std::string init_script(const InitOptions& options) {
   std::string text = "CREATE EXTENSION IF NOT EXISTS pg_tick;\n\nCREATE TABLE " + options.table +
-                     std::string(table_columns) + ";\nCREATE TABLE " + options.table + "_default PARTITION OF " +
-                     options.table + " DEFAULT;\n";
+                     std::string(table_columns) + ";\nCREATE TABLE " + options.table +
+                     "_default PARTITION OF " + options.table + " DEFAULT;\n";
   if (options.rollups)
     for (const auto& rollup : rollups) text += "\n" + create_rollup(rollup, options.table) + ";\n";
   return text;
@@ -83,15 +86,17 @@ int run_init(const InitOptions& options) {
     Database database(options.database);
     database.run("SET client_min_messages = warning; SELECT pg_catalog.pg_advisory_lock(7715, 1)");
     const auto extension = database.query("SELECT 1 FROM pg_catalog.pg_extension WHERE extname = 'pg_tick'");
-    const auto schema = database.query("SELECT 1 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n"
-                                       " ON n.oid = p.pronamespace WHERE n.nspname = 'tick' AND p.proname = 'feed'");
-    step(database, "extension pg_tick", !extension.empty() || !schema.empty(), "CREATE EXTENSION IF NOT EXISTS pg_tick");
+    const auto schema = database.query(
+        "SELECT 1 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n"
+        " ON n.oid = p.pronamespace WHERE n.nspname = 'tick' AND p.proname = 'feed'");
+    step(database, "extension pg_tick", !extension.empty() || !schema.empty(),
+         "CREATE EXTENSION IF NOT EXISTS pg_tick");
 
     const bool table_there = exists(database, options.table);
     step(database, "table " + options.table, table_there,
          "BEGIN; CREATE TABLE " + options.table + std::string(table_columns) + "; CREATE TABLE " +
-                   options.table + "_default PARTITION OF " + options.table + " DEFAULT; COMMENT ON TABLE " +
-                   options.table + " IS 'one row per trade, written by tick-ingest'; COMMIT");
+             options.table + "_default PARTITION OF " + options.table + " DEFAULT; COMMENT ON TABLE " +
+             options.table + " IS 'one row per trade, written by tick-ingest'; COMMIT");
     DayPartitions partitions;
     partitions.open(database, options.table);
     const std::int64_t today =

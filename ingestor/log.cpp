@@ -1,6 +1,7 @@
 // Log lines on stderr; see log.hpp.
 #include "log.hpp"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <mutex>
@@ -65,7 +66,9 @@ void progress(std::string_view text) {
   if (!on_terminal()) return;
   const std::lock_guard hold(guard);
   if (text.empty() && shown.empty()) return;
-  shown = text;
+  winsize size{};
+  const bool sized = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
+  shown = text.substr(0, sized ? size.ws_col - 1u : 79u);  // a wrapped line could not be cleared again
   put("\r\x1b[K" + shown);
 }
 

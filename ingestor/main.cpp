@@ -34,8 +34,10 @@ struct SettingFlags {
       if (!wanted) continue;
       const std::string shown = setting.show(defaults);
       app.add_option_function<std::string>(
-             setting.flag, [this, flag = setting.flag](const std::string& text) { given.emplace_back(flag, text); },
-             std::string(setting.help) + " (" + setting.environment + (shown.empty() ? "" : ", default " + shown) + ")")
+             setting.flag,
+             [this, flag = setting.flag](const std::string& text) { given.emplace_back(flag, text); },
+             std::string(setting.help) + " (" + setting.environment +
+                 (shown.empty() ? "" : ", default " + shown) + ")")
           ->type_name("");
     }
   }
@@ -114,7 +116,7 @@ LIST_SUBSCRIPTIONS, pings. The first line on stdout is `listening on ADDRESS:POR
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{"tick-ingest: market data into PostgreSQL, exactly once"};
+  CLI::App app{"tick-ingest: market data into PostgreSQL, exactly once", "tick-ingest"};
   app.footer(main_footer);
   app.require_subcommand(0, 1);
   app.set_version_flag("--version", "tick-ingest 1.0");
@@ -143,8 +145,11 @@ int main(int argc, char** argv) {
   auto* replay = app.add_subcommand("replay", "write recordings or CSV/NDJSON files into the database");
   replay->footer(replay_footer);
   replay_flags.add(*replay, {"feed.exchange", "feed.connection", "database.", "batch."});
-  replay->add_option("files", replay_options.files, "files, one after another")->required()->type_name("FILE...");
-  replay->add_option("--stream", replay_stream, "trade, aggTrade or any (the kind that comes first)")->capture_default_str();
+  replay->add_option("files", replay_options.files, "files, one after another")
+      ->required()
+      ->type_name("FILE...");
+  replay->add_option("--stream", replay_stream, "trade, aggTrade or any (the kind that comes first)")
+      ->capture_default_str();
   replay->add_option("--symbol", replay_options.decode.rows.symbol, "symbol of rows that name none");
   replay->add_option("--columns", replay_columns, "which column is what: ts=event_time,price=px,qty=3");
   replay->add_option("--speed", replay_speed, "times the recorded pace, or max")->capture_default_str();
@@ -156,23 +161,32 @@ int main(int argc, char** argv) {
   fake->footer(fake_footer);
   fake->add_option("--address", fake_options.address, "address to listen on")->capture_default_str();
   fake->add_option("--port", fake_options.port, "port, 0 = any free one")->capture_default_str();
-  fake->add_option("--recording", fake_options.recordings, "file to send; may be repeated")->type_name("FILE");
-  fake->add_option("--speed", fake_speed, "recordings: times the recorded pace, or max")->capture_default_str();
-  fake->add_option("--symbols", fake_symbol_text, "walk: names, or a number (200 = SYM000USDT..SYM199USDT)")->capture_default_str();
+  fake->add_option("--recording", fake_options.recordings, "file to send; may be repeated")
+      ->type_name("FILE");
+  fake->add_option("--speed", fake_speed, "recordings: times the recorded pace, or max")
+      ->capture_default_str();
+  fake->add_option("--symbols", fake_symbol_text, "walk: names, or a number (200 = SYM000USDT..SYM199USDT)")
+      ->capture_default_str();
   fake->add_option("--rate", fake_options.rate, "walk: ticks per second over all symbols")
-      ->capture_default_str()->check(CLI::Range(0.001, 1e7));
-  fake->add_option("--seed", fake_options.seed, "walk: the same seed gives the same walk")->capture_default_str();
-  fake->add_option("--seconds", fake_options.seconds, "walk: end after rate * seconds ticks, 0 = never")->capture_default_str();
-  fake->add_option("--first-id", fake_options.first_id, "walk: first trade id, 0 = from the clock")->capture_default_str();
-  fake->add_option("--sent", fake_options.sent_file, "append a line `SYMBOL id receivers` per tick")->type_name("FILE");
-  fake->add_option("--ping", fake_options.ping_seconds, "seconds between pings, 0 = none")->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::Range(0.001, 1e7));
+  fake->add_option("--seed", fake_options.seed, "walk: the same seed gives the same walk")
+      ->capture_default_str();
+  fake->add_option("--seconds", fake_options.seconds, "walk: end after rate * seconds ticks, 0 = never")
+      ->capture_default_str();
+  fake->add_option("--first-id", fake_options.first_id, "walk: first trade id, 0 = from the clock")
+      ->capture_default_str();
+  fake->add_option("--sent", fake_options.sent_file, "append a line `SYMBOL id receivers` per tick")
+      ->type_name("FILE");
+  fake->add_option("--ping", fake_options.ping_seconds, "seconds between pings, 0 = none")
+      ->capture_default_str();
   fake->add_flag("--wait", fake_options.wait, "start with the first subscriber");
   fake->add_flag("--exit", fake_options.exit, "end when everything was sent");
 
   // `run` is the default verb: its options may follow the program's name directly.
   std::vector<std::string> arguments(argv + 1, argv + argc);
-  if (!arguments.empty() && arguments[0].starts_with("-") && arguments[0] != "--help" && arguments[0] != "-h" &&
-      arguments[0] != "--version")
+  if (!arguments.empty() && arguments[0].starts_with("-") && arguments[0] != "--help" &&
+      arguments[0] != "-h" && arguments[0] != "--version")
     arguments.insert(arguments.begin(), "run");
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
   try {
@@ -216,9 +230,12 @@ int main(int argc, char** argv) {
     const auto columns = parse_columns(replay_columns, mistake);
     if (!speed) mistake = "--speed must be a positive number or max";
     if (speed && !columns) mistake = "--columns " + mistake;
-    if (replay_stream == "trade") replay_options.decode.stream = Stream::trade;
-    else if (replay_stream == "aggTrade") replay_options.decode.stream = Stream::agg_trade;
-    else if (replay_stream != "any") mistake = "--stream must be trade, aggTrade or any, not \"" + replay_stream + "\"";
+    if (replay_stream == "trade")
+      replay_options.decode.stream = Stream::trade;
+    else if (replay_stream == "aggTrade")
+      replay_options.decode.stream = Stream::agg_trade;
+    else if (replay_stream != "any")
+      mistake = "--stream must be trade, aggTrade or any, not \"" + replay_stream + "\"";
     if (!mistake.empty()) {
       log::error(mistake);
       return exit_usage;
@@ -242,7 +259,8 @@ int main(int argc, char** argv) {
     return exit_usage;
   }
   if (check_only) {
-    for (const auto& setting : settings()) std::printf("%s = %s\n", setting.key, setting.show(*config).c_str());
+    for (const auto& setting : settings())
+      std::printf("%s = %s\n", setting.key, setting.show(*config).c_str());
     return exit_ok;
   }
   return run_live(*config);

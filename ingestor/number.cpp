@@ -14,8 +14,8 @@ bool digits(std::string_view text) {
 }
 
 std::optional<Timestamp> plausible(std::int64_t us) {
-  constexpr std::int64_t first = 86'400'000'000;          // 1970-01-02
-  constexpr std::int64_t last = 7'258'118'400'000'000;    // 2200-01-01
+  constexpr std::int64_t first = 86'400'000'000;        // 1970-01-02
+  constexpr std::int64_t last = 7'258'118'400'000'000;  // 2200-01-01
   if (us < first || us >= last) return std::nullopt;
   return Timestamp(std::chrono::microseconds(us));
 }

@@ -13,7 +13,8 @@ constexpr std::size_t most_days = 1000;  // a file of one row per day for decade
 void DayPartitions::open(Database& database, const std::string& table) {
   const std::string parameters[] = {table};
   const auto rows = database.query(
-      "SELECT c.oid, n.nspname, c.relname, coalesce(p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = 'ts'"
+      "SELECT c.oid, n.nspname, c.relname, coalesce(p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = "
+      "'ts'"
       " AND a.atttypid IN (1184, 1114), false)"
       " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
       " LEFT JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = c.oid"
@@ -45,8 +46,9 @@ bool DayPartitions::make(Database& database, std::int64_t day) {
   const std::string part_name = name_.substr(0, 54) + "_" + format_day(day, '_');
   const std::string part = database.identifier(schema_) + "." + database.identifier(part_name);
   try {
-    database.run("BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL TimeZone = 'UTC'; SELECT pg_advisory_xact_lock(" +
-                 oid_ + "::int8 | (4919::int8 << 32))");
+    database.run(
+        "BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL TimeZone = 'UTC'; SELECT pg_advisory_xact_lock(" +
+        oid_ + "::int8 | (4919::int8 << 32))");
     const std::string parameters[] = {schema_, part_name};
     const auto there = database.query(
         "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"

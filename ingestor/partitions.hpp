@@ -1,6 +1,6 @@
 // Day partitions of the target table, made when a tick's day is first met: in a short transaction of its own
-// with a lock timeout, safe against a second ingestor. When a partition cannot be made (locked, not the owner,
-// the day is covered by another one) the rows go wherever PostgreSQL routes them; nothing is held up.
+// with a lock timeout, safe against a second ingestor. When a partition cannot be made (locked, not the
+// owner, the day is covered by another one) the rows go wherever PostgreSQL routes them; nothing is held up.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
-// What the database remembers of a feed, as jsonb in tick.feed(): enough to go on exactly where the last commit
-// ended, and to find out whether a batch whose COMMIT got no answer is in. Pure; unknown members are ignored.
+// What the database remembers of a feed, as jsonb in tick.feed(): enough to go on exactly where the last
+// commit ended, and to find out whether a batch whose COMMIT got no answer is in. Pure; unknown members are
+// ignored.
 #pragma once
 
 #include <cstdint>

@@ -71,7 +71,8 @@ std::optional<Record> unframe(Framing framing, std::string_view line) {
   if (framing == Framing::connection) {
     const auto time = take_time(line);
     if (!time) return std::nullopt;
-    if (line.size() >= 3 && line.starts_with("b'") && line.ends_with("'")) line = line.substr(2, line.size() - 3);
+    if (line.size() >= 3 && line.starts_with("b'") && line.ends_with("'"))
+      line = line.substr(2, line.size() - 3);
     record.received = *time;
     record.text = line;
     return record;
@@ -113,7 +114,8 @@ struct RecordReader::Impl {
   }
 
   void keep(const char* text, std::size_t n) {
-    if (pending.size() + n > longest_record) throw std::runtime_error(path + ": a record is longer than 256 MiB");
+    if (pending.size() + n > longest_record)
+      throw std::runtime_error(path + ": a record is longer than 256 MiB");
     pending.append(text, n);
   }
 
@@ -241,7 +243,8 @@ std::string file_identity(const std::string& path) {
   start.resize(std::fread(start.data(), 1, start.size(), file));
   std::fclose(file);
   // A plain file that grows must keep its identity: its first two lines (header and first row) count.
-  if (!start.starts_with("\x1f\x8b")) start.resize(std::min(start.find('\n', start.find('\n') + 1), start.size()));
+  if (!start.starts_with("\x1f\x8b"))
+    start.resize(std::min(start.find('\n', start.find('\n') + 1), start.size()));
   const auto sum = crc32(0, reinterpret_cast<const Bytef*>(start.data()), static_cast<uInt>(start.size()));
   char text[16];
   std::snprintf(text, sizeof text, "#%08lx", static_cast<unsigned long>(sum));

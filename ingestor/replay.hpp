@@ -1,6 +1,6 @@
-// Records out of a file, whatever it is: raw WebSocket recordings in both framings of the test data, JSON arrays,
-// NDJSON and CSV, plain or gzip. A record's number depends on the file alone, so a replay can go on exactly
-// after the last committed one. RecordDecoder turns a record into at most one tick.
+// Records out of a file, whatever it is: raw WebSocket recordings in both framings of the test data, JSON
+// arrays, NDJSON and CSV, plain or gzip. A record's number depends on the file alone, so a replay can go on
+// exactly after the last committed one. RecordDecoder turns a record into at most one tick.
 #pragma once
 
 #include <memory>
@@ -65,7 +65,8 @@ class RecordDecoder {
   JsonRows json_;
 };
 
-// "trades.csv.gz#1f2e3d4c": the file's name and a checksum of how it starts (a file that grows keeps its name).
+// "trades.csv.gz#1f2e3d4c": the file's name and a checksum of how it starts (a file that grows keeps its
+// name).
 std::string file_identity(const std::string& path);
 
 // "BTCUSDT-trades-2024-08-08.csv" -> BTCUSDT, "" when the name does not start like that.

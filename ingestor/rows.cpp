@@ -105,10 +105,13 @@ std::optional<std::map<Role, std::string>> parse_columns(std::string_view text, 
     const auto equals = pair.find('=');
     const std::string_view name = pair.substr(0, equals);
     const auto& names = known_names();
-    const auto found = std::find_if(names.begin(), names.end(), [&](const Names& n) { return n.role == name; });
+    const auto found =
+        std::find_if(names.begin(), names.end(), [&](const Names& n) { return n.role == name; });
     if (equals == std::string_view::npos || equals + 1 == pair.size() || found == names.end()) {
-      mistake = "must be like ts=event_time,price=px,qty=3 with the names symbol, ts, price, qty, trade_id, "
-                "is_buyer_maker, side, exchange, received_at; cannot read \"" + std::string(pair) + "\"";
+      mistake =
+          "must be like ts=event_time,price=px,qty=3 with the names symbol, ts, price, qty, trade_id, "
+          "is_buyer_maker, side, exchange, received_at; cannot read \"" +
+          std::string(pair) + "\"";
       return std::nullopt;
     }
     columns[static_cast<Role>(found - names.begin())] = pair.substr(equals + 1);
@@ -183,7 +186,8 @@ void CsvRows::choose_layout() {
     at_[static_cast<std::size_t>(Role::maker)] = time + 1;
   }
   if (!ts || !price)
-    throw std::runtime_error("cannot tell which columns are time and price; say so with --columns ts=...,price=...");
+    throw std::runtime_error(
+        "cannot tell which columns are time and price; say so with --columns ts=...,price=...");
 }
 
 Decoded CsvRows::decode(std::string_view line, Timestamp received, std::vector<Tick>& out) {
@@ -220,7 +224,8 @@ struct JsonRows::Scratch {
   std::string symbol;
 };
 
-JsonRows::JsonRows(RowOptions options) : options_(std::move(options)), scratch_(std::make_unique<Scratch>()) {}
+JsonRows::JsonRows(RowOptions options)
+    : options_(std::move(options)), scratch_(std::make_unique<Scratch>()) {}
 
 JsonRows::~JsonRows() = default;
 
@@ -259,7 +264,8 @@ Decoded JsonRows::decode(std::string_view text, Timestamp received, std::vector<
           if (value.get_string().get(scalar)) return;
         } else if (type == json::json_type::number || type == json::json_type::boolean) {
           scalar = value.raw_json_token();
-          while (!scalar.empty() && std::isspace(static_cast<unsigned char>(scalar.back()))) scalar.remove_suffix(1);
+          while (!scalar.empty() && std::isspace(static_cast<unsigned char>(scalar.back())))
+            scalar.remove_suffix(1);
         } else {
           return;
         }
@@ -272,12 +278,14 @@ Decoded JsonRows::decode(std::string_view text, Timestamp received, std::vector<
   for (auto field : root) {
     std::string_view key;
     json::value value;
-    if (field.unescaped_key().get(key) || field.value().get(value)) return {Verdict::malformed, "broken JSON"};
+    if (field.unescaped_key().get(key) || field.value().get(value))
+      return {Verdict::malformed, "broken JSON"};
     json::object info;
     if (key == "info" && !value.get_object().get(info)) {
       has_info = true;
       for (auto inner : info) {
-        if (inner.unescaped_key().get(key) || inner.value().get(value)) return {Verdict::malformed, "broken JSON"};
+        if (inner.unescaped_key().get(key) || inner.value().get(value))
+          return {Verdict::malformed, "broken JSON"};
         note(key, value, true);
       }
       continue;

@@ -1,6 +1,6 @@
-// Ticks from rows that name their columns: CSV lines and flat JSON objects (also the trade objects of exchanges'
-// REST answers and of ccxt, whose raw `info` is preferred). Columns are found by name, by the layout of
-// Binance's header-less dumps, or as told. Pure text -> tick; a bad row is a value.
+// Ticks from rows that name their columns: CSV lines and flat JSON objects (also the trade objects of
+// exchanges' REST answers and of ccxt, whose raw `info` is preferred). Columns are found by name, by the
+// layout of Binance's header-less dumps, or as told. Pure text -> tick; a bad row is a value.
 #pragma once
 
 #include <array>

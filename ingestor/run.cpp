@@ -73,18 +73,27 @@ class Chain {
   const Position& position() const { return start_position_; }
   bool stopping() const { return stopping_; }
 
-  // Runs `produce` on its own thread (a replay: once the position is known; a live feed: at once, so that ticks
-  // are kept in memory while the database starts); `interrupt` must make it return soon.
+  // Runs `produce` on its own thread (a replay: once the position is known; a live feed: at once, so that
+  // ticks are kept in memory while the database starts); `interrupt` must make it return soon.
   int supervise(std::function<void()> produce, std::function<void()> interrupt) {
     std::thread writer([this] { write_all(); });
     std::thread producer([&] {
       if (!replay_ || wait_until_open()) guarded(produce);
+      produced_ = true;
       ring_.close();
     });
     const bool stopped = watch(interrupt);
     if (stopped) {
       const auto deadline = Clock::now() + drain_;
-      while (!done_ && Clock::now() < deadline) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      const auto nothing_to_write = [&] { return produced_ && !open_ && ring_.size() == 0; };
+      while (!done_ && !nothing_to_write() && Clock::now() < deadline)
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      if (!done_ && nothing_to_write()) {
+        abandon_ = true;
+        for (int i = 0; i < 200 && !done_; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        if (!done_) _exit(exit_ok);  // the writer hangs inside libpq's connect, with empty hands
+        abandon_ = false;
+      }
       if (!done_) {
         abandon_ = true;
         const std::size_t left = ring_.size();
@@ -127,10 +136,10 @@ class Chain {
         open_ = true;
       }
       if (!replay_)
-        log::info("database is ready" + (start_position_.ids.empty() ? std::string()
-                                                                   : ", going on after the stored ids of " +
-                                                                         std::to_string(start_position_.ids.size()) +
-                                                                         " symbols"));
+        log::info("database is ready" + (start_position_.ids.empty()
+                                             ? std::string()
+                                             : ", going on after the stored ids of " +
+                                                   std::to_string(start_position_.ids.size()) + " symbols"));
       changed_.notify_all();
       std::vector<Tick> batch;
       while (ring_.take(batch)) writer_.write(batch);
@@ -165,7 +174,9 @@ class Chain {
         return true;
       }
       const auto time = Clock::now();
-      const auto seconds = [&](Clock::time_point since) { return std::chrono::duration<double>(time - since).count(); };
+      const auto seconds = [&](Clock::time_point since) {
+        return std::chrono::duration<double>(time - since).count();
+      };
       if (log::on_terminal() && seconds(shown_at) > 0.24) {
         const auto rows = stats_.rows.load();
         log::progress(line(rows, static_cast<double>(rows - shown_rows) / seconds(shown_at)));
@@ -174,7 +185,8 @@ class Chain {
       }
       if (!log::on_terminal() && time - logged_at >= log_interval) {
         const auto rows = stats_.rows.load();
-        if (rows != logged_rows || !replay_) log::info(line(rows, static_cast<double>(rows - logged_rows) / seconds(logged_at)));
+        if (rows != logged_rows || !replay_)
+          log::info(line(rows, static_cast<double>(rows - logged_rows) / seconds(logged_at)));
         logged_rows = rows;
         logged_at = time;
       }
@@ -211,14 +223,15 @@ class Chain {
   Ring ring_;
   std::atomic<bool> abandon_{false};
   std::atomic<bool> stopping_{false};
-  std::atomic<bool> done_{false};
+  std::atomic<bool> done_{false};      // the writer has ended
+  std::atomic<bool> produced_{false};  // nothing more will be pushed
+  std::atomic<bool> open_{false};      // the database was reached and its position read
   std::atomic<bool> failed_{false};
   Writer writer_;
   std::chrono::microseconds drain_;
   bool replay_;
   std::mutex guard_;
   std::condition_variable changed_;
-  bool open_ = false;
   Position start_position_;
   std::string failure_;
 };
@@ -274,7 +287,8 @@ class Session final : public FrameHandler {
     const std::size_t taken = ring_.push(pending_);
     pending_.erase(pending_.begin(), pending_.begin() + static_cast<std::ptrdiff_t>(taken));
     const bool room = pending_.empty();
-    if (!room && !full_) log::warn("the ring is full: the socket is not read until the database takes ticks again");
+    if (!room && !full_)
+      log::warn("the ring is full: the socket is not read until the database takes ticks again");
     full_ = !room;
     return room;
   }
@@ -354,7 +368,8 @@ int run_live(const Config& config) {
       current.reset();
       if (stop) return;
       if (session.got_data()) failures = 0;
-      const double base = std::min(longest_backoff_seconds, 0.2 * static_cast<double>(1 << std::min(failures++, 10)));
+      const double base =
+          std::min(longest_backoff_seconds, 0.2 * static_cast<double>(1 << std::min(failures++, 10)));
       const double wait = base * std::uniform_real_distribution<>(0.5, 1.0)(random);
       char text[32];
       std::snprintf(text, sizeof text, "%.1f", wait);
@@ -371,9 +386,10 @@ int run_live(const Config& config) {
   };
   const int code = chain.supervise(produce, interrupt);
   const Stats& stats = chain.stats();
-  log::info("stopped: " + grouped(stats.rows) + " rows committed in " + grouped(stats.batches) + " batches, " +
-            grouped(stats.messages) + " messages received, " + grouped(stats.duplicates) + " duplicates, " +
-            grouped(stats.malformed) + " malformed, " + grouped(stats.refused) + " refused");
+  log::info("stopped: " + grouped(stats.rows) + " rows committed in " + grouped(stats.batches) +
+            " batches, " + grouped(stats.messages) + " messages received, " + grouped(stats.duplicates) +
+            " duplicates, " + grouped(stats.malformed) + " malformed, " + grouped(stats.refused) +
+            " refused");
   return code;
 }
 
@@ -418,9 +434,11 @@ int run_replay(const Config& config, const ReplayOptions& replay) {
         if (replay.speed > 0) {
           const Timestamp time = record.received == Timestamp{} ? ticks.back().ts : record.received;
           if (!first) first = time;
-          const auto due = start + std::chrono::duration_cast<Clock::duration>((time - *first) / replay.speed);
+          const auto due =
+              start + std::chrono::duration_cast<Clock::duration>((time - *first) / replay.speed);
           while (!chain.stopping() && Clock::now() < due)
-            std::this_thread::sleep_for(std::min<Clock::duration>(due - Clock::now(), std::chrono::milliseconds(50)));
+            std::this_thread::sleep_for(
+                std::min<Clock::duration>(due - Clock::now(), std::chrono::milliseconds(50)));
         }
         if (ticks.back().received == Timestamp{}) ticks.back().received = now();
         if (ticks.size() < replay_chunk && replay.speed == 0) continue;
@@ -432,9 +450,9 @@ int run_replay(const Config& config, const ReplayOptions& replay) {
     };
     const int code = chain.supervise(produce, [] {});
     const Stats& stats = chain.stats();
-    log::info(file + ": " + grouped(stats.rows) + " rows committed, " + grouped(stats.messages) + " records read, " +
-              grouped(stats.ignored) + " ignored, " + grouped(stats.malformed) + " malformed, " +
-              grouped(stats.refused) + " refused" +
+    log::info(file + ": " + grouped(stats.rows) + " rows committed, " + grouped(stats.messages) +
+              " records read, " + grouped(stats.ignored) + " ignored, " + grouped(stats.malformed) +
+              " malformed, " + grouped(stats.refused) + " refused" +
               (stats.rows == 0 && chain.position().record > 0 ? " (was in already)" : ""));
     if (code != exit_ok) return code;
     if (!complete) return exit_ok;

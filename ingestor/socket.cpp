@@ -207,7 +207,8 @@ struct Client::Impl {
     net::ip::make_address(url.host, not_an_address);  // a server name (SNI) must not be an address
     if (not_an_address && !SSL_set_tlsext_host_name(ws.next_layer().native_handle(), url.host.c_str()))
       co_return "TLS: cannot set the server name";
-    if (options.verify) ws.next_layer().set_verify_callback(net::ssl::host_name_verification(url.host), ec_tls);
+    if (options.verify)
+      ws.next_layer().set_verify_callback(net::ssl::host_name_verification(url.host), ec_tls);
     auto& tcp_layer = beast::get_lowest_layer(ws);
     tcp_layer.expires_after(options.handshake_timeout);
     auto [ec, endpoint] = co_await tcp_layer.async_connect(endpoints, tuple_awaitable);

@@ -29,18 +29,19 @@ class FrameHandler {
  public:
   virtual ~FrameHandler() = default;
   virtual void opened() = 0;
-  // Takes one text message; false means "kept, but there is no room for another": reading pauses until room().
+  // Takes one text message; false means "kept, but there is no room for another": reading pauses until
+  // room().
   virtual bool frame(std::string_view text) = 0;
   virtual bool room() = 0;
 };
 
 struct ClientOptions {
-  std::vector<std::string> greetings;            // sent after the handshake, paced below 5 messages/s
-  bool verify = true;                            // check the server's certificate and name
-  std::string ca_file;                           // trusted instead of the system's certificates when set
-  std::chrono::seconds handshake_timeout{10};    // for each of: connect, TLS, upgrade
-  std::chrono::seconds max_silence{60};          // no byte at all for so long ends the connection
-  std::chrono::seconds max_data_silence{0};      // the same for text messages; 0 = never
+  std::vector<std::string> greetings;          // sent after the handshake, paced below 5 messages/s
+  bool verify = true;                          // check the server's certificate and name
+  std::string ca_file;                         // trusted instead of the system's certificates when set
+  std::chrono::seconds handshake_timeout{10};  // for each of: connect, TLS, upgrade
+  std::chrono::seconds max_silence{60};        // no byte at all for so long ends the connection
+  std::chrono::seconds max_data_silence{0};    // the same for text messages; 0 = never
 };
 
 // One connection from connect to end. run() blocks and returns why it ended ("" = stop() was called).
@@ -71,7 +72,8 @@ class ServerHandler {
 // A plain-text WebSocket server on one thread. send() only queues; queues are flushed after every turn().
 class Server {
  public:
-  Server(const std::string& address, std::uint16_t port, std::chrono::seconds ping_every, ServerHandler& handler);
+  Server(const std::string& address, std::uint16_t port, std::chrono::seconds ping_every,
+         ServerHandler& handler);
   ~Server();
   std::uint16_t port() const;
   void run();

@@ -13,9 +13,9 @@ struct Stats {
   Counter ignored{0};
   Counter malformed{0};
   Counter duplicates{0};
-  Counter rows{0};              // committed
-  Counter batches{0};           // committed
-  Counter refused{0};           // rows that the database will never take
+  Counter rows{0};     // committed
+  Counter batches{0};  // committed
+  Counter refused{0};  // rows that the database will never take
   Counter feed_reconnects{0};
   Counter database_reconnects{0};
   std::atomic<std::int64_t> lag_us{0};      // receive -> committed, oldest tick of the last batch

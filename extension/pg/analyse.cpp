@@ -1,5 +1,5 @@
-// From an analysed query to keys, window and items (define.hpp), refusing what cannot be kept. PostgreSQL only;
-// core calls are made where nothing non-trivial is alive.
+// From an analysed query to keys, window and items (define.hpp), refusing what cannot be kept. PostgreSQL
+// only; core calls are made where nothing non-trivial is alive.
 #include "define.hpp"
 #include "session.hpp"
 #include "values.hpp"
@@ -16,7 +16,9 @@ List* outputs(const Query* query) {
   return result;
 }
 
-int place(TargetEntry* entry) { return exprLocation(reinterpret_cast<Node*>(entry->expr)); }
+int place(TargetEntry* entry) {
+  return exprLocation(reinterpret_cast<Node*>(entry->expr));
+}
 
 void check_names(const Definition* def) {
   const char* reserved[] = {"window_end", "final", "revision", "updated_at"};
@@ -63,7 +65,8 @@ bool find_window_over(Node* node, void* context) {
   return TICK_WALK(node, find_window_over, context);
 }
 
-// GROUP BY prefers an input column's name to an output column's: the query then says something else than it seems.
+// GROUP BY prefers an input column's name to an output column's: the query then says something else than it
+// seems.
 void check_shadow(const Definition* def, const TargetEntry* entry) {
   Node* expr = reinterpret_cast<Node*>(entry->expr);
   if (!IsA(expr, Var)) return;
@@ -77,8 +80,8 @@ void check_shadow(const Definition* def, const TargetEntry* entry) {
     if (other->ressortgroupref == 0) find_window_over(reinterpret_cast<Node*>(other->expr), &search);
     if (!same_name && search.found == nullptr) continue;
     ereport(ERROR, (errcode(ERRCODE_AMBIGUOUS_COLUMN),
-                    errmsg("GROUP BY \"%s\" means the input column, not the output column \"%s\"", column_name,
-                           other->resname),
+                    errmsg("GROUP BY \"%s\" means the input column, not the output column \"%s\"",
+                           column_name, other->resname),
                     errhint("Group by position, as in GROUP BY 1, 2."), at(def->text, exprLocation(expr))));
   }
 }
@@ -86,15 +89,17 @@ void check_shadow(const Definition* def, const TargetEntry* entry) {
 void take_window(Definition* def, Node* node) {
   if (def->window != nullptr) {
     if (equal(def->window, node)) return;
-    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("a rollup cannot have more than one window"),
-                    errhint("Create one rollup for each window."), at(def->text, exprLocation(node))));
+    ereport(ERROR,
+            (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("a rollup cannot have more than one window"),
+             errhint("Create one rollup for each window."), at(def->text, exprLocation(node))));
   }
   const auto* call = reinterpret_cast<FuncExpr*>(node);
   Node* size = eval_const_expressions(nullptr, static_cast<Node*>(lsecond(call->args)));
   if (!IsA(size, Const) || reinterpret_cast<Const*>(size)->constisnull)
-    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the size of a window must be a constant"),
-                    errhint("Write it as in tick.tumble(ts, '1 minute')."),
-                    at(def->text, exprLocation(static_cast<Node*>(lsecond(call->args))))));
+    ereport(ERROR,
+            (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the size of a window must be a constant"),
+             errhint("Write it as in tick.tumble(ts, '1 minute')."),
+             at(def->text, exprLocation(static_cast<Node*>(lsecond(call->args))))));
   def->window = node;
   def->size = DatumGetIntervalP(reinterpret_cast<Const*>(size)->constvalue);
   def->window_size = WindowSize{def->size->month, def->size->day, def->size->time};
@@ -135,7 +140,8 @@ void add_key_columns(Definition* def, List* keys) {
   foreach (cell, asked) {
     ListCell* sorted;
     foreach (sorted, keys) {
-      if (lfirst(sorted) == lfirst(cell)) def->key_order = lappend_int(def->key_order, foreach_current_index(sorted));
+      if (lfirst(sorted) == lfirst(cell))
+        def->key_order = lappend_int(def->key_order, foreach_current_index(sorted));
     }
   }
 }
@@ -157,10 +163,11 @@ void take_grouping(Definition* def) {
     Node* expr = reinterpret_cast<Node*>(entry->expr);
     check_shadow(def, entry);
     if (entry->resjunk)
-      ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                      errmsg("an expression in GROUP BY is not among the output columns"),
-                      errhint("Add it to the SELECT list: its name is needed to keep the rollup's rows apart."),
-                      at(def->text, exprLocation(expr))));
+      ereport(ERROR,
+              (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+               errmsg("an expression in GROUP BY is not among the output columns"),
+               errhint("Add it to the SELECT list: its name is needed to keep the rollup's rows apart."),
+               at(def->text, exprLocation(expr))));
     check_key_name(def, entry);
     if (is_window(expr)) {
       take_window(def, expr);
@@ -245,7 +252,8 @@ void take_items(Definition* def) {
   add_row_count(def, row_count);
   foreach (cell, outputs(def->query)) {
     const auto* entry = lfirst_node(TargetEntry, cell);
-    if (IsA(entry->expr, Aggref)) add_items(def, reinterpret_cast<Aggref*>(entry->expr), entry->resname, true);
+    if (IsA(entry->expr, Aggref))
+      add_items(def, reinterpret_cast<Aggref*>(entry->expr), entry->resname, true);
   }
   foreach (cell, outputs(def->query)) {
     const auto* entry = lfirst_node(TargetEntry, cell);

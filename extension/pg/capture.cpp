@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "audit.hpp"
 #include "catalog.hpp"
 #include "evaluator.hpp"
 #include "guard.hpp"
@@ -177,6 +178,7 @@ void on_transaction(XactEvent event, void*) {
       break;
     case XACT_EVENT_PREPARE:
     case XACT_EVENT_ABORT:
+      (void)pause_audit(false);
       entries.clear();
       committing = false;
       delta_written = false;
@@ -188,6 +190,7 @@ void on_transaction(XactEvent event, void*) {
 }
 
 void on_subtransaction(SubXactEvent event, SubTransactionId, SubTransactionId, void*) {
+  if (event == SUBXACT_EVENT_ABORT_SUB) (void)pause_audit(false);
   if (entries.empty() || planted("no_subtransaction_callback")) return;
   const int level = GetCurrentTransactionNestLevel();
   if (event == SUBXACT_EVENT_ABORT_SUB) {

@@ -1,5 +1,5 @@
-// tick.create_rollup: the order of its steps, and the objects and catalog rows it makes. The source is locked before
-// anything is made; user objects are made by the caller, the catalogs' rows by the extension's owner.
+// tick.create_rollup: the order of its steps, and the objects and catalog rows it makes. The source is locked
+// before anything is made; user objects are made by the caller, the catalogs' rows by the extension's owner.
 #include "define.hpp"
 #include "guard.hpp"
 #include "session.hpp"
@@ -10,9 +10,10 @@ namespace {
 
 void check_preloaded() {
   if (preloaded()) return;
-  ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                  errmsg("pg_tick must be loaded by shared_preload_libraries"),
-                  errhint("Add pg_tick to shared_preload_libraries in postgresql.conf and restart the server.")));
+  ereport(ERROR,
+          (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+           errmsg("pg_tick must be loaded by shared_preload_libraries"),
+           errhint("Add pg_tick to shared_preload_libraries in postgresql.conf and restart the server.")));
 }
 
 void refuse_existing(Oid schema, const char* name) {
@@ -52,7 +53,8 @@ void read_query(Definition* def) {
   check_source(def->source, name, def->text);
   lock_source(def->source);
   def->query = parse_analyze_fixedparams(statement, def->text, nullptr, 0, nullptr);
-  if (list_length(def->query->rtable) < 1 || linitial_node(RangeTblEntry, def->query->rtable)->relid != def->source)
+  if (list_length(def->query->rtable) < 1 ||
+      linitial_node(RangeTblEntry, def->query->rtable)->relid != def->source)
     ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE), errmsg("the source was replaced meanwhile"),
                     errhint("Try again.")));
   check_source(def->source, name, def->text);
@@ -73,7 +75,8 @@ Oid make_definition_view(const Definition* def, const char* query) {
   const char* name = makeObjectName(def->name, nullptr, psprintf("definition_%d", def->id));
   const char* qualified = quote_qualified_identifier("tick_catalog", name);
   run(psprintf("CREATE VIEW %s AS %s", qualified, query));
-  run(psprintf("ALTER VIEW %s OWNER TO %s", qualified, quote_identifier(GetUserNameFromId(def->owner, false))));
+  run(psprintf("ALTER VIEW %s OWNER TO %s", qualified,
+               quote_identifier(GetUserNameFromId(def->owner, false))));
   return get_relname_relid(name, catalog_namespace(false));
 }
 
@@ -94,14 +97,16 @@ void write(const char* sql, int count, Oid* types, Datum* values, const char* nu
 void write_source(Oid source) {
   Oid types[] = {OIDOID};
   Datum values[] = {ObjectIdGetDatum(source)};
-  write("INSERT INTO tick_catalog.source (relid) VALUES ($1) ON CONFLICT DO NOTHING", 1, types, values, nullptr);
-  write("INSERT INTO tick_catalog.watermark (source) VALUES ($1) ON CONFLICT DO NOTHING", 1, types, values, nullptr);
+  write("INSERT INTO tick_catalog.source (relid) VALUES ($1) ON CONFLICT DO NOTHING", 1, types, values,
+        nullptr);
+  write("INSERT INTO tick_catalog.watermark (source) VALUES ($1) ON CONFLICT DO NOTHING", 1, types, values,
+        nullptr);
 }
 
 void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 group) {
   const int keys = list_length(def->keys);
   const int first = keys + (def->window != nullptr ? 1 : 0);
-  Oid types[] = {INT4OID, OIDOID,      OIDOID,       OIDOID,  OIDOID,       INT4OID, OIDOID,
+  Oid types[] = {INT4OID,     OIDOID,       OIDOID,  OIDOID,       OIDOID,  INT4OID, OIDOID,
                  INTERVALOID, TEXTARRAYOID, TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID};
   Datum values[] = {Int32GetDatum(def->id),
                     ObjectIdGetDatum(view),
@@ -118,14 +123,15 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 gr
                     CStringGetTextDatum(merged_sql(def, state))};
   char nulls[] = "             ";
   if (def->window == nullptr) nulls[7] = nulls[9] = 'n';
-  write("INSERT INTO tick_catalog.rollup (id, view, state, definition, source, group_id, owner, window_size, "
-        "key_columns, time_column, item_columns, upsert, merged) OVERRIDING SYSTEM VALUE "
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
-        13, types, values, nulls);
+  write(
+      "INSERT INTO tick_catalog.rollup (id, view, state, definition, source, group_id, owner, window_size, "
+      "key_columns, time_column, item_columns, upsert, merged) OVERRIDING SYSTEM VALUE "
+      "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+      13, types, values, nulls);
   Oid pending_types[] = {INT4OID, INT8OID, INT8OID};
   Datum pending[] = {Int32GetDatum(def->id), Int64GetDatum(minus_infinity), Int64GetDatum(plus_infinity)};
-  write("INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) VALUES ($1, $2, $3, true)", 3, pending_types,
-        pending, nullptr);
+  write("INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) VALUES ($1, $2, $3, true)", 3,
+        pending_types, pending, nullptr);
 }
 
 Oid create_rollup(text* name, const char* query) {
@@ -174,7 +180,8 @@ PG_FUNCTION_INFO_V1(tick_create_rollup);
 
 PGDLLEXPORT Datum tick_create_rollup(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&] {
-    return ObjectIdGetDatum(tick::pg::create_rollup(PG_GETARG_TEXT_PP(0), text_to_cstring(PG_GETARG_TEXT_PP(1))));
+    return ObjectIdGetDatum(
+        tick::pg::create_rollup(PG_GETARG_TEXT_PP(0), text_to_cstring(PG_GETARG_TEXT_PP(1))));
   });
 }
 }

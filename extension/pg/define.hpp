@@ -1,6 +1,7 @@
 // The definition of a rollup on its way from the query to SQL and catalogs, and the steps of that way:
-//   statement.cpp parse and refuse -> analyse.cpp keys, window, items -> plan.cpp SQL text -> group.cpp program and
-//   triggers -> define.cpp the objects. Everything is palloc'ed plain data: any step may leave by ereport.
+//   statement.cpp parse and refuse -> analyse.cpp keys, window, items -> plan.cpp SQL text -> group.cpp
+//   program and triggers -> define.cpp the objects. Everything is palloc'ed plain data: any step may leave by
+//   ereport.
 #pragma once
 
 #include "../core/types.hpp"
@@ -27,7 +28,7 @@ struct StateColumn {
 };
 
 struct Definition {
-  const char* text;   // the query as it was given
+  const char* text;  // the query as it was given
   Query* query;
   Oid source;
   Oid owner;
@@ -35,28 +36,32 @@ struct Definition {
   const char* name;
   int32 id;
 
-  List* inputs;       // Node*: expressions over the source, which is variable number 1
-  List* keys;         // int: inputs
-  List* key_order;    // int: positions in `keys` as GROUP BY lists them
-  int time;           // input or -1
-  int where;          // input or -1
-  Node* window;       // the call of tick.tumble, or nullptr
+  List* inputs;     // Node*: expressions over the source, which is variable number 1
+  List* keys;       // int: inputs
+  List* key_order;  // int: positions in `keys` as GROUP BY lists them
+  int time;         // input or -1
+  int where;        // input or -1
+  Node* window;     // the call of tick.tumble, or nullptr
   Interval* size;
   WindowSize window_size;
-  List* items;        // DefinedItem*; the first counts rows
+  List* items;  // DefinedItem*; the first counts rows
 
-  List* columns;      // StateColumn*: keys, window, partials
-  const char* unit;   // name of the constant column of a rollup without keys and window, else nullptr
+  List* columns;     // StateColumn*: keys, window, partials
+  const char* unit;  // name of the constant column of a rollup without keys and window, else nullptr
 };
 
-inline Node* input(const Definition* def, int i) { return static_cast<Node*>(list_nth(def->inputs, i)); }
+inline Node* input(const Definition* def, int i) {
+  return static_cast<Node*>(list_nth(def->inputs, i));
+}
 inline DefinedItem* item(const Definition* def, int i) {
   return static_cast<DefinedItem*>(list_nth(def->items, i));
 }
 inline StateColumn* column(const Definition* def, int i) {
   return static_cast<StateColumn*>(list_nth(def->columns, i));
 }
-inline bool grouped(const Definition* def) { return def->keys != NIL || def->window != nullptr; }
+inline bool grouped(const Definition* def) {
+  return def->keys != NIL || def->window != nullptr;
+}
 
 // --- statement.cpp -----------------------------------------------------------------------------------------
 
@@ -88,15 +93,28 @@ void check_immutable(Node* node, const char* text);
 void analyse(Definition* def);
 
 // The aggregates that a rollup can hold.
-enum class Family { none, count, sum, avg, min, max, var_pop, var_samp, stddev_pop, stddev_samp, first, last };
+enum class Family {
+  none,
+  count,
+  sum,
+  avg,
+  min,
+  max,
+  var_pop,
+  var_samp,
+  stddev_pop,
+  stddev_samp,
+  first,
+  last
+};
 Family family(Oid function);
 // True if the function is one of the named ones of schema tick.
 bool is_tick_function(Oid function, const char* name);
 
 // Returns the index of an equal input, adding it if there is none.
 int add_input(Definition* def, Node* expr);
-// Adds the items of one aggregate and the state columns of new ones, named after the output column. `direct`: the
-// output is the aggregate itself.
+// Adds the items of one aggregate and the state columns of new ones, named after the output column. `direct`:
+// the output is the aggregate itself.
 void add_items(Definition* def, const Aggref* aggregate, const char* output, bool direct);
 // Adds the count of all rows, named as asked or by a name of our own.
 void add_row_count(Definition* def, const char* output);

@@ -1,6 +1,6 @@
-// The end of a rollup, however it comes: tick.drop_rollup, DROP VIEW, DROP TABLE .. CASCADE, DROP SCHEMA, DROP OWNED.
-// An event trigger sees what has gone and takes away the rest: objects, catalog rows, program and triggers.
-// PostgreSQL only.
+// The end of a rollup, however it comes: tick.drop_rollup, DROP VIEW, DROP TABLE .. CASCADE, DROP SCHEMA,
+// DROP OWNED. An event trigger sees what has gone and takes away the rest: objects, catalog rows, program and
+// triggers. PostgreSQL only.
 #include "define.hpp"
 #include "guard.hpp"
 #include "session.hpp"
@@ -16,8 +16,9 @@ struct Remains {
   Oid objects[3];  // view, state, definition
 };
 
-constexpr const char* columns = "SELECT r.id, r.group_id, r.source, r.view, r.state, r.definition "
-                                "FROM tick_catalog.rollup AS r WHERE ";
+constexpr const char* columns =
+    "SELECT r.id, r.group_id, r.source, r.view, r.state, r.definition "
+    "FROM tick_catalog.rollup AS r WHERE ";
 
 // The rollups that a condition selects; `argument` is its $1.
 List* read_remains(const char* condition, Oid argument) {
@@ -30,9 +31,12 @@ List* read_remains(const char* condition, Oid argument) {
   for (uint64 row = 0; row < SPI_processed; ++row) {
     bool null;
     Datum field[6];
-    for (int i = 0; i < 6; ++i) field[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &null);
+    for (int i = 0; i < 6; ++i)
+      field[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &null);
     auto* found = static_cast<Remains*>(MemoryContextAlloc(memory, sizeof(Remains)));
-    *found = Remains{DatumGetInt32(field[0]), DatumGetInt32(field[1]), DatumGetObjectId(field[2]),
+    *found = Remains{DatumGetInt32(field[0]),
+                     DatumGetInt32(field[1]),
+                     DatumGetObjectId(field[2]),
                      {DatumGetObjectId(field[3]), DatumGetObjectId(field[4]), DatumGetObjectId(field[5])}};
     MemoryContext spi = MemoryContextSwitchTo(memory);
     result = lappend(result, found);
@@ -42,7 +46,9 @@ List* read_remains(const char* condition, Oid argument) {
   return result;
 }
 
-bool exists(Oid relation) { return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation)); }
+bool exists(Oid relation) {
+  return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relation));
+}
 
 void drop_objects(const Remains& remains) {
   for (Oid object : remains.objects) {
@@ -58,15 +64,21 @@ void release_source(Oid source) {
     if (!has_programs(source)) lock_source(source, AccessExclusiveLock);
     attach_triggers(source);
   }
-  run(psprintf("DELETE FROM tick_catalog.source AS s WHERE s.relid = %u AND NOT EXISTS "
-               "(SELECT FROM tick_catalog.rollup AS r WHERE r.source = s.relid)", source));
-  run(psprintf("DELETE FROM tick_catalog.watermark AS w WHERE w.source = %u AND NOT EXISTS "
-               "(SELECT FROM tick_catalog.source AS s WHERE s.relid = w.source)", source));
+  run(
+      psprintf("DELETE FROM tick_catalog.source AS s WHERE s.relid = %u AND NOT EXISTS "
+               "(SELECT FROM tick_catalog.rollup AS r WHERE r.source = s.relid)",
+               source));
+  run(
+      psprintf("DELETE FROM tick_catalog.watermark AS w WHERE w.source = %u AND NOT EXISTS "
+               "(SELECT FROM tick_catalog.source AS s WHERE s.relid = w.source)",
+               source));
 }
 
-// The mutex of a turn. No turn runs from here to the end of the transaction: it would wait for the state we drop,
-// and we for what it has locked.
-void stop_turns() { LockDatabaseObject(RelationRelationId, catalog_relation("frontier"), 1, ExclusiveLock); }
+// The mutex of a turn. No turn runs from here to the end of the transaction: it would wait for the state we
+// drop, and we for what it has locked.
+void stop_turns() {
+  LockDatabaseObject(RelationRelationId, catalog_relation("frontier"), 1, ExclusiveLock);
+}
 
 // Removes what is left of a rollup. Runs as the extension's owner with the fixed search_path.
 void remove(const Remains& remains) {
@@ -92,7 +104,8 @@ void drop_rollup(Oid view) {
   List* found = read_remains("r.view = $1", view);
   act_again(caller);
   if (found == NIL)
-    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("\"%s\" is not a rollup", name == nullptr ? "?" : name),
+    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+                    errmsg("\"%s\" is not a rollup", name == nullptr ? "?" : name),
                     errhint("tick.status lists the rollups.")));
   if (!TICK_OWNS_RELATION(view, GetUserId())) aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, name);
   (void)act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
@@ -104,9 +117,11 @@ void drop_rollup(Oid view) {
 void clean_up() {
   const Actor caller = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
   const int level = fixed_path();
-  remove_all(read_remains("EXISTS (SELECT FROM pg_event_trigger_dropped_objects() AS d WHERE d.classid = "
-                          "'pg_class'::regclass AND d.objsubid = 0 AND d.objid IN (r.view, r.state, "
-                          "r.definition, r.source))", InvalidOid));
+  remove_all(
+      read_remains("EXISTS (SELECT FROM pg_event_trigger_dropped_objects() AS d WHERE d.classid = "
+                   "'pg_class'::regclass AND d.objsubid = 0 AND d.objid IN (r.view, r.state, "
+                   "r.definition, r.source))",
+                   InvalidOid));
   close_path(level);
   act_again(caller);
 }

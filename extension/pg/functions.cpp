@@ -1,5 +1,5 @@
-// Window functions, and the functions that finish partials which PostgreSQL itself can add: integers and numeric.
-// They repeat PostgreSQL's own final functions step by step, so scale and rounding are the same.
+// Window functions, and the functions that finish partials which PostgreSQL itself can add: integers and
+// numeric. They repeat PostgreSQL's own final functions step by step, so scale and rounding are the same.
 #include "../core/window.hpp"
 #include "guard.hpp"
 
@@ -13,7 +13,9 @@ WindowSize window_size(const Interval* size) {
   return result;
 }
 
-Numeric number(Datum datum) { return DatumGetNumeric(datum); }
+Numeric number(Datum datum) {
+  return DatumGetNumeric(datum);
+}
 
 bool is_positive(Numeric value) {
   const Datum zero = DirectFunctionCall1(int8_numeric, Int64GetDatum(0));
@@ -41,8 +43,8 @@ Datum parse_number(const char* digits, int scale) {
                              ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
 }
 
-// The square root with the scale of its argument. numeric_sqrt rounds to a finer scale first, so that a second rounding
-// may go up where the first already did.
+// The square root with the scale of its argument. numeric_sqrt rounds to a finer scale first, so that a
+// second rounding may go up where the first already did.
 Datum numeric_deviation(const Moments& of, bool sample) {
   const Datum variance = numeric_variance(of, sample);
   if (numeric_is_nan(number(variance)) || !is_positive(number(variance))) return variance;
@@ -84,7 +86,8 @@ PGDLLEXPORT Datum tick_tumble(PG_FUNCTION_ARGS) {
 
 PGDLLEXPORT Datum tick_window_end(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&] {
-    return TimestampGetDatum(tick::window_end(PG_GETARG_TIMESTAMP(0), tick::pg::window_size(PG_GETARG_INTERVAL_P(1))));
+    return TimestampGetDatum(
+        tick::window_end(PG_GETARG_TIMESTAMP(0), tick::pg::window_size(PG_GETARG_INTERVAL_P(1))));
   });
 }
 
@@ -99,7 +102,8 @@ PGDLLEXPORT Datum tick_finish_sum(PG_FUNCTION_ARGS) {
 PGDLLEXPORT Datum tick_finish_avg(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&]() -> Datum {
     if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_GETARG_INT64(1) <= 0) PG_RETURN_NULL();
-    return DirectFunctionCall2(numeric_div, PG_GETARG_DATUM(0), DirectFunctionCall1(int8_numeric, PG_GETARG_DATUM(1)));
+    return DirectFunctionCall2(numeric_div, PG_GETARG_DATUM(0),
+                               DirectFunctionCall1(int8_numeric, PG_GETARG_DATUM(1)));
   });
 }
 

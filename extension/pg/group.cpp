@@ -1,6 +1,7 @@
-// Capture groups: rollups of one owner with the same source, keys, WHERE and time expression fold each row once.
-// A program is immutable: every change of a group writes a new one, with the items of all its rollups, and retires
-// the old; deltas of the old keep their rows of rollup_program. The caller holds the source's lock. PostgreSQL only.
+// Capture groups: rollups of one owner with the same source, keys, WHERE and time expression fold each row
+// once. A program is immutable: every change of a group writes a new one, with the items of all its rollups,
+// and retires the old; deltas of the old keep their rows of rollup_program. The caller holds the source's
+// lock. PostgreSQL only.
 #include "define.hpp"
 #include "session.hpp"
 
@@ -18,7 +19,7 @@ struct Draft {
   int time;
   int where;
   int64 pane;
-  List* items;        // List* of five ints
+  List* items;  // List* of five ints
 };
 
 // A rollup of the group, with the items of the old program that it uses.
@@ -41,7 +42,8 @@ int draft_item(Draft* draft, List* inputs, List* numbers) {
   List* wanted = list_make1_int(linitial_int(numbers));
   for (int i = 1; i < 5; ++i) {
     const int number = list_nth_int(numbers, i);
-    wanted = lappend_int(wanted, number < 0 ? -1 : draft_input(draft, static_cast<Node*>(list_nth(inputs, number))));
+    wanted = lappend_int(wanted,
+                         number < 0 ? -1 : draft_input(draft, static_cast<Node*>(list_nth(inputs, number))));
   }
   ListCell* cell;
   foreach (cell, draft->items) {
@@ -70,8 +72,8 @@ List* read_array(Datum array) {
   List* result = NIL;
   Datum* elements;
   int count;
-  deconstruct_array(DatumGetArrayTypePCopy(array), INT2OID, sizeof(int16), true, TYPALIGN_SHORT, &elements, nullptr,
-                    &count);
+  deconstruct_array(DatumGetArrayTypePCopy(array), INT2OID, sizeof(int16), true, TYPALIGN_SHORT, &elements,
+                    nullptr, &count);
   for (int i = 0; i < count; ++i) result = lappend_int(result, DatumGetInt16(elements[i]));
   return result;
 }
@@ -102,9 +104,12 @@ List* read_drafts(const char* where, Datum argument, Oid type) {
   List* drafts = NIL;
   MemoryContext memory = CurrentMemoryContext;
   open_catalogs();
-  const uint64 rows = read(psprintf("SELECT p.group_id, p.source, p.owner, p.id, p.inputs, p.keys, p.time_input, "
-                                    "p.where_input, p.pane, p.items FROM tick_catalog.program AS p WHERE p.current AND "
-                                    "%s ORDER BY p.id", where), argument, type);
+  const uint64 rows =
+      read(psprintf("SELECT p.group_id, p.source, p.owner, p.id, p.inputs, p.keys, p.time_input, "
+                    "p.where_input, p.pane, p.items FROM tick_catalog.program AS p WHERE p.current AND "
+                    "%s ORDER BY p.id",
+                    where),
+           argument, type);
   for (uint64 row = 0; row < rows; ++row) {
     MemoryContext spi = MemoryContextSwitchTo(memory);
     auto* draft = static_cast<Draft*>(palloc0(sizeof(Draft)));
@@ -119,9 +124,10 @@ List* read_drafts(const char* where, Datum argument, Oid type) {
     draft->pane = DatumGetInt64(field(row, 9));
     List* numbers = read_array(field(row, 10));
     for (int i = 0; i + 4 < list_length(numbers); i += 5)
-      draft->items = lappend(draft->items, list_make5_int(list_nth_int(numbers, i), list_nth_int(numbers, i + 1),
-                                                          list_nth_int(numbers, i + 2), list_nth_int(numbers, i + 3),
-                                                          list_nth_int(numbers, i + 4)));
+      draft->items =
+          lappend(draft->items, list_make5_int(list_nth_int(numbers, i), list_nth_int(numbers, i + 1),
+                                               list_nth_int(numbers, i + 2), list_nth_int(numbers, i + 3),
+                                               list_nth_int(numbers, i + 4)));
     drafts = lappend(drafts, draft);
     MemoryContextSwitchTo(spi);
   }
@@ -133,8 +139,9 @@ List* read_members(const Draft* draft) {
   List* members = NIL;
   MemoryContext memory = CurrentMemoryContext;
   open_catalogs();
-  const uint64 rows = read("SELECT rollup, items FROM tick_catalog.rollup_program WHERE program = $1 ORDER BY rollup",
-                           Int64GetDatum(draft->old_program), INT8OID);
+  const uint64 rows =
+      read("SELECT rollup, items FROM tick_catalog.rollup_program WHERE program = $1 ORDER BY rollup",
+           Int64GetDatum(draft->old_program), INT8OID);
   for (uint64 row = 0; row < rows; ++row) {
     MemoryContext spi = MemoryContextSwitchTo(memory);
     auto* member = static_cast<Member*>(palloc(sizeof(Member)));
@@ -152,8 +159,9 @@ int64 group_pane(int32 group, int64 with, int64* widest_allowed) {
   int64 pane = with;
   int64 narrowest = with;
   open_catalogs();
-  const uint64 rows = read("SELECT window_size FROM tick_catalog.rollup WHERE group_id = $1 AND window_size IS NOT NULL",
-                           Int32GetDatum(group), INT4OID);
+  const uint64 rows =
+      read("SELECT window_size FROM tick_catalog.rollup WHERE group_id = $1 AND window_size IS NOT NULL",
+           Int32GetDatum(group), INT4OID);
   for (uint64 row = 0; row < rows; ++row) {
     const Interval* size = DatumGetIntervalP(field(row, 1));
     const int64 width = pane_width(WindowSize{size->month, size->day, size->time});
@@ -172,13 +180,15 @@ Node* part(const Draft* draft, int number) {
 bool same_rows(const Draft* draft, const Definition* def) {
   if (draft->owner != def->owner || list_length(draft->keys) != list_length(def->keys)) return false;
   for (int i = 0; i < list_length(def->keys); ++i) {
-    if (!equal(part(draft, list_nth_int(draft->keys, i)), input(def, list_nth_int(def->keys, i)))) return false;
+    if (!equal(part(draft, list_nth_int(draft->keys, i)), input(def, list_nth_int(def->keys, i))))
+      return false;
   }
   if (!equal(part(draft, draft->where), def->where < 0 ? nullptr : input(def, def->where))) return false;
   return draft->time < 0 || def->time < 0 || equal(part(draft, draft->time), input(def, def->time));
 }
 
-// Finds a group that can take the rollup: the gcd of its panes must not be much finer than any of its windows.
+// Finds a group that can take the rollup: the gcd of its panes must not be much finer than any of its
+// windows.
 Draft* find_group(const Definition* def, int64 pane) {
   ListCell* cell;
   foreach (cell, read_drafts("p.source = $1", ObjectIdGetDatum(def->source), OIDOID)) {
@@ -207,8 +217,10 @@ Draft* new_group(const Definition* def, int64 pane) {
   Datum values[] = {ObjectIdGetDatum(def->source), ObjectIdGetDatum(def->owner),
                     CStringGetTextDatum(nodeToString(stringToNode(nodeToString(signature))))};
   SPI_connect();
-  SPI_execute_with_args("INSERT INTO tick_catalog.capture_group (source, owner, signature) VALUES ($1, $2, $3) "
-                        "RETURNING id", 3, types, values, nullptr, false, 0);
+  SPI_execute_with_args(
+      "INSERT INTO tick_catalog.capture_group (source, owner, signature) VALUES ($1, $2, $3) "
+      "RETURNING id",
+      3, types, values, nullptr, false, 0);
   draft->group = DatumGetInt32(field(0, 1));
   SPI_finish();
   foreach (cell, def->keys)
@@ -224,7 +236,8 @@ Draft* without_unused(const Draft* old, List* members) {
   *draft = *old;
   draft->inputs = draft->keys = draft->items = NIL;
   ListCell* cell;
-  foreach (cell, old->keys) draft->keys = lappend_int(draft->keys, draft_input(draft, part(old, lfirst_int(cell))));
+  foreach (cell, old->keys)
+    draft->keys = lappend_int(draft->keys, draft_input(draft, part(old, lfirst_int(cell))));
   if (old->where >= 0) draft->where = draft_input(draft, part(old, old->where));
   if (old->time >= 0) draft->time = draft_input(draft, part(old, old->time));
   (void)draft_item(draft, old->inputs, static_cast<List*>(linitial(old->items)));
@@ -233,7 +246,8 @@ Draft* without_unused(const Draft* old, List* members) {
     List* items = NIL;
     ListCell* number;
     foreach (number, member->items)
-      items = lappend_int(items, draft_item(draft, old->inputs, static_cast<List*>(list_nth(old->items, lfirst_int(number)))));
+      items = lappend_int(items, draft_item(draft, old->inputs,
+                                            static_cast<List*>(list_nth(old->items, lfirst_int(number)))));
     member->items = items;
   }
   return draft;
@@ -254,12 +268,14 @@ int64 write_program(const Draft* draft) {
                     Int64GetDatum(draft->pane),
                     CStringGetTextDatum(array_text(numbers))};
   Oid group_type[] = {INT4OID};
-  write("UPDATE tick_catalog.program SET current = false WHERE group_id = $1 AND current", 1, group_type, values);
+  write("UPDATE tick_catalog.program SET current = false WHERE group_id = $1 AND current", 1, group_type,
+        values);
   SPI_connect();
-  SPI_execute_with_args("INSERT INTO tick_catalog.program (group_id, source, owner, current, inputs, keys, time_input, "
-                        "where_input, pane, items) VALUES ($1, $2, $3, true, $4, $5::smallint[], $6, $7, $8, "
-                        "$9::smallint[]) RETURNING id",
-                        9, types, values, nullptr, false, 0);
+  SPI_execute_with_args(
+      "INSERT INTO tick_catalog.program (group_id, source, owner, current, inputs, keys, time_input, "
+      "where_input, pane, items) VALUES ($1, $2, $3, true, $4, $5::smallint[], $6, $7, $8, "
+      "$9::smallint[]) RETURNING id",
+      9, types, values, nullptr, false, 0);
   const int64 id = DatumGetInt64(field(0, 1));
   SPI_finish();
   return id;
@@ -268,8 +284,8 @@ int64 write_program(const Draft* draft) {
 void write_member(int32 rollup, int64 program, List* items) {
   Oid types[] = {INT4OID, INT8OID, TEXTOID};
   Datum values[] = {Int32GetDatum(rollup), Int64GetDatum(program), CStringGetTextDatum(array_text(items))};
-  write("INSERT INTO tick_catalog.rollup_program (rollup, program, items) VALUES ($1, $2, $3::smallint[])", 3, types,
-        values);
+  write("INSERT INTO tick_catalog.rollup_program (rollup, program, items) VALUES ($1, $2, $3::smallint[])", 3,
+        types, values);
 }
 
 void write_members(List* members, int64 program) {
@@ -307,7 +323,8 @@ void record_items(const Definition* def, int32 group) {
   List* items = NIL;
   ListCell* cell;
   foreach (cell, def->items)
-    items = lappend_int(items, draft_item(draft, def->inputs, numbers_of(static_cast<DefinedItem*>(lfirst(cell)))));
+    items = lappend_int(items,
+                        draft_item(draft, def->inputs, numbers_of(static_cast<DefinedItem*>(lfirst(cell)))));
   write_member(def->id, draft->old_program, items);
 }
 
@@ -319,7 +336,8 @@ void shrink_group(int32 group) {
   Oid types[] = {INT4OID};
   Datum values[] = {Int32GetDatum(group)};
   if (members == NIL) {
-    write("UPDATE tick_catalog.program SET current = false WHERE group_id = $1 AND current", 1, types, values);
+    write("UPDATE tick_catalog.program SET current = false WHERE group_id = $1 AND current", 1, types,
+          values);
     write("DELETE FROM tick_catalog.capture_group WHERE id = $1", 1, types, values);
     return;
   }

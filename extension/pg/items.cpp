@@ -1,5 +1,5 @@
-// Which partials an aggregate needs, the state columns that hold them, and the expression that finishes them with
-// the very type and value of the aggregate. PostgreSQL only.
+// Which partials an aggregate needs, the state columns that hold them, and the expression that finishes them
+// with the very type and value of the aggregate. PostgreSQL only.
 #include "define.hpp"
 #include "session.hpp"
 #include "values.hpp"
@@ -13,11 +13,16 @@ struct Named {
 };
 
 constexpr Named built_in[] = {
-    {"count", Family::count},           {"sum", Family::sum},
-    {"avg", Family::avg},               {"min", Family::min},
-    {"max", Family::max},               {"variance", Family::var_samp},
-    {"var_samp", Family::var_samp},     {"var_pop", Family::var_pop},
-    {"stddev", Family::stddev_samp},    {"stddev_samp", Family::stddev_samp},
+    {"count", Family::count},
+    {"sum", Family::sum},
+    {"avg", Family::avg},
+    {"min", Family::min},
+    {"max", Family::max},
+    {"variance", Family::var_samp},
+    {"var_samp", Family::var_samp},
+    {"var_pop", Family::var_pop},
+    {"stddev", Family::stddev_samp},
+    {"stddev_samp", Family::stddev_samp},
     {"stddev_pop", Family::stddev_pop},
 };
 
@@ -26,16 +31,25 @@ bool has_image_equality(Oid type, Oid collation) {
   if (!OidIsValid(opclass)) return false;
   const Oid of = get_opclass_input_type(opclass);
   const Oid function = get_opfamily_proc(get_opclass_family(opclass), of, of, BTEQUALIMAGE_PROC);
-  return OidIsValid(function) && DatumGetBool(OidFunctionCall1Coll(function, collation, ObjectIdGetDatum(of)));
+  return OidIsValid(function) &&
+         DatumGetBool(OidFunctionCall1Coll(function, collation, ObjectIdGetDatum(of)));
 }
 
-bool is_opaque(Type type) { return type == Type::bytes || type == Type::word; }
+bool is_opaque(Type type) {
+  return type == Type::bytes || type == Type::word;
+}
 
-bool can_be_added(Type type) { return is_integer(type) || is_float(type) || type == Type::numeric; }
+bool can_be_added(Type type) {
+  return is_integer(type) || is_float(type) || type == Type::numeric;
+}
 
-bool can_be_ordered(Type type) { return !is_opaque(type) && type != Type::boolean; }
+bool can_be_ordered(Type type) {
+  return !is_opaque(type) && type != Type::boolean;
+}
 
-Type type_of(Node* expr) { return value_type(exprType(expr)).type; }
+Type type_of(Node* expr) {
+  return value_type(exprType(expr)).type;
+}
 
 Node* argument(const Aggref* aggregate, int n) {
   return reinterpret_cast<Node*>(static_cast<TargetEntry*>(list_nth(aggregate->args, n))->expr);
@@ -43,36 +57,43 @@ Node* argument(const Aggref* aggregate, int n) {
 
 [[noreturn]] void refuse(const Definition* def, const Aggref* aggregate, const char* what, const char* hint) {
   ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                  errmsg("a rollup cannot keep %s %s", get_func_name(aggregate->aggfnoid), what), errhint("%s", hint),
-                  at(def->text, aggregate->location)));
+                  errmsg("a rollup cannot keep %s %s", get_func_name(aggregate->aggfnoid), what),
+                  errhint("%s", hint), at(def->text, aggregate->location)));
 }
 
 void check_aggregate(const Definition* def, const Aggref* aggregate, Family which) {
   if (which == Family::none)
-    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                    errmsg("a rollup cannot keep aggregate %s", format_procedure(aggregate->aggfnoid)),
-                    errhint("Use count, sum, avg, min, max, stddev, variance, tick.first or tick.last; rollups that "
-                            "are recomputed are not there yet."),
-                    at(def->text, aggregate->location)));
+    ereport(ERROR,
+            (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+             errmsg("a rollup cannot keep aggregate %s", format_procedure(aggregate->aggfnoid)),
+             errhint("Use count, sum, avg, min, max, stddev, variance, tick.first or tick.last; rollups that "
+                     "are recomputed are not there yet."),
+             at(def->text, aggregate->location)));
   if (aggregate->aggdistinct != NIL)
-    refuse(def, aggregate, "with DISTINCT", "Rollups that are recomputed are not there yet; add the column to GROUP BY.");
+    refuse(def, aggregate, "with DISTINCT",
+           "Rollups that are recomputed are not there yet; add the column to GROUP BY.");
   if (aggregate->aggorder != NIL)
-    refuse(def, aggregate, "with ORDER BY", "Use tick.first(value, ts) or tick.last(value, ts) for what depends on order.");
+    refuse(def, aggregate, "with ORDER BY",
+           "Use tick.first(value, ts) or tick.last(value, ts) for what depends on order.");
   const bool ordered = which == Family::first || which == Family::last;
   if (ordered && list_length(aggregate->args) < 2)
     refuse(def, aggregate, "without an order",
-           "Write tick.first(value, ts) or tick.last(value, ts), with a sequence number as third argument for ties.");
+           "Write tick.first(value, ts) or tick.last(value, ts), with a sequence number as third argument "
+           "for ties.");
   for (int i = 0; i < list_length(aggregate->args); ++i) {
     Node* expr = argument(aggregate, i);
     const Type type = type_of(expr);
     if (which == Family::count) return;
     if (type_is_collatable(exprType(expr)) && !OidIsValid(aggregate->inputcollid))
-      refuse(def, aggregate, "of arguments with different collations", "Give them one collation with COLLATE.");
-    if (ordered ? i > 0 && !can_be_ordered(type)
-                : (which == Family::min || which == Family::max) ? !can_be_ordered(type) : !can_be_added(type))
+      refuse(def, aggregate, "of arguments with different collations",
+             "Give them one collation with COLLATE.");
+    if (ordered                                          ? i > 0 && !can_be_ordered(type)
+        : (which == Family::min || which == Family::max) ? !can_be_ordered(type)
+                                                         : !can_be_added(type))
       refuse(def, aggregate, psprintf("of type %s", format_type_be(exprType(expr))),
              ordered ? "Order by a time or a number."
-                     : "Cast the value to an integer, numeric, double precision, or (for min and max) text or a time.");
+                     : "Cast the value to an integer, numeric, double precision, or (for min and max) text "
+                       "or a time.");
     if (ordered && i == 0) check_type(expr, false, def->text, aggregate->location);
   }
 }
@@ -145,8 +166,9 @@ int add_argument(Definition* def, const Aggref* aggregate, int n) {
   if (n >= list_length(aggregate->args)) return -1;
   Node* expr = argument(aggregate, n);
   if (type_is_collatable(exprType(expr)) && exprCollation(expr) != aggregate->inputcollid)
-    expr = reinterpret_cast<Node*>(makeRelabelType(reinterpret_cast<Expr*>(expr), exprType(expr), exprTypmod(expr),
-                                                   aggregate->inputcollid, COERCE_IMPLICIT_CAST));
+    expr = reinterpret_cast<Node*>(makeRelabelType(reinterpret_cast<Expr*>(expr), exprType(expr),
+                                                   exprTypmod(expr), aggregate->inputcollid,
+                                                   COERCE_IMPLICIT_CAST));
   return add_input(def, expr);
 }
 
@@ -176,15 +198,19 @@ Parts take_parts(Definition* def, const Aggref* aggregate, const char* output, b
   const Family which = family(aggregate->aggfnoid);
   check_aggregate(def, aggregate, which);
   Parts parts{-1, -1, -1, -1};
-  int filter = aggregate->aggfilter == nullptr ? -1 : add_input(def, reinterpret_cast<Node*>(aggregate->aggfilter));
+  int filter =
+      aggregate->aggfilter == nullptr ? -1 : add_input(def, reinterpret_cast<Node*>(aggregate->aggfilter));
   auto named = [&](const char* what, bool is_output) { return direct && is_output ? nullptr : what; };
   if (which == Family::count) {
     int value = -1;
     if (!aggregate->aggstar && aggregate->args != NIL) {
-      if (!is_opaque(type_of(argument(aggregate, 0)))) value = add_argument(def, aggregate, 0);
-      else filter = add_presence(def, aggregate);
+      if (!is_opaque(type_of(argument(aggregate, 0))))
+        value = add_argument(def, aggregate, 0);
+      else
+        filter = add_presence(def, aggregate);
     }
-    parts.count = add_item(def, {ItemKind::count, value, -1, -1, filter, 0, 0, 0}, output, named("count", true));
+    parts.count =
+        add_item(def, {ItemKind::count, value, -1, -1, filter, 0, 0, 0}, output, named("count", true));
     return parts;
   }
   const int value = add_argument(def, aggregate, 0);
@@ -207,7 +233,9 @@ Parts take_parts(Definition* def, const Aggref* aggregate, const char* output, b
   return parts;
 }
 
-Node* partial(Definition* def, int which) { return state_variable(def, item(def, which)->column); }
+Node* partial(Definition* def, int which) {
+  return state_variable(def, item(def, which)->column);
+}
 
 const char* finisher(Family which) {
   switch (which) {
@@ -272,8 +300,8 @@ Node* finish(Definition* def, const Aggref* aggregate) {
     if (!grouped(def)) {
       CoalesceExpr* coalesce = makeNode(CoalesceExpr);
       coalesce->coalescetype = INT8OID;
-      coalesce->args = list_make2(
-          result, makeConst(INT8OID, -1, InvalidOid, sizeof(int64), Int64GetDatum(0), false, FLOAT8PASSBYVAL));
+      coalesce->args = list_make2(result, makeConst(INT8OID, -1, InvalidOid, sizeof(int64), Int64GetDatum(0),
+                                                    false, FLOAT8PASSBYVAL));
       coalesce->location = -1;
       result = reinterpret_cast<Node*>(coalesce);
     }
@@ -299,7 +327,8 @@ const char* free_name(const Definition* def, const char* output, const char* wha
     bool taken = strcmp(name, "revision") == 0 || strcmp(name, "updated_at") == 0 ||
                  SystemAttributeByName(name) != nullptr;
     ListCell* cell;
-    foreach (cell, def->columns) taken = taken || strcmp(static_cast<StateColumn*>(lfirst(cell))->name, name) == 0;
+    foreach (cell, def->columns)
+      taken = taken || strcmp(static_cast<StateColumn*>(lfirst(cell))->name, name) == 0;
     if (!taken) return name;
     name = makeObjectName(output, what, psprintf("%d", n));
   }
@@ -318,10 +347,11 @@ void check_type(Node* expr, bool as_key, const char* text, int location) {
   const Oid collation = exprCollation(expr);
   if (!as_key || !type_is_collatable(type)) return;
   if (!OidIsValid(collation) || !get_collation_isdeterministic(collation))
-    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                    errmsg("a key of a rollup needs a deterministic collation"),
-                    errhint("Group by the expression with COLLATE \"C\", or with another deterministic collation."),
-                    at(text, location)));
+    ereport(
+        ERROR,
+        (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("a key of a rollup needs a deterministic collation"),
+         errhint("Group by the expression with COLLATE \"C\", or with another deterministic collation."),
+         at(text, location)));
 }
 
 }  // namespace tick::pg

@@ -1,5 +1,6 @@
-// tick.first and tick.last as ordinary aggregates, and the merges of partials that depend on an order. All use the
-// core's comparison, so a query and a rollup cannot disagree: (order, seq with NULL lowest, value, bytes).
+// tick.first and tick.last as ordinary aggregates, and the merges of partials that depend on an order. All
+// use the core's comparison, so a query and a rollup cannot disagree: (order, seq with NULL lowest, value,
+// bytes).
 #include "../core/types.hpp"
 #include "guard.hpp"
 #include "values.hpp"
@@ -26,9 +27,10 @@ void check_order(const Ranked& ranked) {
   for (int i = 1; i < ranked.count; ++i) {
     const Type type = ranked.type[i].type;
     if (type == Type::word || type == Type::bytes || type == Type::boolean)
-      ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                      errmsg("tick.first and tick.last cannot order by type %s", format_type_be(ranked.type[i].oid)),
-                      errhint("Order by a time or a number.")));
+      ereport(ERROR,
+              (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+               errmsg("tick.first and tick.last cannot order by type %s", format_type_be(ranked.type[i].oid)),
+               errhint("Order by a time or a number.")));
   }
 }
 
@@ -58,11 +60,13 @@ Datum flat(Datum datum, bool null, const ValueType& type) {
 }
 
 int compare_at(const Ranked& ranked, int i, Datum a, Datum b) {
-  return compare(ranked.input[i], to_cell(a, false, ranked.type[i]), to_cell(b, false, ranked.type[i]), compare_text);
+  return compare(ranked.input[i], to_cell(a, false, ranked.type[i]), to_cell(b, false, ranked.type[i]),
+                 compare_text);
 }
 
 // Orders two rows that have a value and an order.
-int compare_rows(const Ranked& ranked, const Datum* a, const bool* a_null, const Datum* b, const bool* b_null) {
+int compare_rows(const Ranked& ranked, const Datum* a, const bool* a_null, const Datum* b,
+                 const bool* b_null) {
   if (const int by_order = compare_at(ranked, 1, a[1], b[1]); by_order != 0) return by_order;
   if (ranked.count > 2) {
     if (a_null[2] != b_null[2]) return a_null[2] ? -1 : 1;
@@ -84,14 +88,16 @@ void keep(Holder* holder, const Datum* datum, const bool* null, MemoryContext me
 }
 
 [[noreturn]] void refuse_unordered() {
-  ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("tick.first and tick.last need an order"),
-                  errhint("Write tick.first(value, ts) or tick.last(value, ts), with a sequence number as third "
-                          "argument for ties.")));
+  ereport(ERROR,
+          (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("tick.first and tick.last need an order"),
+           errhint("Write tick.first(value, ts) or tick.last(value, ts), with a sequence number as third "
+                   "argument for ties.")));
 }
 
 Datum step(FunctionCallInfo fcinfo, int direction) {
   MemoryContext memory;
-  if (!AggCheckCallContext(fcinfo, &memory)) elog(ERROR, "pg_tick: an aggregate's function was called by itself");
+  if (!AggCheckCallContext(fcinfo, &memory))
+    elog(ERROR, "pg_tick: an aggregate's function was called by itself");
   const int count = PG_NARGS() - 1;
   if (count < 2) refuse_unordered();
   auto* holder = PG_ARGISNULL(0) ? nullptr : reinterpret_cast<Holder*>(PG_GETARG_POINTER(0));
@@ -158,7 +164,8 @@ PGDLLEXPORT Datum tick_last_step(PG_FUNCTION_ARGS) {
 
 PGDLLEXPORT Datum tick_ordered_final(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&]() -> Datum {
-    const auto* holder = PG_ARGISNULL(0) ? nullptr : reinterpret_cast<tick::pg::Holder*>(PG_GETARG_POINTER(0));
+    const auto* holder =
+        PG_ARGISNULL(0) ? nullptr : reinterpret_cast<tick::pg::Holder*>(PG_GETARG_POINTER(0));
     if (holder == nullptr || !holder->set) PG_RETURN_NULL();
     return holder->datum[0];
   });

@@ -1,6 +1,6 @@
-// The SQL text of a rollup: its state table, its view, the worker's upsert, and the query that adds what is not
-// merged yet. All of it is written under a search_path of pg_catalog, so every other name carries its schema.
-// PostgreSQL only.
+// The SQL text of a rollup: its state table, its view, the worker's upsert, and the query that adds what is
+// not merged yet. All of it is written under a search_path of pg_catalog, so every other name carries its
+// schema. PostgreSQL only.
 #include "define.hpp"
 #include "session.hpp"
 
@@ -18,11 +18,17 @@ void append_column_definition(StringInfo sql, const StateColumn* column) {
 }
 
 // Number of state columns that identify a row.
-int identifying(const Definition* def) { return list_length(def->keys) + (def->window != nullptr ? 1 : 0); }
+int identifying(const Definition* def) {
+  return list_length(def->keys) + (def->window != nullptr ? 1 : 0);
+}
 
-const char* window_name(const Definition* def) { return column(def, list_length(def->keys))->name; }
+const char* window_name(const Definition* def) {
+  return column(def, list_length(def->keys))->name;
+}
 
-bool window_has_zone(const Definition* def) { return exprType(def->window) == TIMESTAMPTZOID; }
+bool window_has_zone(const Definition* def) {
+  return exprType(def->window) == TIMESTAMPTZOID;
+}
 
 // The columns of the unique index: keys in the order of GROUP BY, then the window.
 const char* identity_list(const Definition* def) {
@@ -105,14 +111,15 @@ void append_merge(StringInfo sql, const Definition* def, const DefinedItem* item
       return;
     case ItemKind::min:
     case ItemKind::max:
-      appendStringInfo(sql, "tick_catalog.merge_%s(s.%s, excluded.%s)", item->kind == ItemKind::min ? "min" : "max",
-                       name, name);
+      appendStringInfo(sql, "tick_catalog.merge_%s(s.%s, excluded.%s)",
+                       item->kind == ItemKind::min ? "min" : "max", name, name);
       return;
     case ItemKind::first:
     case ItemKind::last:
       break;
   }
-  appendStringInfo(sql, "CASE WHEN tick_catalog.%s(", item->kind == ItemKind::first ? "comes_before" : "comes_after");
+  appendStringInfo(sql, "CASE WHEN tick_catalog.%s(",
+                   item->kind == ItemKind::first ? "comes_before" : "comes_after");
   const char* separator = "";
   for (const char* row : {"excluded", "s"}) {
     for (int i = 0; i < item->width; ++i) {
@@ -133,7 +140,8 @@ void append_merged(StringInfo sql, const Definition* def, const DefinedItem* ite
       if (item->partial == INT8OID)
         appendStringInfo(sql, "sum(p.%s)::bigint", name);
       else
-        appendStringInfo(sql, "%s(p.%s)", item->partial == NUMERICOID ? "sum" : "tick_catalog.merged_sum", name);
+        appendStringInfo(sql, "%s(p.%s)", item->partial == NUMERICOID ? "sum" : "tick_catalog.merged_sum",
+                         name);
       break;
     case ItemKind::min:
     case ItemKind::max:
@@ -183,11 +191,12 @@ const char* state_sql(const Definition* def, const char* state) {
   if (def->unit != nullptr)
     appendStringInfo(&sql, "%s boolean NOT NULL DEFAULT true CHECK (%s), ", quote_identifier(def->unit),
                      quote_identifier(def->unit));
-  appendStringInfo(&sql,
-                   "revision bigint NOT NULL DEFAULT 0, updated_at timestamp with time zone NOT NULL, "
-                   "UNIQUE NULLS NOT DISTINCT (%s)) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, "
-                   "autovacuum_vacuum_cost_delay = 0); ALTER TABLE %s REPLICA IDENTITY FULL",
-                   identity_list(def), state);
+  appendStringInfo(
+      &sql,
+      "revision bigint NOT NULL DEFAULT 0, updated_at timestamp with time zone NOT NULL, "
+      "UNIQUE NULLS NOT DISTINCT (%s)) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, "
+      "autovacuum_vacuum_cost_delay = 0); ALTER TABLE %s REPLICA IDENTITY FULL",
+      identity_list(def), state);
   if (def->window != nullptr)
     appendStringInfo(&sql, "; CREATE INDEX ON %s (%s)", state, quote_identifier(window_name(def)));
   ListCell* counted;
@@ -208,11 +217,12 @@ const char* view_sql(Definition* def, Oid state, const char* view) {
   if (def->window == nullptr) {
     appendStringInfo(&sql, ", NULL::timestamp with time zone AS window_end, NULL::boolean AS final");
   } else {
-    appendStringInfo(&sql,
-                     ", %s AS window_end, COALESCE(%s <= (SELECT w.watermark%s FROM tick_catalog.watermark AS w "
-                     "WHERE w.source = %s::pg_catalog.regclass::oid), false) AS final",
-                     window_end_text(def), window_end_text(def), window_has_zone(def) ? "" : " AT TIME ZONE 'UTC'",
-                     quote_literal_cstr(relation_text(def->source)));
+    appendStringInfo(
+        &sql,
+        ", %s AS window_end, COALESCE(%s <= (SELECT w.watermark%s FROM tick_catalog.watermark AS w "
+        "WHERE w.source = %s::pg_catalog.regclass::oid), false) AS final",
+        window_end_text(def), window_end_text(def), window_has_zone(def) ? "" : " AT TIME ZONE 'UTC'",
+        quote_literal_cstr(relation_text(def->source)));
   }
   appendStringInfoString(&sql, ", s.revision, s.updated_at FROM ");
   if (grouped(def))
@@ -243,8 +253,9 @@ const char* upsert_sql(const Definition* def, Oid state) {
     }
   }
   if (def->window != nullptr)
-    appendStringInfo(&sql, "revision = s.revision + CASE WHEN %s <= $%d::timestamp with time zone%s THEN 1 ELSE 0 END, ",
-                     window_end_text(def), columns + 2, window_has_zone(def) ? "" : " AT TIME ZONE 'UTC'");
+    appendStringInfo(
+        &sql, "revision = s.revision + CASE WHEN %s <= $%d::timestamp with time zone%s THEN 1 ELSE 0 END, ",
+        window_end_text(def), columns + 2, window_has_zone(def) ? "" : " AT TIME ZONE 'UTC'");
   appendStringInfoString(&sql, "updated_at = excluded.updated_at");
   return sql.data;
 }
@@ -271,8 +282,9 @@ const char* merged_sql(Definition* def, Oid state) {
     if (foreach_current_index(cell) > 0) appendStringInfoString(&sql, ", ");
     append_merged(&sql, def, static_cast<DefinedItem*>(lfirst(cell)));
   }
-  appendStringInfo(&sql, " FROM (SELECT %s FROM %s UNION ALL SELECT %s FROM tick_catalog.unmerged(%d) AS u(%s)) AS p",
-                   columns.data, relation_text(state), columns.data, def->id, definitions.data);
+  appendStringInfo(
+      &sql, " FROM (SELECT %s FROM %s UNION ALL SELECT %s FROM tick_catalog.unmerged(%d) AS u(%s)) AS p",
+      columns.data, relation_text(state), columns.data, def->id, definitions.data);
   for (int i = 0; i < identifying(def); ++i)
     appendStringInfo(&sql, "%sp.%s", i == 0 ? " GROUP BY " : ", ", quote_identifier(column(def, i)->name));
   appendStringInfoString(&sql, ") AS s");

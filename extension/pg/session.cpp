@@ -9,9 +9,8 @@ Oid extension_owner() {
   ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ, CStringGetDatum("pg_tick"));
   SysScanDesc scan = systable_beginscan(extensions, ExtensionNameIndexId, true, nullptr, 1, &key);
   HeapTuple tuple = systable_getnext(scan);
-  const Oid owner = HeapTupleIsValid(tuple)
-                        ? reinterpret_cast<Form_pg_extension>(GETSTRUCT(tuple))->extowner
-                        : InvalidOid;
+  const Oid owner =
+      HeapTupleIsValid(tuple) ? reinterpret_cast<Form_pg_extension>(GETSTRUCT(tuple))->extowner : InvalidOid;
   systable_endscan(scan);
   table_close(extensions, AccessShareLock);
   if (!OidIsValid(owner))
@@ -26,16 +25,20 @@ Actor act_as(Oid role, int flags) {
   return before;
 }
 
-void act_again(const Actor& before) { SetUserIdAndSecContext(before.user, before.context); }
+void act_again(const Actor& before) {
+  SetUserIdAndSecContext(before.user, before.context);
+}
 
 int fixed_path() {
   const int level = NewGUCNestLevel();
-  (void)set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
-                          0, false);
+  (void)set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+                          true, 0, false);
   return level;
 }
 
-void close_path(int level) { AtEOXact_GUC(true, level); }
+void close_path(int level) {
+  AtEOXact_GUC(true, level);
+}
 
 void run(const char* sql) {
   SPI_connect();
@@ -55,7 +58,9 @@ void close_catalogs() {
   PopActiveSnapshot();
 }
 
-Oid tick_schema() { return get_namespace_oid("tick", false); }
+Oid tick_schema() {
+  return get_namespace_oid("tick", false);
+}
 
 Oid exact_sum_type() {
   return GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("exact_sum"),

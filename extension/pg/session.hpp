@@ -1,5 +1,6 @@
 // Under whose name and search_path a piece of SQL runs, and the short way to run one.
-// Nothing here is undone by a destructor: an ereport leaves it to the transaction's abort, which restores both.
+// Nothing here is undone by a destructor: an ereport leaves it to the transaction's abort, which restores
+// both.
 #pragma once
 
 #include "catalog.hpp"
@@ -20,7 +21,8 @@ Oid extension_owner();
 Actor act_as(Oid role, int flags);
 void act_again(const Actor& before);
 
-// Sets search_path to pg_catalog, so that whatever is deparsed names its schemas. Returns what close_path() takes.
+// Sets search_path to pg_catalog, so that whatever is deparsed names its schemas. Returns what close_path()
+// takes.
 int fixed_path();
 void close_path(int level);
 

@@ -30,7 +30,8 @@ void check_clauses(const SelectStmt* select, const char* text) {
   if (select->distinctClause != NIL) refuse(text, -1, "DISTINCT", "Use GROUP BY.");
   if (select->havingClause != nullptr) refuse(text, exprLocation(select->havingClause), "HAVING", on_view);
   if (select->windowClause != NIL) refuse(text, -1, "a WINDOW clause", on_view);
-  if (select->sortClause != NIL) refuse(text, exprLocation(static_cast<Node*>(linitial(select->sortClause))), "ORDER BY", on_view);
+  if (select->sortClause != NIL)
+    refuse(text, exprLocation(static_cast<Node*>(linitial(select->sortClause))), "ORDER BY", on_view);
   if (select->limitCount != nullptr) refuse(text, exprLocation(select->limitCount), "LIMIT", on_view);
   if (select->limitOffset != nullptr) refuse(text, exprLocation(select->limitOffset), "OFFSET", on_view);
   if (select->lockingClause != NIL) refuse(text, -1, "a locking clause", on_view);
@@ -43,7 +44,8 @@ void check_from(const SelectStmt* select, const char* text) {
                     errhint("Name the table of the raw rows in FROM.")));
   Node* from = static_cast<Node*>(linitial(select->fromClause));
   if (list_length(select->fromClause) > 1 || IsA(from, JoinExpr)) {
-    Node* place = list_length(select->fromClause) > 1 ? static_cast<Node*>(lsecond(select->fromClause)) : from;
+    Node* place =
+        list_length(select->fromClause) > 1 ? static_cast<Node*>(lsecond(select->fromClause)) : from;
     refuse(text, exprLocation(place), "a join", "Roll up one table, and join the rollup when you read it.");
   }
   if (IsA(from, RangeSubselect))
@@ -51,7 +53,8 @@ void check_from(const SelectStmt* select, const char* text) {
   if (IsA(from, RangeTableSample))
     refuse(text, exprLocation(from), "TABLESAMPLE", "Name the table of the raw rows in FROM.");
   if (!IsA(from, RangeVar))
-    refuse(text, exprLocation(from), "anything but a table in FROM", "Name the table of the raw rows in FROM.");
+    refuse(text, exprLocation(from), "anything but a table in FROM",
+           "Name the table of the raw rows in FROM.");
   if (!castNode(RangeVar, from)->inh)
     refuse(text, exprLocation(from), "ONLY", "Name the table without ONLY: its partitions belong to it.");
 }
@@ -121,7 +124,8 @@ bool takes_time(Oid function) {
   int count;
   (void)get_func_signature(function, &types, &count);
   bool result = false;
-  for (int i = 0; i < count; ++i) result = result || types[i] == TIMESTAMPTZOID || types[i] == TIMESTAMPOID || types[i] == DATEOID;
+  for (int i = 0; i < count; ++i)
+    result = result || types[i] == TIMESTAMPTZOID || types[i] == TIMESTAMPOID || types[i] == DATEOID;
   return result;
 }
 
@@ -147,8 +151,9 @@ void check_relation_kind(Oid source, const char* name, const char* text, int loc
       kind = "relation of another kind than a table";
   }
   if (kind != nullptr)
-    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("cannot roll up \"%s\": it is a %s", name, kind),
-                    errhint("%s", hint), at(text, location)));
+    ereport(ERROR,
+            (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("cannot roll up \"%s\": it is a %s", name, kind),
+             errhint("%s", hint), at(text, location)));
   const char persistence = get_rel_persistence(source);
   if (persistence != RELPERSISTENCE_PERMANENT)
     ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -159,8 +164,9 @@ void check_relation_kind(Oid source, const char* name, const char* text, int loc
   const Oid schema = get_rel_namespace(source);
   if (IsCatalogRelationOid(source) || schema == PG_CATALOG_NAMESPACE || schema == catalog_namespace(false) ||
       strcmp(get_namespace_name(schema), "information_schema") == 0)
-    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("cannot roll up \"%s\": it is a system catalog", name),
-                    errhint("%s", hint), at(text, location)));
+    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+                    errmsg("cannot roll up \"%s\": it is a system catalog", name), errhint("%s", hint),
+                    at(text, location)));
 }
 
 void check_inheritance(Oid source, const char* name, const char* text, int location) {
@@ -170,12 +176,14 @@ void check_inheritance(Oid source, const char* name, const char* text, int locat
   const bool partitioned = relation->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
   table_close(relation, NoLock);
   if (partition)
-    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("cannot roll up \"%s\": it is a partition", name),
-                    errhint("Roll up the partitioned table it belongs to."), at(text, location)));
+    ereport(ERROR,
+            (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("cannot roll up \"%s\": it is a partition", name),
+             errhint("Roll up the partitioned table it belongs to."), at(text, location)));
   if (!partitioned && (has_subclass(source) || has_superclass(source)))
-    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
-                    errmsg("cannot roll up \"%s\": it takes part in table inheritance", name),
-                    errhint("Use declarative partitioning, or a table without INHERITS."), at(text, location)));
+    ereport(ERROR,
+            (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+             errmsg("cannot roll up \"%s\": it takes part in table inheritance", name),
+             errhint("Use declarative partitioning, or a table without INHERITS."), at(text, location)));
   if (security)
     ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
                     errmsg("cannot roll up \"%s\": it has row-level security", name),
@@ -184,7 +192,8 @@ void check_inheritance(Oid source, const char* name, const char* text, int locat
                     at(text, location)));
   ListCell* cell;
   foreach (cell, find_all_inheritors(source, NoLock, nullptr)) {
-    if (lfirst_oid(cell) != source) check_relation_kind(lfirst_oid(cell), get_rel_name(lfirst_oid(cell)), text, location);
+    if (lfirst_oid(cell) != source)
+      check_relation_kind(lfirst_oid(cell), get_rel_name(lfirst_oid(cell)), text, location);
   }
 }
 
@@ -194,13 +203,15 @@ void check_not_ours(Oid source, const char* name, const char* text, int location
   const Actor caller = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
   const int level = fixed_path();
   open_catalogs();
-  SPI_execute_with_args("SELECT FROM tick_catalog.rollup WHERE $1 IN (state, view)", 1, types, values, nullptr, true, 1);
+  SPI_execute_with_args("SELECT FROM tick_catalog.rollup WHERE $1 IN (state, view)", 1, types, values,
+                        nullptr, true, 1);
   const bool ours = SPI_processed > 0;
   close_catalogs();
   close_path(level);
   act_again(caller);
   if (ours)
-    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("cannot roll up \"%s\": it belongs to a rollup", name),
+    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+                    errmsg("cannot roll up \"%s\": it belongs to a rollup", name),
                     errhint("Roll up the table that holds the raw rows."), at(text, location)));
 }
 
@@ -214,7 +225,9 @@ void enter_query(QueryContext* context, const char* text) {
   error_context_stack = &context->callback;
 }
 
-void leave_query(QueryContext* context) { error_context_stack = context->callback.previous; }
+void leave_query(QueryContext* context) {
+  error_context_stack = context->callback.previous;
+}
 
 int at(const char* text, int location) {
   return location < 0 ? 0 : errposition(pg_mbstrlen_with_len(text, location) + 1);
@@ -247,19 +260,20 @@ void check_source(Oid source, const RangeVar* name, const char* text) {
   for (AclMode mode : needed) {
     if (pg_class_aclcheck(source, GetUserId(), mode) == ACLCHECK_OK) continue;
     const char* right = mode == ACL_SELECT ? "SELECT" : "TRIGGER";
-    ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-                    errmsg("permission denied for table %s", name->relname),
-                    errdetail("A rollup needs the %s right on its source.", right),
-                    errhint("GRANT %s ON %s TO %s.", right, relation_text(source),
-                            quote_identifier(GetUserNameFromId(GetUserId(), false))),
-                    at(text, name->location)));
+    ereport(ERROR,
+            (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("permission denied for table %s", name->relname),
+             errdetail("A rollup needs the %s right on its source.", right),
+             errhint("GRANT %s ON %s TO %s.", right, relation_text(source),
+                     quote_identifier(GetUserNameFromId(GetUserId(), false))),
+             at(text, name->location)));
   }
 }
 
 void check_query(const Query* query, const char* text) {
   const char* on_view = "Compute it when you read the rollup.";
   if (query->hasSubLinks)
-    refuse(text, location_of(query, T_SubLink), "sub-selects", "Join the rollup with the other table when you read it.");
+    refuse(text, location_of(query, T_SubLink), "sub-selects",
+           "Join the rollup with the other table when you read it.");
   if (query->hasWindowFuncs) refuse(text, location_of(query, T_WindowFunc), "window functions", on_view);
   if (query->groupingSets != NIL)
     refuse(text, exprLocation(static_cast<Node*>(linitial(query->groupingSets))), "grouping sets",
@@ -286,19 +300,20 @@ void check_immutable(Node* node, const char* text) {
                     errdetail("Its result depends on when, or in which session, it is computed."),
                     errhint("Use values of the row only."), at(text, found.location)));
   const bool is_volatile = func_volatile(found.function) == PROVOLATILE_VOLATILE;
-  const char* hint =
-      is_volatile ? "Use values of the row, and IMMUTABLE functions of them, only."
-      : takes_time(found.function)
-          ? "Use tick.tumble(ts, size) for windows, (ts AT TIME ZONE 'UTC') before casts, date_trunc or to_char, and "
-            "day::timestamp for dates."
-          : "Use IMMUTABLE functions only.";
-  ereport(ERROR, (errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-                  errmsg("function %s in the rollup's query is %s, not IMMUTABLE",
-                         format_procedure(found.function), is_volatile ? "VOLATILE" : "STABLE"),
-                  is_volatile ? errdetail("Its result changes from call to call.")
-                              : errdetail("Its result depends on settings of the session, so the writer and the worker "
-                                          "would disagree."),
-                  errhint("%s", hint), at(text, found.location)));
+  const char* hint = is_volatile ? "Use values of the row, and IMMUTABLE functions of them, only."
+                     : takes_time(found.function) ? "Use tick.tumble(ts, size) for windows, (ts AT TIME ZONE "
+                                                    "'UTC') before casts, date_trunc or to_char, and "
+                                                    "day::timestamp for dates."
+                                                  : "Use IMMUTABLE functions only.";
+  ereport(
+      ERROR,
+      (errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+       errmsg("function %s in the rollup's query is %s, not IMMUTABLE", format_procedure(found.function),
+              is_volatile ? "VOLATILE" : "STABLE"),
+       is_volatile ? errdetail("Its result changes from call to call.")
+                   : errdetail("Its result depends on settings of the session, so the writer and the worker "
+                               "would disagree."),
+       errhint("%s", hint), at(text, found.location)));
 }
 
 }  // namespace tick::pg

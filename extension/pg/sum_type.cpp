@@ -1,5 +1,5 @@
-// The SQL type tick.exact_sum: the core's exact sum of floats in its canonical encoding, its merge, and what sum,
-// avg, variance and stddev make of it. Every rounding happens here, once, at read.
+// The SQL type tick.exact_sum: the core's exact sum of floats in its canonical encoding, its merge, and what
+// sum, avg, variance and stddev make of it. Every rounding happens here, once, at read.
 #include <bit>
 #include <cmath>
 #include <string>
@@ -23,7 +23,9 @@ ExactSum decode(Datum detoasted) {
   return decode(VARDATA_ANY(pointer), VARSIZE_ANY_EXHDR(pointer));
 }
 
-Datum detoast(Datum datum) { return PointerGetDatum(PG_DETOAST_DATUM_PACKED(datum)); }
+Datum detoast(Datum datum) {
+  return PointerGetDatum(PG_DETOAST_DATUM_PACKED(datum));
+}
 
 Datum encode(const ExactSum& sum) {
   std::string bytes;
@@ -31,7 +33,9 @@ Datum encode(const ExactSum& sum) {
   return call([&] { return varlena_datum(bytes.data(), bytes.size()); });
 }
 
-[[noreturn]] void overflow() { throw Error{Error::Code::numeric_out_of_range, "value out of range: overflow"}; }
+[[noreturn]] void overflow() {
+  throw Error{Error::Code::numeric_out_of_range, "value out of range: overflow"};
+}
 
 double value_of(const ExactSum& sum) {
   const double value = sum.value();
@@ -73,7 +77,9 @@ bool is_empty(FunctionCallInfo fcinfo) {
   return PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_GETARG_INT64(1) <= 0;
 }
 
-Datum parse(const char* text) { return encode(ExactSum::parse(text)); }
+Datum parse(const char* text) {
+  return encode(ExactSum::parse(text));
+}
 
 Datum print(Datum datum) {
   const std::string text = decode(datum).text();
@@ -119,7 +125,8 @@ PGDLLEXPORT Datum tick_exact_sum_out(PG_FUNCTION_ARGS) {
 }
 
 PGDLLEXPORT Datum tick_exact_sum_recv(PG_FUNCTION_ARGS) {
-  return tick::pg::entry([&] { return tick::pg::receive(reinterpret_cast<StringInfo>(PG_GETARG_POINTER(0))); });
+  return tick::pg::entry(
+      [&] { return tick::pg::receive(reinterpret_cast<StringInfo>(PG_GETARG_POINTER(0))); });
 }
 
 PGDLLEXPORT Datum tick_exact_sum_send(PG_FUNCTION_ARGS) {

@@ -1,6 +1,7 @@
-// The triggers on a source, and the lock under which they change. They must fire in every session, so they are
-// ENABLE ALWAYS, and their names sort last: BEFORE triggers of others have had their say. PostgreSQL only, except
-// that the guard catches a lock timeout.
+// The triggers on a source, and the lock under which they change. They must fire in every session, so they
+// are ENABLE ALWAYS, and their names sort last: BEFORE triggers of others have had their say. PostgreSQL
+// only, except that the guard catches a lock timeout.
+#include "audit.hpp"
 #include "define.hpp"
 #include "guard.hpp"
 #include "session.hpp"
@@ -22,7 +23,8 @@ bool try_lock(List* relations, LOCKMODE mode) {
   try {
     call([&] {
       const int level = NewGUCNestLevel();
-      (void)set_config_option("lock_timeout", "100ms", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+      (void)set_config_option("lock_timeout", "100ms", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+                              false);
       ListCell* cell;
       foreach (cell, relations) LockRelationOid(lfirst_oid(cell), mode);
       AtEOXact_GUC(true, level);
@@ -50,11 +52,15 @@ const char* holders(Oid source, LOCKMODE mode) {
   MemoryContext memory = CurrentMemoryContext;
   open_catalogs();
   SPI_execute_with_args(
-      "SELECT string_agg(DISTINCT CASE WHEN l.pid IS NOT NULL THEN 'process ' || l.pid ELSE 'prepared transaction ' || "
+      "SELECT string_agg(DISTINCT CASE WHEN l.pid IS NOT NULL THEN 'process ' || l.pid ELSE 'prepared "
+      "transaction ' || "
       "coalesce(quote_literal(x.gid), l.virtualtransaction) END, ', ') FROM pg_locks AS l LEFT JOIN "
-      "pg_prepared_xacts AS x ON l.virtualtransaction = '-1/' || x.transaction::text WHERE l.granted AND l.locktype = "
-      "'relation' AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()) AND "
-      "l.relation IN (SELECT $1 UNION ALL SELECT relid FROM pg_partition_tree($1)) AND l.pid IS DISTINCT FROM "
+      "pg_prepared_xacts AS x ON l.virtualtransaction = '-1/' || x.transaction::text WHERE l.granted AND "
+      "l.locktype = "
+      "'relation' AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()) "
+      "AND "
+      "l.relation IN (SELECT $1 UNION ALL SELECT relid FROM pg_partition_tree($1)) AND l.pid IS DISTINCT "
+      "FROM "
       "pg_backend_pid() AND ($2 OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))",
       2, types, values, nullptr, true, 1);
   if (SPI_processed == 1) {
@@ -79,15 +85,19 @@ const char* program_arguments(Oid source) {
   char* result = nullptr;
   MemoryContext memory = CurrentMemoryContext;
   open_catalogs();
-  SPI_execute_with_args("SELECT string_agg(quote_literal(id), ', ' ORDER BY id) FROM tick_catalog.program "
-                        "WHERE source = $1 AND current", 1, types, values, nullptr, true, 1);
+  SPI_execute_with_args(
+      "SELECT string_agg(quote_literal(id), ', ' ORDER BY id) FROM tick_catalog.program "
+      "WHERE source = $1 AND current",
+      1, types, values, nullptr, true, 1);
   char* found = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
   if (found != nullptr) result = MemoryContextStrdup(memory, found);
   close_catalogs();
   return result;
 }
 
-bool has_trigger(Oid relation, const char* name) { return OidIsValid(get_trigger_oid(relation, name, true)); }
+bool has_trigger(Oid relation, const char* name) {
+  return OidIsValid(get_trigger_oid(relation, name, true));
+}
 
 void make_trigger(Oid relation, const char* name, const char* what) {
   const char* table = relation_text(relation);
@@ -115,19 +125,24 @@ void lock_source(Oid source, LOCKMODE mode) {
   }
 }
 
-bool has_programs(Oid source) { return program_arguments(source) != nullptr; }
+bool has_programs(Oid source) {
+  return program_arguments(source) != nullptr;
+}
 
 void attach_triggers(Oid source) {
   const char* arguments = program_arguments(source);
   const Actor before = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
   const int level = fixed_path();
+  const bool paused = pause_audit(true);
   List* relations = find_all_inheritors(source, NoLock, nullptr);
   if (arguments != nullptr) {
     for (const auto& trigger : row_triggers)
-      make_trigger(source, trigger[0], psprintf("AFTER %s ON %%s FOR EACH ROW EXECUTE FUNCTION tick_catalog.capture(%s)",
-                                                trigger[1], arguments));
-    make_trigger(source, "zz_tick_flush",
-                 "AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.flush()");
+      make_trigger(source, trigger[0],
+                   psprintf("AFTER %s ON %%s FOR EACH ROW EXECUTE FUNCTION tick_catalog.capture(%s)",
+                            trigger[1], arguments));
+    make_trigger(
+        source, "zz_tick_flush",
+        "AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.flush()");
   } else {
     for (const auto& trigger : row_triggers) drop_trigger(source, trigger[0]);
     drop_trigger(source, "zz_tick_flush");
@@ -137,9 +152,11 @@ void attach_triggers(Oid source) {
     if (arguments == nullptr)
       drop_trigger(lfirst_oid(cell), "zz_tick_truncate");
     else
-      make_trigger(lfirst_oid(cell), "zz_tick_truncate",
-                   "BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.refuse_truncate()");
+      make_trigger(
+          lfirst_oid(cell), "zz_tick_truncate",
+          "BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.refuse_truncate()");
   }
+  (void)pause_audit(paused);
   close_path(level);
   act_again(before);
 }

@@ -1,6 +1,6 @@
-// tick.verify: one statement, in the caller's snapshot, that compares a rollup (its states and what is not merged yet)
-// with its defining query. It runs as the rollup's owner in a restricted context, for whoever may read both.
-// PostgreSQL only, except for the core's calendar.
+// tick.verify: one statement, in the caller's snapshot, that compares a rollup (its states and what is not
+// merged yet) with its defining query. It runs as the rollup's owner in a restricted context, for whoever may
+// read both. PostgreSQL only, except for the core's calendar.
 #include <cmath>
 
 #include "define.hpp"
@@ -18,7 +18,7 @@ struct Verified {
   const char* merged;
   const char* time_column;  // nullptr without a window
   Interval* size;
-  List* keys;               // char*
+  List* keys;  // char*
 };
 
 // The bounds the caller gave.
@@ -34,8 +34,10 @@ Verified* read_rollup(Oid view) {
   MemoryContext memory = CurrentMemoryContext;
   const Actor caller = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
   open_catalogs();
-  SPI_execute_with_args("SELECT definition, source, owner, merged, time_column, window_size, key_columns "
-                        "FROM tick_catalog.rollup WHERE view = $1", 1, types, values, nullptr, true, 1);
+  SPI_execute_with_args(
+      "SELECT definition, source, owner, merged, time_column, window_size, key_columns "
+      "FROM tick_catalog.rollup WHERE view = $1",
+      1, types, values, nullptr, true, 1);
   Verified* result = nullptr;
   if (SPI_processed == 1) {
     MemoryContext spi = MemoryContextSwitchTo(memory);
@@ -53,7 +55,8 @@ Verified* read_rollup(Oid view) {
     if (!null[5]) result->size = DatumGetIntervalP(datumCopy(field[5], false, sizeof(Interval)));
     Datum* names;
     int count;
-    deconstruct_array(DatumGetArrayTypePCopy(field[6]), TEXTOID, -1, false, TYPALIGN_INT, &names, nullptr, &count);
+    deconstruct_array(DatumGetArrayTypePCopy(field[6]), TEXTOID, -1, false, TYPALIGN_INT, &names, nullptr,
+                      &count);
     for (int i = 0; i < count; ++i) result->keys = lappend(result->keys, TextDatumGetCString(names[i]));
     MemoryContextSwitchTo(spi);
   }
@@ -94,8 +97,9 @@ Node* time_condition(Node* time, const char* op, Timestamp bound) {
   Node* constant = reinterpret_cast<Node*>(makeConst(exprType(time), -1, InvalidOid, sizeof(Timestamp),
                                                      TimestampGetDatum(bound), false, FLOAT8PASSBYVAL));
   ParseState* state = make_parsestate(nullptr);
-  Node* result = reinterpret_cast<Node*>(make_op(state, list_make1(makeString(pstrdup(op))),
-                                                 static_cast<Node*>(copyObjectImpl(time)), constant, nullptr, -1));
+  Node* result =
+      reinterpret_cast<Node*>(make_op(state, list_make1(makeString(pstrdup(op))),
+                                      static_cast<Node*>(copyObjectImpl(time)), constant, nullptr, -1));
   free_parsestate(state);
   return result;
 }
@@ -113,7 +117,8 @@ const char* expected_sql(const Verified* rollup, const Bounds& bounds) {
     conditions = lappend(conditions, time_condition(time, ">=", bounds.from));
   if (time != nullptr && bounds.has_to && !TIMESTAMP_NOT_FINITE(bounds.to)) {
     const WindowSize size{rollup->size->month, rollup->size->day, rollup->size->time};
-    conditions = lappend(conditions, time_condition(time, "<", window_end(window_start(bounds.to - 1, size), size)));
+    conditions =
+        lappend(conditions, time_condition(time, "<", window_end(window_start(bounds.to - 1, size), size)));
   }
   if (conditions != NIL) {
     if (query->jointree->quals != nullptr) conditions = lcons(query->jointree->quals, conditions);
@@ -143,14 +148,17 @@ List* read_columns(const Verified* rollup) {
     column->collation = attribute->attcollation;
     column->is_time = rollup->time_column != nullptr && strcmp(column->name, rollup->time_column) == 0;
     ListCell* cell;
-    foreach (cell, rollup->keys) column->is_key = column->is_key || strcmp(column->name, static_cast<char*>(lfirst(cell))) == 0;
+    foreach (cell, rollup->keys)
+      column->is_key = column->is_key || strcmp(column->name, static_cast<char*>(lfirst(cell))) == 0;
     columns = lappend(columns, column);
   }
   table_close(relation, NoLock);
   return columns;
 }
 
-const char* collate(const Column* column) { return OidIsValid(column->collation) ? " COLLATE \"C\"" : ""; }
+const char* collate(const Column* column) {
+  return OidIsValid(column->collation) ? " COLLATE \"C\"" : "";
+}
 
 // One side of the comparison: (k, present, c1, c2, ...), rows whose window is no time left out.
 const char* side_sql(List* columns, const Bounds& bounds, const char* query, const char* alias) {
@@ -207,18 +215,21 @@ const char* comparison_sql(const Verified* rollup, const Bounds& bounds) {
     appendStringInfo(&a_row, "%sa.c%d", comma, i);
     appendStringInfo(&b_row, "%sb.c%d", comma, i);
     if (column->is_key)
-      appendStringInfo(&keys, "%s%s, CASE WHEN a.present THEN a.c%d ELSE b.c%d END", keys.len == 0 ? "" : ", ",
-                       quote_literal_cstr(column->name), i, i);
+      appendStringInfo(&keys, "%s%s, CASE WHEN a.present THEN a.c%d ELSE b.c%d END",
+                       keys.len == 0 ? "" : ", ", quote_literal_cstr(column->name), i, i);
     if (column->is_time)
-      time = psprintf("COALESCE(a.c%d, b.c%d)%s", i, i, column->type == TIMESTAMPTZOID ? "" : " AT TIME ZONE 'UTC'");
+      time = psprintf("COALESCE(a.c%d, b.c%d)%s", i, i,
+                      column->type == TIMESTAMPTZOID ? "" : " AT TIME ZONE 'UTC'");
     if (!column->is_key && !column->is_time)
       appendStringInfo(&values, ", (%d, %s, a.c%d::text, b.c%d::text, a.present AND b.present AND %s)", i,
                        quote_literal_cstr(column->name), i, i, difference(column, i));
   }
-  appendStringInfo(&sql, "SELECT jsonb_build_object(%s), %s, d.name, d.stored, d.expected FROM ", keys.data, time);
+  appendStringInfo(&sql, "SELECT jsonb_build_object(%s), %s, d.name, d.stored, d.expected FROM ", keys.data,
+                   time);
   appendStringInfo(&sql, "%s FULL JOIN ", side_sql(columns, bounds, rollup->merged, "a"));
   appendStringInfo(&sql, "%s ON a.k = b.k", side_sql(columns, bounds, expected_sql(rollup, bounds), "b"));
-  appendStringInfo(&sql, " CROSS JOIN LATERAL (VALUES (-1, '(row)', CASE WHEN a.present THEN ROW(%s)::text END, "
+  appendStringInfo(&sql,
+                   " CROSS JOIN LATERAL (VALUES (-1, '(row)', CASE WHEN a.present THEN ROW(%s)::text END, "
                    "CASE WHEN b.present THEN ROW(%s)::text END, a.present IS DISTINCT FROM b.present)%s) "
                    "AS d(n, name, stored, expected, differs) WHERE d.differs ORDER BY 2, 1, d.n",
                    a_row.data, b_row.data, values.data);
@@ -228,11 +239,13 @@ const char* comparison_sql(const Verified* rollup, const Bounds& bounds) {
 void store_rows(FunctionCallInfo fcinfo, const char* sql, const Bounds& bounds) {
   auto* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
   Oid types[] = {TIMESTAMPTZOID, TIMESTAMPTZOID, FLOAT8OID};
-  Datum values[] = {TimestampTzGetDatum(bounds.from), TimestampTzGetDatum(bounds.to), Float8GetDatum(bounds.tolerance)};
+  Datum values[] = {TimestampTzGetDatum(bounds.from), TimestampTzGetDatum(bounds.to),
+                    Float8GetDatum(bounds.tolerance)};
   SPI_connect();
   if (SPI_execute_with_args(sql, 3, types, values, nullptr, true, 0) != SPI_OK_SELECT)
     elog(ERROR, "pg_tick: verify failed");
-  for (uint64 row = 0; row < SPI_processed; ++row) tuplestore_puttuple(result->setResult, SPI_tuptable->vals[row]);
+  for (uint64 row = 0; row < SPI_processed; ++row)
+    tuplestore_puttuple(result->setResult, SPI_tuptable->vals[row]);
   SPI_finish();
 }
 
@@ -243,9 +256,10 @@ void verify(FunctionCallInfo fcinfo) {
   const int level = fixed_path();
   const Verified* rollup = read_rollup(view);
   if (rollup == nullptr)
-    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
-                    errmsg("\"%s\" is not a rollup", get_rel_name(view) == nullptr ? "?" : get_rel_name(view)),
-                    errhint("tick.status lists the rollups.")));
+    ereport(ERROR,
+            (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+             errmsg("\"%s\" is not a rollup", get_rel_name(view) == nullptr ? "?" : get_rel_name(view)),
+             errhint("tick.status lists the rollups.")));
   check_reader(rollup);
   Bounds bounds{!PG_ARGISNULL(1), !PG_ARGISNULL(2), 0, 0, 1e-9};
   if (bounds.has_from) bounds.from = PG_GETARG_TIMESTAMPTZ(1);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <deque>
 
+#include "audit.hpp"
 #include "catalog.hpp"
 #include "guard.hpp"
 #include "merge.hpp"
@@ -294,6 +295,7 @@ void work(Oid database) {
     BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
     pgstat_report_appname("pg_tick worker");
     safe_settings();
+    watch_relations();
   });
   DatabaseSlot* slot = worker_slot;
   Merger merger;
@@ -343,6 +345,7 @@ void work(Oid database) {
     if (pg_atomic_read_u64(&slot->pending) == seen) wait_for_work(slot, seen);
     if (ended - last_check > USECS_PER_SEC) {
       last_check = ended;
+      if (relations_changed()) audit_sources();
       if (database_wanted()) {
         // Drop, copy or rename of the database: let go, and be started again afterwards if it is still there.
         call([&] { proc_exit(0); });

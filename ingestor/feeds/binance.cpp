@@ -102,7 +102,8 @@ class BinanceFeed final : public Feed {
     return {enveloped ? Verdict::ignored : Verdict::unknown, ""};
   }
 
-  std::string url(std::string_view base, const std::vector<std::string>& symbols, Stream stream) const override {
+  std::string url(std::string_view base, const std::vector<std::string>& symbols,
+                  Stream stream) const override {
     std::string address(base);
     while (address.ends_with('/')) address.pop_back();
     if (has_path(address)) return std::string(base);

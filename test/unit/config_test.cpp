@@ -18,7 +18,9 @@ ConfigResult from_toml(const std::string& text) {
 
 TEST(Config, LayersOverrideEachOther) {
   ConfigSource source;
-  source.toml = "[feed]\nsymbols = [\"btcusdt\", \"ethusdt\"]\nstream = \"aggTrade\"\n[batch]\nrows = 5\nage = \"7ms\"\n";
+  source.toml =
+      "[feed]\nsymbols = [\"btcusdt\", \"ethusdt\"]\nstream = \"aggTrade\"\n[batch]\nrows = 5\nage = "
+      "\"7ms\"\n";
   source.toml_name = "tick.toml";
   source.environment = [](const char* name) -> std::optional<std::string> {
     const std::string_view key = name;
@@ -83,7 +85,8 @@ TEST(Config, SyntaxErrorsAndOtherLayers) {
 }
 
 TEST(Config, SecretsAreNotShown) {
-  EXPECT_EQ(redact("postgresql://u:s3cret@h:5432/db?sslmode=require"), "postgresql://u:***@h:5432/db?sslmode=require");
+  EXPECT_EQ(redact("postgresql://u:s3cret@h:5432/db?sslmode=require"),
+            "postgresql://u:***@h:5432/db?sslmode=require");
   EXPECT_EQ(redact("host=h password=s3cret dbname=d"), "host=h password=*** dbname=d");
   EXPECT_EQ(redact("password = 'a b\\' c' host=h"), "password = *** host=h");
   EXPECT_EQ(redact("postgresql://h/db?password=x&user=y"), "postgresql://h/db?password=***&user=y");
@@ -92,7 +95,9 @@ TEST(Config, SecretsAreNotShown) {
     ConfigSource source;
     source.flags = {{"--database", "host=h password=s3cret"}, {setting.flag, "ws://u:s3cret@h:1"}};
     for (const auto& mistake : read_config(source).mistakes)
-      if (std::string_view(setting.flag) == "--url") { EXPECT_EQ(mistake.find("s3cret"), std::string::npos) << mistake; }
+      if (std::string_view(setting.flag) == "--url") {
+        EXPECT_EQ(mistake.find("s3cret"), std::string::npos) << mistake;
+      }
   }
 }
 
@@ -115,7 +120,8 @@ TEST(Url, Parts) {
   EXPECT_EQ(parse_url("ws://[::1]:80/x")->host, "::1");
   EXPECT_EQ(parse_url("wss://h")->port, "443");
   EXPECT_EQ(parse_url("ws://h?x=1")->target, "/?x=1");
-  for (const auto* text : {"", "http://h", "ws://", "ws://:1", "ws://h:x", "ws://h:1/a b", "ws://u:p@h", "ws://[::1"})
+  for (const auto* text :
+       {"", "http://h", "ws://", "ws://:1", "ws://h:x", "ws://h:1/a b", "ws://u:p@h", "ws://[::1"})
     EXPECT_FALSE(parse_url(text)) << text;
 }
 

@@ -1,5 +1,5 @@
-// Binance frames -> ticks: literal frames, real recordings (skipped when absent), and random mutations of real
-// frames, which must never do worse than be called malformed.
+// Binance frames -> ticks: literal frames, real recordings (skipped when absent), and random mutations of
+// real frames, which must never do worse than be called malformed.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -70,21 +70,25 @@ TEST(BinanceDecode, RawAggTrade) {
 
 TEST(BinanceDecode, MembersInAnyOrderAndMicroseconds) {
   std::vector<Tick> out;
-  ASSERT_EQ(make_binance_feed(Stream::any)
-                ->decode(R"({"data":{"m":false,"T":1723161255342123,"q":"1","p":"2","t":7,"s":"A","e":"trade"},"stream":"a@trade"})",
-                         Timestamp{}, out)
-                .verdict,
-            Verdict::tick);
+  ASSERT_EQ(
+      make_binance_feed(Stream::any)
+          ->decode(
+              R"({"data":{"m":false,"T":1723161255342123,"q":"1","p":"2","t":7,"s":"A","e":"trade"},"stream":"a@trade"})",
+              Timestamp{}, out)
+          .verdict,
+      Verdict::tick);
   EXPECT_EQ(micros(out[0].ts), 1723161255342123);
 }
 
 TEST(BinanceDecode, OtherMessagesHaveTheirOwnVerdicts) {
   EXPECT_EQ(verdict_of(R"({"result":null,"id":1})"), Verdict::reply);
   EXPECT_EQ(verdict_of(R"({"code":2,"msg":"Invalid request"})"), Verdict::refused);
-  EXPECT_EQ(verdict_of(R"({"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1}})"), Verdict::shutdown);
+  EXPECT_EQ(verdict_of(R"({"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1}})"),
+            Verdict::shutdown);
   EXPECT_EQ(verdict_of(R"({"e":"serverShutdown","E":1})"), Verdict::shutdown);
-  EXPECT_EQ(verdict_of(R"({"stream":"b@depth","data":{"e":"depthUpdate","E":1,"s":"B","b":[["1","2"]],"a":[]}})"),
-            Verdict::ignored);
+  EXPECT_EQ(
+      verdict_of(R"({"stream":"b@depth","data":{"e":"depthUpdate","E":1,"s":"B","b":[["1","2"]],"a":[]}})"),
+      Verdict::ignored);
   EXPECT_EQ(verdict_of(R"({"stream":"b@bookTicker","data":{"u":1,"s":"B","b":"1","B":"2","a":"3","A":"4"}})"),
             Verdict::ignored);
   EXPECT_EQ(verdict_of(R"({"lastUpdateId":5,"bids":[["1","2"]],"asks":[]})"), Verdict::unknown);
@@ -102,19 +106,31 @@ TEST(BinanceDecode, TheSameTradeIsNeverTakenFromBothStreams) {
 
 TEST(BinanceDecode, BrokenEventsAreMalformed) {
   const std::pair<std::string_view, std::string_view> edits[] = {
-      {"\"61837.63000000\"", "61837.63"},       {"\"61837.63000000\"", "\"\""},
-      {"\"61837.63000000\"", "\"-1\""},         {"\"61837.63000000\"", "\"0\""},
-      {"\"61837.63000000\"", "\"nan\""},        {"\"61837.63000000\"", "\"inf\""},
-      {"\"61837.63000000\"", "\"0x10\""},       {"\"61837.63000000\"", "\"1.5 \""},
-      {"\"61837.63000000\"", "\"1e999\""},      {"\"0.02000000\"", "null"},
-      {"\"0.02000000\"", "\"1,5\""},            {"3735683259", "\"3735683259\""},
-      {"3735683259", "-1"},                     {"3735683259", "99999999999999999999999"},
-      {"1723161255342", "0"},                   {"1723161255342", "-5"},
-      {"1723161255342,", "\"1723161255342\","}, {"\"BTCUSDT\"", "\"\""},
+      {"\"61837.63000000\"", "61837.63"},
+      {"\"61837.63000000\"", "\"\""},
+      {"\"61837.63000000\"", "\"-1\""},
+      {"\"61837.63000000\"", "\"0\""},
+      {"\"61837.63000000\"", "\"nan\""},
+      {"\"61837.63000000\"", "\"inf\""},
+      {"\"61837.63000000\"", "\"0x10\""},
+      {"\"61837.63000000\"", "\"1.5 \""},
+      {"\"61837.63000000\"", "\"1e999\""},
+      {"\"0.02000000\"", "null"},
+      {"\"0.02000000\"", "\"1,5\""},
+      {"3735683259", "\"3735683259\""},
+      {"3735683259", "-1"},
+      {"3735683259", "99999999999999999999999"},
+      {"1723161255342", "0"},
+      {"1723161255342", "-5"},
+      {"1723161255342,", "\"1723161255342\","},
+      {"\"BTCUSDT\"", "\"\""},
       {"\"BTCUSDT\"", "\"ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFGHIJ\""},
-      {"\"m\":true", "\"m\":1"},                {"\"t\":", "\"x\":"},
-      {"\"s\":", "\"x\":"},                     {"}}", "}"},
-      {"}}", "}}}"},                            {"\"p\":", "\"p\""},
+      {"\"m\":true", "\"m\":1"},
+      {"\"t\":", "\"x\":"},
+      {"\"s\":", "\"x\":"},
+      {"}}", "}"},
+      {"}}", "}}}"},
+      {"\"p\":", "\"p\""},
   };
   for (const auto& [from, to] : edits) {
     std::string text = with(trade_frame, from, to);
@@ -125,7 +141,8 @@ TEST(BinanceDecode, BrokenEventsAreMalformed) {
   EXPECT_EQ(verdict_of("{"), Verdict::malformed);
   std::vector<Tick> out;
   const Timestamp years_before{std::chrono::microseconds(1600000000000000)};
-  EXPECT_EQ(make_binance_feed(Stream::any)->decode(trade_frame, years_before, out).verdict, Verdict::malformed);
+  EXPECT_EQ(make_binance_feed(Stream::any)->decode(trade_frame, years_before, out).verdict,
+            Verdict::malformed);
 }
 
 TEST(BinanceDecode, EveryTruncationIsMalformedOrIgnored) {
@@ -138,7 +155,8 @@ TEST(BinanceDecode, EveryTruncationIsMalformedOrIgnored) {
 
 TEST(BinanceDecode, RandomMutationsNeverBreakTheDecoder) {
   const char* given = std::getenv("TICK_SEED");
-  const auto seed = given != nullptr ? static_cast<unsigned>(std::strtoul(given, nullptr, 10)) : std::random_device{}();
+  const auto seed =
+      given != nullptr ? static_cast<unsigned>(std::strtoul(given, nullptr, 10)) : std::random_device{}();
   std::cout << "seed " << seed << " (TICK_SEED)\n";
   std::mt19937 random(seed);
   const auto feed = make_binance_feed(Stream::any);
@@ -208,7 +226,8 @@ std::vector<Tick> ticks_of(const std::filesystem::path& file, std::size_t& malfo
 
 TEST(Recordings, BinanceSpotTradesAreContiguousOverBothFiles) {
   const auto folder = shared_data() / "recordings/binance";
-  if (!std::filesystem::exists(folder / "spot_btcusdt_20240808.gz")) GTEST_SKIP() << "no recordings in " << folder;
+  if (!std::filesystem::exists(folder / "spot_btcusdt_20240808.gz"))
+    GTEST_SKIP() << "no recordings in " << folder;
   std::int64_t next = 3735683259;
   for (const auto* name : {"spot_btcusdt_20240808.gz", "spot_btcusdt_20240809.gz"}) {
     std::size_t malformed = 0;

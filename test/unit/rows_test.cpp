@@ -26,7 +26,8 @@ TEST(Number, DecimalsAreCorrectlyRounded) {
   EXPECT_EQ(parse_decimal("9007199254740993.0000000000000000000001"), 9007199254740994.0);
   EXPECT_EQ(parse_decimal("0.1000000000000000055511151231257827"), 0.1);
   EXPECT_EQ(parse_decimal("1e-5"), 1e-5);
-  for (const auto* text : {"", " 1", "1 ", "+1", "1,5", "nan", "inf", "-inf", "0x1p3", "1e400", "1.2.3", "--1", "."})
+  for (const auto* text :
+       {"", " 1", "1 ", "+1", "1,5", "nan", "inf", "-inf", "0x1p3", "1e400", "1.2.3", "--1", "."})
     EXPECT_FALSE(parse_decimal(text)) << text;
 }
 
@@ -54,9 +55,9 @@ TEST(Number, TimesInEveryUnit) {
   EXPECT_EQ(micros(parse_time("2019-10-10T20:30:11.620000000-0330")), expected);
   EXPECT_EQ(micros(parse_time("2019-10-11T00:00:11.620+00:00")), expected);
   EXPECT_EQ(micros(parse_time("2019-10-11")), 1570752000000000);
-  for (const auto* text : {"", "0", "-1", "abc", "2019-13-01", "2019-02-30", "2019-10-11T24:00:00", "2019-10-11T1:00",
-                           "0001-01-01T00:00:00.000000Z", "12:30", "1570752011,62", "2019-10-11T00:00:11.620ZZ",
-                           "99999999999999999999"})
+  for (const auto* text : {"", "0", "-1", "abc", "2019-13-01", "2019-02-30", "2019-10-11T24:00:00",
+                           "2019-10-11T1:00", "0001-01-01T00:00:00.000000Z", "12:30", "1570752011,62",
+                           "2019-10-11T00:00:11.620ZZ", "99999999999999999999"})
     EXPECT_FALSE(parse_time(text)) << text;
   EXPECT_EQ(format_time(*parse_time("1723161255342123")), "2024-08-08T23:54:15.342123Z");
   EXPECT_EQ(format_day(day_of(*parse_time("1723161255342")), '_'), "2024_08_08");
@@ -83,8 +84,10 @@ TEST(Csv, Splitting) {
 TEST(Csv, HeaderNamesDecide) {
   CsvRows rows({});
   std::vector<Tick> out;
-  EXPECT_EQ(rows.decode("\xef\xbb\xbfSymbol;Event_Time;Price;Quantity;Side\r", {}, out).verdict, Verdict::ignored);
-  EXPECT_EQ(rows.decode("BTCUSDT;2024-08-08T23:54:15.342Z;61837.63;0.02;SELL\r", {}, out).verdict, Verdict::tick);
+  EXPECT_EQ(rows.decode("\xef\xbb\xbfSymbol;Event_Time;Price;Quantity;Side\r", {}, out).verdict,
+            Verdict::ignored);
+  EXPECT_EQ(rows.decode("BTCUSDT;2024-08-08T23:54:15.342Z;61837.63;0.02;SELL\r", {}, out).verdict,
+            Verdict::tick);
   ASSERT_EQ(out.size(), 1u);
   EXPECT_EQ(out[0].symbol.view(), "BTCUSDT");
   EXPECT_EQ(out[0].price, 61837.63);
@@ -98,8 +101,10 @@ TEST(Csv, ExportOfTheTradesTable) {
   CsvRows rows({});
   std::vector<Tick> out;
   rows.decode("exchange,symbol,ts,price,qty,trade_id,is_buyer_maker,received_at", {}, out);
-  ASSERT_EQ(rows.decode("kraken,BTC/USD,2024-08-08 23:54:15.342+00,1.5,2.5,77,f,2024-08-08 23:54:16+00", {}, out).verdict,
-            Verdict::tick);
+  ASSERT_EQ(
+      rows.decode("kraken,BTC/USD,2024-08-08 23:54:15.342+00,1.5,2.5,77,f,2024-08-08 23:54:16+00", {}, out)
+          .verdict,
+      Verdict::tick);
   EXPECT_EQ(out[0].exchange.view(), "kraken");
   EXPECT_EQ(out[0].id, 77);
   EXPECT_EQ(out[0].maker, Maker::seller);
@@ -111,13 +116,16 @@ TEST(Csv, DumpsWithoutHeader) {
   options.symbol = "BTCUSDT";
   std::vector<Tick> out;
   CsvRows trades(options);
-  ASSERT_EQ(trades.decode("28457,4.00000100,12.00000000,48.000012,1499865549590,True,True", {}, out).verdict, Verdict::tick);
+  ASSERT_EQ(trades.decode("28457,4.00000100,12.00000000,48.000012,1499865549590,True,True", {}, out).verdict,
+            Verdict::tick);
   EXPECT_EQ(out[0].id, 28457);
   EXPECT_EQ(out[0].price, 4.000001);
   EXPECT_EQ(micros(out[0].ts), 1499865549590000);
   EXPECT_EQ(out[0].maker, Maker::buyer);
   CsvRows aggregates(options);
-  ASSERT_EQ(aggregates.decode("26129,0.01633102,4.70443515,27781,27781,1498793709153000,False,True", {}, out).verdict, Verdict::tick);
+  ASSERT_EQ(aggregates.decode("26129,0.01633102,4.70443515,27781,27781,1498793709153000,False,True", {}, out)
+                .verdict,
+            Verdict::tick);
   EXPECT_EQ(out[1].maker, Maker::seller);
   EXPECT_EQ(micros(out[1].ts), 1498793709153000);
 }
@@ -140,13 +148,23 @@ TEST(Csv, ColumnsAsTold) {
 TEST(JsonRow, FlatObjectsAndRawInfo) {
   JsonRows rows({});
   std::vector<Tick> out;
-  ASSERT_EQ(rows.decode(R"({"symbol":"BTC/USD","side":"buy","price":105944.20,"qty":0.00027625,"trade_id":10218208,)"
-                        R"("timestamp":"2023-10-06T17:35:55.440295Z"})", {}, out).verdict, Verdict::tick);
+  ASSERT_EQ(
+      rows.decode(
+              R"({"symbol":"BTC/USD","side":"buy","price":105944.20,"qty":0.00027625,"trade_id":10218208,)"
+              R"("timestamp":"2023-10-06T17:35:55.440295Z"})",
+              {}, out)
+          .verdict,
+      Verdict::tick);
   EXPECT_EQ(out[0].symbol.view(), "BTC/USD");
   EXPECT_EQ(out[0].price, 105944.2);
   EXPECT_EQ(out[0].maker, Maker::seller);
-  ASSERT_EQ(rows.decode(R"({"info":{"a":5,"p":"0.30000000000000004","q":"2","f":1,"l":1,"T":1570752011620,"m":true},)"
-                        R"("symbol":"XRP/ETH","price":0.3,"amount":9,"timestamp":1})", {}, out).verdict, Verdict::tick);
+  ASSERT_EQ(
+      rows.decode(
+              R"({"info":{"a":5,"p":"0.30000000000000004","q":"2","f":1,"l":1,"T":1570752011620,"m":true},)"
+              R"("symbol":"XRP/ETH","price":0.3,"amount":9,"timestamp":1})",
+              {}, out)
+          .verdict,
+      Verdict::tick);
   EXPECT_EQ(out[1].symbol.view(), "XRPETH");
   EXPECT_EQ(out[1].price, 0.30000000000000004);
   EXPECT_EQ(out[1].qty, 2);
@@ -183,7 +201,8 @@ struct ScratchFile {
 TEST(RecordReader, ArrayElementsWithBracesInStrings) {
   for (const bool gzip : {false, true}) {
     const ScratchFile file(R"([ {"a":"]},[{\"","b":[1,{"c":2}]} ,{"a":2},
-      {"a":3} ])", gzip);
+      {"a":3} ])",
+                           gzip);
     RecordReader reader(file.path.string());
     EXPECT_EQ(reader.framing(), Framing::array);
     std::vector<std::string> texts;
@@ -192,7 +211,8 @@ TEST(RecordReader, ArrayElementsWithBracesInStrings) {
       texts.emplace_back(record.text);
       EXPECT_EQ(record.number, texts.size());
     }
-    EXPECT_EQ(texts, (std::vector<std::string>{R"({"a":"]},[{\"","b":[1,{"c":2}]})", R"({"a":2})", R"({"a":3})"}));
+    EXPECT_EQ(texts,
+              (std::vector<std::string>{R"({"a":"]},[{\"","b":[1,{"c":2}]})", R"({"a":2})", R"({"a":3})"}));
   }
 }
 
@@ -217,7 +237,7 @@ TEST(RecordReader, NumbersCountEveryLineAndEmptyArraysEnd) {
     const ScratchFile file("[{\"a\":1}");
     RecordReader reader(file.path.string());
     Record record;
-    EXPECT_THROW(while (reader.next(record)) {}, std::runtime_error);
+    EXPECT_THROW(while (reader.next(record)){}, std::runtime_error);
   }
   EXPECT_THROW(RecordReader("no/such/file"), std::runtime_error);
 }

@@ -1,0 +1,200 @@
+-- What tick.create_rollup makes, how rollups share one fold, and how they end.
+\set SHOW_CONTEXT never
+SET timezone = 'UTC';
+SET datestyle = 'ISO';
+SET intervalstyle = 'postgres';
+ALTER SEQUENCE tick_catalog.rollup_id_seq RESTART WITH 1001;
+CREATE TABLE trades (exchange text, symbol text, ts timestamptz, price float8, qty float8, trade_id int8, is_buyer_maker bool);
+INSERT INTO trades
+  SELECT 'x', 's' || i % 3, '2024-01-01'::timestamptz + i * interval '7 s', i % 11 + i / 64.0, (i % 7) / 8.0, i, i % 2 = 0
+  FROM generate_series(1, 1000) AS i;
+
+SELECT tick.create_rollup('candles_1m', $$
+  SELECT symbol, tick.tumble(ts, '1 minute') AS ts,
+         tick.first(price, ts, trade_id) AS open, max(price) AS high, min(price) AS low,
+         tick.last(price, ts, trade_id)  AS close, sum(qty) AS volume, count(*) AS trades,
+         sum(price * qty) / nullif(sum(qty), 0) AS vwap
+  FROM trades GROUP BY 1, 2 $$);
+SELECT attname, format_type(atttypid, atttypmod), collname FROM pg_attribute LEFT JOIN pg_collation AS c ON c.oid = attcollation
+WHERE attrelid = 'candles_1m'::regclass AND attnum > 0 ORDER BY attnum;
+SELECT attname, format_type(atttypid, atttypmod), collname, attnotnull FROM pg_attribute LEFT JOIN pg_collation AS c ON c.oid = attcollation
+WHERE attrelid = 'candles_1m_state'::regclass AND attnum > 0 ORDER BY attnum;
+SELECT indexdef FROM pg_indexes WHERE tablename = 'candles_1m_state' ORDER BY 1;
+SELECT relreplident, reloptions FROM pg_class WHERE relname = 'candles_1m_state';
+SELECT tgname, tgenabled, tgnargs FROM pg_trigger WHERE tgrelid = 'trades'::regclass ORDER BY 1;
+SELECT view::regclass, state::regclass, source::regclass, window_size, key_columns, time_column, item_columns
+FROM tick_catalog.rollup;
+SELECT tick.wait('candles_1m');
+SELECT * FROM tick.verify('candles_1m');
+SELECT count(*), sum(trades), min(ts), max(window_end), bool_or(final) FROM candles_1m;
+INSERT INTO trades VALUES ('x', 's0', '2024-01-01 00:00:01', 1000, 1, 5000), ('x', 's0', NULL, 7, 7, 7),
+                          ('x', NULL, '2024-01-01', 3, 1, 2), ('x', NULL, '2024-01-01', 4, 1, 1), ('x', 's0', 'infinity', 1, 1, 1);
+SELECT tick.wait('candles_1m');
+SELECT * FROM tick.verify('candles_1m');
+SELECT symbol, ts, open, high, low, close, volume, trades, vwap FROM candles_1m WHERE ts < '2024-01-01 00:01' ORDER BY 1;
+SET enable_seqscan = off;
+SET enable_bitmapscan = off;
+SET enable_sort = off;
+EXPLAIN (COSTS OFF) SELECT symbol, ts, close FROM candles_1m WHERE symbol = 's1' ORDER BY ts DESC LIMIT 60;
+RESET enable_seqscan;
+RESET enable_bitmapscan;
+RESET enable_sort;
+
+-- Rollups of one capture group share a program: the items are the union, the pane is the greatest common one
+SELECT tick.create_rollup('candles_5m', $$
+  SELECT tick.tumble(ts, '5 minutes') AS start, symbol AS pair, max(price) AS high, sum(qty * 2) AS double_volume
+  FROM trades GROUP BY 2, 1 $$);
+SELECT tick.create_rollup('latest', 'SELECT symbol, tick.last(price, ts, trade_id) AS price FROM trades GROUP BY symbol');
+SELECT tick.create_rollup('candles_7m', $$SELECT symbol, tick.tumble(ts, '7 minutes') AS ts, count(*) FROM trades GROUP BY 1, 2$$);
+SELECT tick.create_rollup('makers', $$SELECT symbol, tick.tumble(ts, '5 minutes') AS ts, count(*) FROM trades WHERE is_buyer_maker GROUP BY 1, 2$$);
+SELECT tick.create_rollup('everything', 'SELECT count(*), sum(qty) AS volume, avg(price) AS mean FROM trades');
+SELECT r.view::regclass, dense_rank() OVER (ORDER BY group_id) AS "group", p.pane / 1000000 AS pane,
+       cardinality(p.items) / 5 AS program_items, m.items
+FROM tick_catalog.rollup AS r JOIN tick_catalog.program AS p USING (group_id)
+JOIN tick_catalog.rollup_program AS m ON m.program = p.id AND m.rollup = r.id WHERE p.current ORDER BY r.id;
+SELECT tgname, tgnargs FROM pg_trigger WHERE tgrelid = 'trades'::regclass ORDER BY 1;
+INSERT INTO trades SELECT 'x', 's' || i % 4, '2024-01-01'::timestamptz + i * interval '5 s', i, i, i, i % 3 = 0 FROM generate_series(1, 300) AS i;
+SELECT bool_and(tick.wait(view::regclass)) FROM tick_catalog.rollup;
+SELECT v.* FROM tick_catalog.rollup AS r, tick.verify(r.view::regclass) AS v;
+SELECT symbol, price, window_end, final FROM latest ORDER BY 1 NULLS LAST;
+SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'candles_5m'::regclass AND attnum > 0 ORDER BY attnum;
+
+-- Dropping one leaves the others exact, with a smaller program
+SELECT tick.drop_rollup('candles_1m');
+DROP VIEW makers;
+SELECT r.view::regclass, dense_rank() OVER (ORDER BY group_id) AS "group", p.pane / 1000000 AS pane,
+       cardinality(p.items) / 5 AS program_items, m.items
+FROM tick_catalog.rollup AS r JOIN tick_catalog.program AS p USING (group_id)
+JOIN tick_catalog.rollup_program AS m ON m.program = p.id AND m.rollup = r.id WHERE p.current ORDER BY r.id;
+INSERT INTO trades SELECT 'x', 's' || i % 4, '2024-01-01'::timestamptz + i * interval '5 s', i, i, i, i % 3 = 0 FROM generate_series(1, 300) AS i;
+SELECT bool_and(tick.wait(view::regclass)) FROM tick_catalog.rollup;
+SELECT v.* FROM tick_catalog.rollup AS r, tick.verify(r.view::regclass) AS v;
+SELECT relname FROM pg_class WHERE relname ~ '^(candles_1m|makers)';
+
+-- The source and its columns cannot go unnoticed
+DROP TABLE trades;
+ALTER TABLE trades DROP COLUMN price;
+ALTER TABLE trades ALTER COLUMN price TYPE numeric;
+DROP TABLE candles_5m_state;
+TRUNCATE trades;
+ALTER TABLE trades RENAME COLUMN qty TO quantity;
+ALTER TABLE trades RENAME TO ticks;
+INSERT INTO ticks SELECT 'x', 's9', '2024-01-01'::timestamptz + i * interval '5 s', i, i, i FROM generate_series(1, 300) AS i;
+SELECT bool_and(tick.wait(view::regclass)) FROM tick_catalog.rollup;
+SELECT v.* FROM tick_catalog.rollup AS r, tick.verify(r.view::regclass) AS v;
+DROP TABLE ticks CASCADE;
+SELECT (SELECT count(*) FROM tick_catalog.rollup), (SELECT count(*) FROM tick_catalog.source),
+       (SELECT count(*) FROM tick_catalog.capture_group), (SELECT count(*) FROM tick_catalog.program WHERE current),
+       (SELECT count(*) FROM tick_catalog.rollup_program), (SELECT count(*) FROM tick_catalog.pending),
+       (SELECT count(*) FROM tick_catalog.watermark);
+
+-- An empty source: a rollup without keys has its one row from the beginning
+CREATE TABLE empty (k int, v numeric, at timestamp);
+SELECT tick.create_rollup('total', 'SELECT count(*), count(v) AS known, sum(v), max(k) FROM empty');
+SELECT tick.create_rollup('per_day', $$SELECT tick.tumble(at, '1 day') AS day, sum(v) FROM empty GROUP BY 1$$);
+SELECT * FROM tick.verify('total');
+SELECT count, known, sum, max, window_end, final FROM total;
+INSERT INTO empty VALUES (1, 1.50, '2024-02-29 12:00'), (2, NULL, 'infinity'), (3, 2, NULL);
+SELECT tick.wait('total'), tick.wait('per_day');
+SELECT count, known, sum, max, window_end, final FROM total;
+SELECT day, sum, window_end, revision FROM per_day;
+SELECT * FROM tick.verify('total');
+SELECT * FROM tick.verify('per_day');
+DROP TABLE empty CASCADE;
+
+-- Hostile names
+CREATE SCHEMA "sch""ema %s";
+CREATE TYPE "sch""ema %s"."mo'od" AS ENUM ('it''s', 'a "b"');
+CREATE TABLE "sch""ema %s"."tab'le; --" ("ke""y" text, "select" "sch""ema %s"."mo'od", "t%s" timestamptz, "va'l" numeric(12,2), "$1" text COLLATE "POSIX");
+SELECT tick.create_rollup('"sch""ema %s"."roll''up $1 %n"', $$
+  SELECT "ke""y" AS "k""1", "select" AS "order", tick.tumble("t%s", '1 hour') AS "ti'me", sum("va'l") AS "s""um %d",
+         tick.first("va'l", "t%s") AS "fi""rst", max("$1") AS "$2", avg("va'l") FILTER (WHERE "$1" <> 'x''y') AS "a.vg"
+  FROM "sch""ema %s"."tab'le; --" WHERE "select" IS NOT NULL GROUP BY 1, 2, 3 $$);
+INSERT INTO "sch""ema %s"."tab'le; --" VALUES ('it''s', 'a "b"', '2024-01-01', 1.25, '$$'), ('it''s', 'a "b"', '2024-01-01', 2, 'x''y');
+SELECT tick.wait('"sch""ema %s"."roll''up $1 %n"');
+INSERT INTO "sch""ema %s"."tab'le; --" VALUES (NULL, 'it''s', '2024-01-01', 1.25, '$$'), ('it''s', 'a "b"', '2023-01-01', 2, 'x''y');
+SELECT tick.wait('"sch""ema %s"."roll''up $1 %n"');
+SELECT "k""1", "order", "ti'me", "s""um %d", "fi""rst", "$2", "a.vg" FROM "sch""ema %s"."roll'up $1 %n" ORDER BY 3, 1;
+SELECT * FROM tick.verify('"sch""ema %s"."roll''up $1 %n"');
+DROP SCHEMA "sch""ema %s" CASCADE;
+CREATE TABLE long_names (k text, t timestamptz, a_column_with_a_name_of_sixty_three_bytes_xxxxxxxxxxxxxxxxxxxxx float8);
+SELECT tick.create_rollup('a_rollup_with_a_name_of_sixty_three_bytes_xxxxxxxxxxxxxxxxxxxxx', $$
+  SELECT k, tick.tumble(t, '1 s') AS t, avg(a_column_with_a_name_of_sixty_three_bytes_xxxxxxxxxxxxxxxxxxxxx) AS a_column_with_a_name_of_sixty_three_bytes_xxxxxxxxxxxxxxxxxxxxx,
+         stddev(a_column_with_a_name_of_sixty_three_bytes_xxxxxxxxxxxxxxxxxxxxx) AS a_column_with_a_name_of_sixty_three_bytes_xxxxxxxxxxxxxxxxxxxxy
+  FROM long_names GROUP BY 1, 2$$);
+SELECT item_columns FROM tick_catalog.rollup;
+INSERT INTO long_names VALUES ('a', '2024-01-01', 1), ('a', '2024-01-01', 2);
+SELECT tick.wait('a_rollup_with_a_name_of_sixty_three_bytes_xxxxxxxxxxxxxxxxxxxxx');
+SELECT * FROM tick.verify('a_rollup_with_a_name_of_sixty_three_bytes_xxxxxxxxxxxxxxxxxxxxx');
+DROP TABLE long_names CASCADE;
+
+-- A hostile search_path changes neither what the query means nor what runs later
+CREATE SCHEMA evil;
+CREATE TABLE prices (k text, t timestamptz, p int4);
+CREATE FUNCTION evil.plus(int4, int4) RETURNS int4 LANGUAGE sql IMMUTABLE AS 'SELECT 42';
+CREATE OPERATOR evil.+ (LEFTARG = int4, RIGHTARG = int4, FUNCTION = evil.plus);
+CREATE FUNCTION evil.sum_step(int8, int4) RETURNS int8 LANGUAGE sql IMMUTABLE AS 'SELECT 43::int8';
+CREATE AGGREGATE evil.max(int4) (SFUNC = evil.sum_step, STYPE = int8);
+CREATE TABLE evil.prices_state (x int);
+SELECT tick.create_rollup('plain_sums', $$SELECT k, tick.tumble(t, '1 minute') AS t, sum(p + 1), max(p) FROM prices GROUP BY 1, 2$$);
+SET search_path = evil, public, pg_catalog;
+SELECT tick.create_rollup('public.evil_sums', $$SELECT k, tick.tumble(t, '1 minute') AS t, sum(p + 1) FROM prices GROUP BY 1, 2$$);
+SELECT tick.create_rollup('evil_max', $$SELECT k, max(p) FROM prices GROUP BY 1$$);
+INSERT INTO prices VALUES ('a', '2024-01-01', 1), ('a', '2024-01-01', 2);
+SELECT public.plain_sums.sum FROM public.plain_sums;
+SELECT tick.wait('plain_sums'), tick.wait('evil_sums');
+SELECT k, sum, max FROM plain_sums;
+SELECT k, sum FROM evil_sums;
+SELECT * FROM tick.verify('plain_sums');
+SELECT * FROM tick.verify('evil_sums');
+RESET search_path;
+SELECT tick.drop_rollup('plain_sums'), tick.drop_rollup('evil_sums');
+DROP TABLE prices;
+DROP SCHEMA evil CASCADE;
+
+-- Owners: everything a user gives runs as that user; rollups of two owners share no fold
+CREATE ROLE regress_tick_a;
+CREATE ROLE regress_tick_b;
+CREATE SCHEMA shop;
+GRANT ALL ON SCHEMA shop TO regress_tick_a, regress_tick_b;
+CREATE TABLE shop.sales (item text, t timestamptz, amount numeric);
+GRANT SELECT, INSERT, TRIGGER ON shop.sales TO regress_tick_a, regress_tick_b;
+SET ROLE regress_tick_a;
+CREATE FUNCTION shop.who(numeric) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN current_user; END';
+SELECT tick.create_rollup('shop.by_a', $$SELECT item, tick.tumble(t, '1 day') AS d, sum(amount), max(shop.who(amount)) AS who FROM shop.sales GROUP BY 1, 2$$);
+RESET ROLE;
+SET ROLE regress_tick_b;
+SELECT tick.create_rollup('shop.by_b', $$SELECT item, tick.tumble(t, '1 day') AS d, sum(amount), max(shop.who(amount)) AS who FROM shop.sales GROUP BY 1, 2$$);
+INSERT INTO shop.sales VALUES ('pen', '2024-01-01', 1.5);
+SELECT tick.drop_rollup('shop.by_a');
+RESET ROLE;
+INSERT INTO shop.sales VALUES ('pen', '2024-01-01', 2.5);
+SELECT tick.wait('shop.by_a'), tick.wait('shop.by_b');
+SELECT item, sum, who FROM shop.by_a UNION ALL SELECT item, sum, who FROM shop.by_b;
+SELECT * FROM tick.verify('shop.by_a');
+SELECT relname, pg_get_userbyid(relowner) FROM pg_class WHERE relname ~ '^by_' AND relkind IN ('r', 'v') AND relname !~ 'definition' ORDER BY 1;
+SELECT count(DISTINCT group_id) FROM tick_catalog.rollup;
+DROP OWNED BY regress_tick_a;
+SELECT view::regclass FROM tick_catalog.rollup;
+DROP SCHEMA shop CASCADE;
+DROP OWNED BY regress_tick_a, regress_tick_b;
+DROP ROLE regress_tick_a, regress_tick_b;
+SELECT count(*) FROM tick_catalog.rollup;
+
+-- Partitions carry the triggers, new ones too, and a rolled back creation leaves nothing
+CREATE TABLE parts (k text, t timestamptz, v float8) PARTITION BY RANGE (t);
+CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM ('2024-01-01') TO ('2024-02-01');
+BEGIN;
+SELECT tick.create_rollup('by_hour', $$SELECT k, tick.tumble(t, '1 hour') AS t, sum(v), count(*) FROM parts GROUP BY 1, 2$$);
+ROLLBACK;
+SELECT (SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'zz_tick%'), (SELECT count(*) FROM tick_catalog.program WHERE current);
+SELECT tick.create_rollup('by_hour', $$SELECT k, tick.tumble(t, '1 hour') AS t, sum(v), count(*) FROM parts GROUP BY 1, 2$$);
+CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM ('2024-02-01') TO ('2024-03-01');
+SELECT tgrelid::regclass, tgname, tgenabled FROM pg_trigger WHERE tgname IN ('zz_tick_insert', 'zz_tick_truncate') AND tgrelid <> 'parts_2'::regclass ORDER BY 1, 2;
+INSERT INTO parts SELECT 'k' || i % 2, '2024-01-25'::timestamptz + i * interval '1 hour', i FROM generate_series(1, 400) AS i;
+INSERT INTO parts_1 VALUES ('k0', '2024-01-05', 1);
+SELECT tick.wait('by_hour');
+SELECT * FROM tick.verify('by_hour');
+TRUNCATE parts_1;
+DROP TABLE parts CASCADE;
+SELECT count(*) FROM tick_catalog.rollup;
