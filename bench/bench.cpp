@@ -1,7 +1,8 @@
-// The benchmarks of `make bench`: COPY with and without capture, commit-to-visible latency in an open loop, recompute.
-// Usage: bench CONNINFO [NOTHING_LIBRARY]; BENCH, ROWS, ROUNDS, DURATION and HISTORY in the environment select.
-// Promise: what is compared is measured in turns in one run, ratios are taken within a round and the median is shown;
-// at the end of each part every rollup is compared with its query, and the program fails if one is not exact.
+// The benchmarks of `make bench`: COPY with and without capture, commit-to-visible latency in an open loop,
+// recompute. Usage: bench CONNINFO [NOTHING_LIBRARY]; BENCH, ROWS, ROUNDS, DURATION and HISTORY in the
+// environment select. Promise: what is compared is measured in turns in one run, ratios are taken within a
+// round and the median is shown; at the end of each part every rollup is compared with its query, and the
+// program fails if one is not exact.
 #include <sys/prctl.h>
 
 #include <atomic>
@@ -20,8 +21,8 @@ struct RollupSpec {
   const char* window;  // nullptr: one row per key
 };
 constexpr RollupSpec rollups[] = {
-    {"candles_1m", "1 minute"},    {"candles_5m", "5 minutes"},   {"latest_price", nullptr},
-    {"candles_15m", "15 minutes"}, {"candles_1h", "1 hour"},      {"candles_10s", "10 seconds"},
+    {"candles_1m", "1 minute"},    {"candles_5m", "5 minutes"}, {"latest_price", nullptr},
+    {"candles_15m", "15 minutes"}, {"candles_1h", "1 hour"},    {"candles_10s", "10 seconds"},
     {"candles_30s", "30 seconds"}, {"candles_4h", "4 hours"},
 };
 
@@ -32,13 +33,15 @@ long setting(const char* name, long otherwise) {
 
 std::string query(const RollupSpec& rollup, const std::string& table) {
   if (rollup.window == nullptr)
-    return "SELECT exchange, symbol, tick.last(price, ts, trade_id) AS price, tick.last(qty, ts, trade_id) AS qty,"
-           " max(ts) AS last_ts, count(*) AS trades FROM " + table + " GROUP BY exchange, symbol";
+    return "SELECT exchange, symbol, tick.last(price, ts, trade_id) AS price, tick.last(qty, ts, trade_id) "
+           "AS qty,"
+           " max(ts) AS last_ts, count(*) AS trades FROM " +
+           table + " GROUP BY exchange, symbol";
   return "SELECT exchange, symbol, tick.tumble(ts, '" + std::string(rollup.window) +
          "') AS ts, tick.first(price, ts, trade_id) AS open, max(price) AS high, min(price) AS low,"
          " tick.last(price, ts, trade_id) AS close, sum(qty) AS volume, count(*) AS trades,"
-         " sum(price * qty) / nullif(sum(qty), 0) AS vwap, max(trade_id) AS last_id FROM " + table +
-         " GROUP BY 1, 2, 3";
+         " sum(price * qty) / nullif(sum(qty), 0) AS vwap, max(trade_id) AS last_id FROM " +
+         table + " GROUP BY 1, 2, 3";
 }
 
 class Bench {
@@ -59,7 +62,7 @@ class Bench {
     bool partitioned;
     const char* extra;  // one more statement about the table
     size_t base;        // the variant it is compared with
-    std::vector<double> rate, ratio, cpu, cpu_ratio, merged;
+    std::vector<double> rate, ratio, cpu, cpu_ratio, waited, merged;
   };
   struct Load {
     const char* name;
@@ -94,7 +97,8 @@ void Bench::prepare() {
 
 int Bench::worker_pid() {
   return std::atoi(db_.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_tick worker'"
-                             " AND datname = current_database()").c_str());
+                             " AND datname = current_database()")
+                       .c_str());
 }
 
 void Bench::create_table(const std::string& start, bool partitioned) {
@@ -104,16 +108,19 @@ void Bench::create_table(const std::string& start, bool partitioned) {
   }
   db_.run(std::string("CREATE TABLE trades (") + trade_columns + ") PARTITION BY RANGE (ts)");
   for (int day = -2; day <= 2; ++day) {
-    const auto edge = [&](int d) { return "date_trunc('day', " + start + ") + '" + std::to_string(d) + " days'"; };
+    const auto edge = [&](int d) {
+      return "date_trunc('day', " + start + ") + '" + std::to_string(d) + " days'";
+    };
     const std::string from = db_.value("SELECT " + edge(day)), to = db_.value("SELECT " + edge(day + 1));
-    db_.run("CREATE TABLE trades_" + std::to_string(day + 2) + " PARTITION OF trades FOR VALUES FROM ('" + from +
-            "') TO ('" + to + "') WITH (autovacuum_enabled = off)");
+    db_.run("CREATE TABLE trades_" + std::to_string(day + 2) + " PARTITION OF trades FOR VALUES FROM ('" +
+            from + "') TO ('" + to + "') WITH (autovacuum_enabled = off)");
   }
 }
 
 void Bench::create_rollups(int count) {
   for (int i = 0; i < count; ++i)
-    db_.run(std::string("SELECT tick.create_rollup('") + rollups[i].name + "', $$" + query(rollups[i], "trades") + "$$)");
+    db_.run(std::string("SELECT tick.create_rollup('") + rollups[i].name + "', $$" +
+            query(rollups[i], "trades") + "$$)");
 }
 
 void Bench::wait() {
@@ -132,7 +139,8 @@ void Bench::verify(int count) {
   const bool available = db_.value("SELECT to_regproc('tick.verify')") != "";
   for (int i = 0; i < count; ++i) {
     if (!available) continue;
-    const std::string wrong = db_.value(std::string("SELECT count(*) FROM tick.verify('") + rollups[i].name + "')");
+    const std::string wrong =
+        db_.value(std::string("SELECT count(*) FROM tick.verify('") + rollups[i].name + "')");
     if (wrong == "0") continue;
     std::printf("NOT EXACT: %s differs from its query in %s places\n", rollups[i].name, wrong.c_str());
     exact_ = false;
@@ -141,7 +149,8 @@ void Bench::verify(int count) {
   const std::string wrong = db_.value(
       "WITH expected AS (SELECT exchange, symbol, date_bin('1 minute', ts, '2000-01-01 00:00:00+00') AS ts,"
       " (array_agg(price ORDER BY ts, trade_id))[1] AS open, max(price) AS high, min(price) AS low,"
-      " (array_agg(price ORDER BY ts DESC, trade_id DESC))[1] AS close, count(*) AS trades, sum(qty::numeric) AS volume,"
+      " (array_agg(price ORDER BY ts DESC, trade_id DESC))[1] AS close, count(*) AS trades, "
+      "sum(qty::numeric) AS volume,"
       " max(trade_id) AS last_id FROM trades GROUP BY 1, 2, 3)"
       " SELECT count(*) FROM expected e FULL JOIN candles_1m c USING (exchange, symbol, ts)"
       " WHERE (e.open, e.high, e.low, e.close, e.trades, e.last_id)"
@@ -152,7 +161,7 @@ void Bench::verify(int count) {
   exact_ = false;
 }
 
-// ---- COPY -----------------------------------------------------------------------------------------------------------
+// ---- COPY ------------------------------------------------------------
 
 void Bench::measure(Variant& variant, const std::vector<std::string>& batches, bool last) {
   create_table("timestamptz '2024-08-08 10:00:00+00'", variant.partitioned);
@@ -161,12 +170,15 @@ void Bench::measure(Variant& variant, const std::vector<std::string>& batches, b
   wait();
   db_.run("CHECKPOINT");
   Connection writer(conninfo_);
-  const double cpu = cpu_seconds(writer.pid()), start = now();
+  const Usage before = usage(writer.pid());
+  const double start = now();
   for (const std::string& batch : batches) writer.copy("COPY trades FROM STDIN (FORMAT binary)", batch);
   const double took = now() - start;
   const double rows = static_cast<double>(batches.size()) * transaction_rows;
   variant.rate.push_back(rows / took);
-  variant.cpu.push_back((cpu_seconds(writer.pid()) - cpu) * 1e6 / rows);
+  const Usage used = usage(writer.pid()) - before;
+  variant.cpu.push_back(used.ran * 1e6 / rows);
+  variant.waited.push_back(used.waited / took * 100);
   wait();
   variant.merged.push_back((now() - start - took) * 1e3);
   if (last) verify(variant.rollups);
@@ -186,8 +198,11 @@ void Bench::copy() {
     end_copy(batch);
   }
   std::vector<Variant> variants;
+  const char* only = std::getenv("ONLY");
   const auto add = [&](const char* name, int count, bool partitioned, const char* extra, size_t base) {
-    variants.push_back({name, count, partitioned, extra, base, {}, {}, {}, {}, {}});
+    const bool wanted = only == nullptr || *only == '\0' || base == variants.size();
+    if (!wanted && std::strstr(name, only) == nullptr) return;
+    variants.push_back({name, count, partitioned, extra, base, {}, {}, {}, {}, {}, {}});
   };
   add("bare table", 0, false, nullptr, 0);
   if (!nothing_.empty())
@@ -209,21 +224,26 @@ void Bench::copy() {
       variant.cpu_ratio.push_back(variants[variant.base].cpu.back() / variant.cpu.back());
     }
   }
-  std::printf("\nCOPY BINARY, %d rows a transaction, %ld rows, %ld interleaved rounds, medians\n", transaction_rows, rows,
-              rounds);
-  std::printf("%-34s %10s %8s %6s %6s %14s %8s %12s\n", "", "rows/s", "ratio", "min", "max", "writer us/row", "CPU", "merged after");
+  std::printf("\nCOPY BINARY, %d rows a transaction, %ld rows, %ld interleaved rounds, medians\n",
+              transaction_rows, rows, rounds);
+  std::printf("%-34s %9s %6s %6s %6s %8s %6s %7s %12s\n", "", "rows/s", "ratio", "min", "max", "CPU us",
+              "ratio", "waited", "merged after");
   for (Variant& variant : variants) {
     const auto [least, most] = std::minmax_element(variant.ratio.begin(), variant.ratio.end());
-    std::printf("%-34s %10.0f %8.2f %6.2f %6.2f %14.2f %8.2f", variant.name, median(variant.rate),
-                median(variant.ratio), *least, *most, median(variant.cpu), median(variant.cpu_ratio));
+    std::printf("%-34s %9.0f %6.2f %6.2f %6.2f %8.2f %6.2f %5.0f %%", variant.name, median(variant.rate),
+                median(variant.ratio), *least, *most, median(variant.cpu), median(variant.cpu_ratio),
+                median(variant.waited));
     if (variant.rollups > 0) std::printf(" %9.1f ms", median(variant.merged));
     std::printf("\n");
   }
-  std::printf("ratio: rows/s to bare (partitioned: to partitioned bare); CPU: the same of the writer's CPU time;"
-              " merged after: from the last COMMIT\n");
+  std::printf(
+      "ratio: to bare (partitioned: to partitioned bare), in rows/s and in the writer's CPU time a row; "
+      "waited: share of"
+      "\nthe time the writer waited for a core, more than a few percent is a busy machine; merged after: "
+      "last COMMIT\n");
 }
 
-// ---- latency --------------------------------------------------------------------------------------------------------
+// ---- latency ------------------------------------------------------------
 
 // The writer keeps its schedule whatever happens; the reader polls one candle for the last id it holds.
 void Bench::measure(const Load& load) {
@@ -245,12 +265,14 @@ void Bench::measure(const Load& load) {
     PQclear(reader.checked(PQprepare(reader.raw(), "poll",
                                      "SELECT last_id FROM candles_1m WHERE exchange = 'binance'"
                                      " AND symbol = 'SYM000USDT' ORDER BY ts DESC LIMIT 1",
-                                     0, nullptr), "prepare"));
+                                     0, nullptr),
+                           "prepare"));
     long next = 0;
     double last = 0;
     for (double at = start; next < commits && !over; at = std::max(at + 0.0005, now())) {
       sleep_until(at);
-      PGresult* result = reader.checked(PQexecPrepared(reader.raw(), "poll", 0, nullptr, nullptr, nullptr, 1), "poll");
+      PGresult* result =
+          reader.checked(PQexecPrepared(reader.raw(), "poll", 0, nullptr, nullptr, nullptr, 1), "poll");
       const double seen = now();
       if (PQntuples(result) == 1 && !PQgetisnull(result, 0, 0)) {
         uint64_t id;
@@ -269,14 +291,16 @@ void Bench::measure(const Load& load) {
   Walk walk(2);
   std::string batch;
   int64_t id = 0;
-  double cpu_worker = 0, cpu_writer = 0, measured_from = 0;
-  PQclear(writer.checked(PQprepare(writer.raw(), "one", "INSERT INTO trades VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-                                   0, nullptr), "prepare"));
+  Usage worker_used, writer_used;
+  double measured_from = 0;
+  PQclear(writer.checked(PQprepare(writer.raw(), "one",
+                                   "INSERT INTO trades VALUES ($1, $2, $3, $4, $5, $6, $7, $8)", 0, nullptr),
+                         "prepare"));
   for (long commit = 0; commit < commits; ++commit) {
     sleep_until(due(commit));
     if (commit == first) {
-      cpu_worker = cpu_seconds(worker);
-      cpu_writer = cpu_seconds(writer.pid());
+      worker_used = usage(worker);
+      writer_used = usage(writer.pid());
       measured_from = now();
     }
     const int64_t ts = wall_micros();
@@ -296,7 +320,8 @@ void Bench::measure(const Load& load) {
         formats[f] = 1;
         at += 4 + sizes[f];
       }
-      PQclear(writer.checked(PQexecPrepared(writer.raw(), "one", trade_fields, values, sizes, formats, 1), "insert"));
+      PQclear(writer.checked(PQexecPrepared(writer.raw(), "one", trade_fields, values, sizes, formats, 1),
+                             "insert"));
     } else {
       begin_copy(batch);
       for (int i = 1; i < load.rows; ++i) put_trade(batch, walk.next(ts, ++id));
@@ -307,37 +332,46 @@ void Bench::measure(const Load& load) {
     if (commit >= first) committed.push_back((now() - due(commit)) * 1e3);
   }
   const double measured = now() - measured_from;
-  cpu_worker = (cpu_seconds(worker) - cpu_worker) / measured * 100;
-  cpu_writer = (cpu_seconds(writer.pid()) - cpu_writer) / measured * 100;
-  for (const double give_up = now() + 30; now() < give_up && visible.size() < static_cast<size_t>(
-           (commits - 1) / load.stride - (first + load.stride - 1) / load.stride + 1);)
+  worker_used = usage(worker) - worker_used;
+  writer_used = usage(writer.pid()) - writer_used;
+  const double percent = 100 / measured;
+  for (const double give_up = now() + 30;
+       now() < give_up && visible.size() < static_cast<size_t>((commits - 1) / load.stride -
+                                                               (first + load.stride - 1) / load.stride + 1);)
     sleep_until(now() + 0.001);
   over = true;
   reading.join();
   wait();
   verify(3);
   const size_t samples = visible.size();
-  const double p50 = quantile(visible, 0.5), p99 = quantile(visible, 0.99), most = visible.empty() ? 0 : visible.back();
-  const double c50 = quantile(committed, 0.5), c99 = quantile(committed, 0.99), c_most = committed.back();
-  std::printf("%-36s %8.2f %8.2f %8.2f %9.2f %8.2f %8.2f %7.1f %% %7.1f %% %8zu %6.2f %8.0f\n", load.name, p50, p99,
-              most, c50, c99, c_most, cpu_worker, cpu_writer, samples, quantile(polls, 0.99),
+  const double p50 = quantile(visible, 0.5), p99 = quantile(visible, 0.99),
+               most = visible.empty() ? 0 : visible.back();
+  const double c50 = quantile(committed, 0.5), c99 = quantile(committed, 0.99);
+  std::printf("%-37s %8.2f %8.2f %8.2f %9.2f %8.2f %5.1f %% %5.1f %% %6.1f %% %8zu %7.2f %8.0f\n", load.name,
+              p50, p99, most, c50, c99, worker_used.ran * percent, writer_used.ran * percent,
+              (worker_used.waited + writer_used.waited) * percent, samples, quantile(polls, 0.99),
               static_cast<double>(commits - first) * load.rows / measured);
   std::fflush(stdout);
   drop(3);
 }
 
 void Bench::latency() {
-  std::printf("\nFrom the scheduled send to the first read that shows it, open loop, 3 rollups, partitioned by day,"
-              " %ld s each, ms\n", setting("DURATION", 10));
-  std::printf("%-36s %8s %8s %8s %9s %8s %8s %9s %9s %8s %6s %8s\n", "", "p50", "p99", "max", "COMMIT50", "p99", "max",
-              "worker", "writer", "samples", "poll99", "ticks/s");
+  std::printf(
+      "\nFrom the scheduled send to the first read that shows it, open loop, 3 rollups, partitioned by day,"
+      " %ld s each, ms\n",
+      setting("DURATION", 10));
+  std::printf("%-37s %8s %8s %8s %9s %8s %7s %7s %8s %8s %7s %8s\n", "", "p50", "p99", "max", "COMMIT50",
+              "p99", "worker", "writer", "waited", "samples", "poll99", "ticks/s");
   measure({"100 rows a commit, 5,000 ticks/s", 100, 0.02, 1});
   measure({"1,000 rows each 50 ms, 20,000 ticks/s", 1000, 0.05, 1});
   measure({"1 row a commit, 2,000 ticks/s", 1, 0.0005, 5});
-  std::printf("COMMIT: when the commit returned to the writer; worker, writer: CPU of one core; poll99: between two reads\n");
+  std::printf(
+      "COMMIT: when it returned to the writer; worker, writer: CPU of one core; waited: both of them for a "
+      "core;"
+      " poll99: p99 between two reads\n");
 }
 
-// ---- recompute ------------------------------------------------------------------------------------------------------
+// ---- recompute ------------------------------------------------------------
 
 void Bench::recompute() {
   const long rows = std::max<long>(setting("HISTORY", 3000000), 1000);
@@ -345,8 +379,10 @@ void Bench::recompute() {
   create_table("", false);
   db_.run("INSERT INTO trades SELECT 'binance', 'SYM' || lpad((g * 7919 % " + std::to_string(symbols) +
           ")::text, 3, '0') || 'USDT', timestamptz '2024-08-08 10:00:00+00' + g * interval '1 hour' / " +
-          std::to_string(rows) + ", 100 + (g * 31 % 997) / 100.0, (g * 17 % 9973) / 1000.0 + 0.001, g, g % 2 = 0,"
-          " timestamptz '2024-08-08 10:00:00+00' FROM generate_series(1, " + std::to_string(rows) + ") g");
+          std::to_string(rows) +
+          ", 100 + (g * 31 % 997) / 100.0, (g * 17 % 9973) / 1000.0 + 0.001, g, g % 2 = 0,"
+          " timestamptz '2024-08-08 10:00:00+00' FROM generate_series(int8 '1', " +
+          std::to_string(rows) + ") g");
   db_.run("VACUUM ANALYZE trades");
   db_.run("CHECKPOINT");
   db_.run("SET max_parallel_workers_per_gather = 0; SET jit = off; SET work_mem = '256MB'");
@@ -358,8 +394,9 @@ void Bench::recompute() {
   };
   for (long round = 0; round < rounds; ++round) {
     const double count = time("SELECT count(*) FROM trades");
-    const double query_time = time("SELECT count(*), sum(volume), sum(open), sum(close), sum(vwap), sum(high), sum(low) FROM (" +
-                                   query(rollups[0], "trades") + ") q");
+    const double query_time =
+        time("SELECT count(*), sum(volume), sum(open), sum(close), sum(vwap), sum(high), sum(low) FROM (" +
+             query(rollups[0], "trades") + ") q");
     const double start = now();
     create_rollups(1);
     wait();
@@ -373,8 +410,10 @@ void Bench::recompute() {
     if (round < rounds - 1) db_.run("SELECT tick.drop_rollup('candles_1m')");
   }
   const std::string candles = db_.value("SELECT count(*) FROM candles_1m");
-  std::printf("\nRecompute of candles_1m: %ld rows into %s candles, %ld interleaved rounds, medians, no parallel workers\n",
-              rows, candles.c_str(), rounds);
+  std::printf(
+      "\nRecompute of candles_1m: %ld rows into %s candles, %ld interleaved rounds, medians, no parallel "
+      "workers\n",
+      rows, candles.c_str(), rounds);
   std::printf("%-34s %12s\n", "", "rows/s");
   std::printf("%-34s %12.0f\n", "count(*)", median(counted));
   std::printf("%-34s %12.0f\n", "its query in the executor", median(executed));

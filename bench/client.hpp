@@ -1,6 +1,6 @@
-// What the benchmarks share: a libpq connection that ends the program on an error, trades as COPY BINARY bytes,
-// clocks, CPU time of other processes, medians and percentiles.
-// Promise: nothing here allocates or formats inside a measured loop that does not have to.
+// What the benchmarks share: a libpq connection that ends the program on an error, trades as COPY BINARY
+// bytes, clocks, CPU time of other processes, medians and percentiles. Promise: nothing here allocates or
+// formats inside a measured loop that does not have to.
 #pragma once
 
 #include <libpq-fe.h>
@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -39,19 +40,31 @@ inline int64_t wall_micros() {
   return (static_cast<int64_t>(at.tv_sec) - 946684800) * 1000000 + at.tv_nsec / 1000;
 }
 
-// User and system time of a process in seconds, from /proc/PID/stat (in clock ticks).
-inline double cpu_seconds(int pid) {
-  FILE* file = std::fopen(("/proc/" + std::to_string(pid) + "/stat").c_str(), "r");
-  if (file == nullptr) return 0;
+// Seconds a process has run (user and system), and has waited for a core, which is what other work on the
+// machine does to a measurement. From /proc/PID/schedstat; without it, from /proc/PID/stat in clock ticks.
+struct Usage {
+  double ran = 0, waited = 0;
+  Usage operator-(const Usage& before) const { return {ran - before.ran, waited - before.waited}; }
+};
+
+inline Usage usage(int pid) {
+  const std::string proc = "/proc/" + std::to_string(pid);
   char line[1024];
-  const bool read = std::fgets(line, sizeof line, file) != nullptr;
-  std::fclose(file);
-  unsigned long user = 0, system = 0;
-  const char* rest = read ? std::strrchr(line, ')') : nullptr;
+  const auto read = [&line](const std::string& name) {
+    FILE* file = std::fopen(name.c_str(), "r");
+    if (file == nullptr) return false;
+    const bool read = std::fgets(line, sizeof line, file) != nullptr;
+    std::fclose(file);
+    return read;
+  };
+  unsigned long a = 0, b = 0;
+  if (read(proc + "/schedstat") && std::sscanf(line, "%lu %lu", &a, &b) == 2 && a > 0)
+    return {static_cast<double>(a) * 1e-9, static_cast<double>(b) * 1e-9};
+  const char* rest = read(proc + "/stat") ? std::strrchr(line, ')') : nullptr;
   if (rest == nullptr ||
-      std::sscanf(rest + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
-    return 0;
-  return static_cast<double>(user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
+      std::sscanf(rest + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &a, &b) != 2)
+    return {};
+  return {static_cast<double>(a + b) / static_cast<double>(sysconf(_SC_CLK_TCK)), 0};
 }
 
 // q of a sample, nearest rank; the sample is sorted by this.
@@ -137,8 +150,12 @@ class Walk {
   Trade of(int symbol, int64_t ts, int64_t id) {
     const uint64_t bits = random_();
     price_[symbol] += (static_cast<double>(bits & 0xff) - 127.5) * 0.01;
-    return {symbol, ts, std::max(0.01, std::round(price_[symbol] * 100) / 100),
-            static_cast<double>((bits >> 8) % 100000 + 1) * 1e-5, id, (bits >> 40 & 1) != 0};
+    return {symbol,
+            ts,
+            std::max(0.01, std::round(price_[symbol] * 100) / 100),
+            static_cast<double>((bits >> 8) % 100000 + 1) * 1e-5,
+            id,
+            (bits >> 40 & 1) != 0};
   }
 
  private:
@@ -162,7 +179,8 @@ void put_field(std::string& out, Int value) {
 
 inline constexpr int trade_fields = 8;
 inline const char* const trade_columns =
-    "exchange text NOT NULL, symbol text NOT NULL, ts timestamptz NOT NULL, price float8 NOT NULL, qty float8,"
+    "exchange text NOT NULL, symbol text NOT NULL, ts timestamptz NOT NULL, price float8 NOT NULL, qty "
+    "float8,"
     " trade_id int8, is_buyer_maker bool, received_at timestamptz";
 
 inline void put_text(std::string& out, const char* text) {
@@ -191,6 +209,8 @@ inline void begin_copy(std::string& out) {
   put(out, int32_t{0});
 }
 
-inline void end_copy(std::string& out) { put(out, int16_t{-1}); }
+inline void end_copy(std::string& out) {
+  put(out, int16_t{-1});
+}
 
 }  // namespace tick::bench

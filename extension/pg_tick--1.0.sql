@@ -122,6 +122,14 @@ CREATE TABLE tick_catalog.queue_2 (xid xid8 NOT NULL, program int8 NOT NULL, pay
 ALTER TABLE tick_catalog.queue_2 ALTER payload SET STORAGE EXTERNAL, REPLICA IDENTITY FULL;
 CREATE INDEX queue_2_xid ON tick_catalog.queue_2 (xid);
 
+-- Deltas that could not be read, kept for people; their rollups were set aside.
+CREATE TABLE tick_catalog.held (
+  held_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+  program int8 NOT NULL,
+  payload bytea NOT NULL,
+  reason  text NOT NULL
+);
+
 CREATE TABLE tick_catalog.feed (
   feed       text NOT NULL,
   connection text NOT NULL,
@@ -139,6 +147,33 @@ CREATE FUNCTION tick_catalog.flush() RETURNS trigger LANGUAGE c AS 'MODULE_PATHN
 CREATE FUNCTION tick_catalog.refuse_truncate() RETURNS trigger
   LANGUAGE c AS 'MODULE_PATHNAME', 'tick_refuse_truncate';
 REVOKE ALL ON FUNCTION tick_catalog.capture(), tick_catalog.flush(), tick_catalog.refuse_truncate() FROM PUBLIC;
+
+-- What a subscription replays must not reach the engine's own tables: this cluster makes its own deltas and states.
+CREATE FUNCTION tick_catalog.ignore_replica() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tick_ignore_replica';
+CREATE TRIGGER tick_replica BEFORE INSERT OR UPDATE OR DELETE ON tick_catalog.queue_0
+  FOR EACH ROW EXECUTE FUNCTION tick_catalog.ignore_replica();
+ALTER TABLE tick_catalog.queue_0 ENABLE REPLICA TRIGGER tick_replica;
+CREATE TRIGGER tick_replica BEFORE INSERT OR UPDATE OR DELETE ON tick_catalog.queue_1
+  FOR EACH ROW EXECUTE FUNCTION tick_catalog.ignore_replica();
+ALTER TABLE tick_catalog.queue_1 ENABLE REPLICA TRIGGER tick_replica;
+CREATE TRIGGER tick_replica BEFORE INSERT OR UPDATE OR DELETE ON tick_catalog.queue_2
+  FOR EACH ROW EXECUTE FUNCTION tick_catalog.ignore_replica();
+ALTER TABLE tick_catalog.queue_2 ENABLE REPLICA TRIGGER tick_replica;
+CREATE TRIGGER tick_replica BEFORE INSERT OR UPDATE OR DELETE ON tick_catalog.frontier
+  FOR EACH ROW EXECUTE FUNCTION tick_catalog.ignore_replica();
+ALTER TABLE tick_catalog.frontier ENABLE REPLICA TRIGGER tick_replica;
+CREATE TRIGGER tick_replica_truncate BEFORE TRUNCATE ON tick_catalog.queue_0
+  FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.ignore_replica();
+ALTER TABLE tick_catalog.queue_0 ENABLE REPLICA TRIGGER tick_replica_truncate;
+CREATE TRIGGER tick_replica_truncate BEFORE TRUNCATE ON tick_catalog.queue_1
+  FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.ignore_replica();
+ALTER TABLE tick_catalog.queue_1 ENABLE REPLICA TRIGGER tick_replica_truncate;
+CREATE TRIGGER tick_replica_truncate BEFORE TRUNCATE ON tick_catalog.queue_2
+  FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.ignore_replica();
+ALTER TABLE tick_catalog.queue_2 ENABLE REPLICA TRIGGER tick_replica_truncate;
+CREATE TRIGGER tick_replica_truncate BEFORE TRUNCATE ON tick_catalog.frontier
+  FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.ignore_replica();
+ALTER TABLE tick_catalog.frontier ENABLE REPLICA TRIGGER tick_replica_truncate;
 
 CREATE FUNCTION tick_catalog.unmerged(rollup int4) RETURNS SETOF record
   LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tick_unmerged';

@@ -85,9 +85,13 @@ std::string random_session() {
   return text;
 }
 
-// Errors that belong to a row, not to the moment: sending it again will not help.
-bool row_error(const std::string& sqlstate) {
-  return sqlstate.starts_with("22") || sqlstate.starts_with("23") || sqlstate.starts_with("P0");
+// Errors that belong to a row, not to the moment: sending it again will not help. "No partition found" has
+// the code of a violated CHECK but names no constraint; its cure is a partition.
+bool row_error(const PGresult* result) {
+  const char* state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+  const std::string_view code = state == nullptr ? "" : state;
+  if (code == "23514" && PQresultErrorField(result, PG_DIAG_CONSTRAINT_NAME) == nullptr) return false;
+  return code.starts_with("22") || code.starts_with("23") || code.starts_with("P0");
 }
 
 Timestamp now() {
@@ -107,9 +111,14 @@ void Writer::connect() {
   database_.reset();
   database_ = std::make_unique<Database>(options_.database);
   // The server must notice soon that this process is gone: until then it holds the position's lock.
-  database_->run(
-      "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;"
-      " SET client_connection_check_interval = '1s'");
+  for (const char* setting : {"tcp_keepalives_idle = 10", "tcp_keepalives_interval = 5",
+                              "tcp_keepalives_count = 3", "client_connection_check_interval = '1s'"}) {
+    try {
+      database_->run(std::string("SET ") + setting);
+    } catch (const DatabaseError& error) {
+      if (error.connection_lost()) throw;  // otherwise: the server's platform cannot do it
+    }
+  }
   take_lock();
   read_table();
   read_position();
@@ -331,7 +340,7 @@ void Writer::commit(std::span<const Tick> ticks) {
       if (!database_->alive()) throw DatabaseError("closed by the server", "", true);
       result = attempt(ticks, next);
     } catch (const DatabaseError& error) {
-      result = {Outcome::not_committed, error.sqlstate(), error.what()};
+      result = {Outcome::not_committed, error.sqlstate(), error.what(), false};
     }
     if (result.outcome == Outcome::committed) return account(ticks, next);
 
@@ -351,7 +360,7 @@ void Writer::commit(std::span<const Tick> ticks) {
       continue;
     }
 
-    if (row_error(result.sqlstate)) {
+    if (result.row_refused) {
       if (ticks.size() > 1) {
         const auto half = ticks.size() / 2;
         commit(ticks.first(half));
@@ -365,6 +374,7 @@ void Writer::commit(std::span<const Tick> ticks) {
 
     log::warn("batch not committed, trying again: " + result.message + " (" + result.sqlstate + ")");
     pause();
+    partitions_.forget();
     if (result.sqlstate.starts_with("42") || result.sqlstate.starts_with("0A"))
       reconnect("looking at the table again");
   }
@@ -416,6 +426,7 @@ Writer::Attempt Writer::attempt(std::span<const Tick> ticks, const Position& nex
       if (std::string_view(PQcmdStatus(result)) == "COMMIT") committed = true;
     } else if (status != PGRES_TUPLES_OK) {
       if (const char* state = PQresultErrorField(result, PG_DIAG_SQLSTATE)) done.sqlstate = state;
+      done.row_refused = row_error(result);
       note(PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY));
       note(PQresultErrorMessage(result));
       if (const char* context = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL))

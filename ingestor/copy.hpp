@@ -60,6 +60,7 @@ class Writer {
     Outcome outcome = Outcome::not_committed;
     std::string sqlstate;
     std::string message;
+    bool row_refused = false;
   };
   struct Column {
     std::string name;

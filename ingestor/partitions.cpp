@@ -68,7 +68,7 @@ bool DayPartitions::make(Database& database, std::int64_t day) {
     database.run("ROLLBACK");
     if (error.sqlstate() == "42P17") return true;  // the day lies in a partition that somebody else made
     log::warn("no partition for " + from + " (rows go to the default partition): " + error.what());
-    return error.sqlstate() != "55P03";  // a lock timeout is worth another try
+    return error.sqlstate() != "55P03" && error.sqlstate() != "40P01";  // lock timeout, deadlock: try again
   }
 }
 

@@ -16,7 +16,8 @@ class DayPartitions {
   // The table is a (quoted) regclass text. Does nothing for tables not partitioned by a range of `ts` alone.
   void open(Database& database, const std::string& table);
   void ensure(Database& database, std::int64_t day);
-  bool managed() const { return managed_; }
+  // Look again at every day, also at those whose partition could not be made.
+  void forget() { known_.clear(); }
 
  private:
   bool make(Database& database, std::int64_t day);

@@ -217,6 +217,8 @@ PG_FUNCTION_INFO_V1(tick_capture);
 PGDLLEXPORT Datum tick_capture(PG_FUNCTION_ARGS);
 PG_FUNCTION_INFO_V1(tick_flush);
 PGDLLEXPORT Datum tick_flush(PG_FUNCTION_ARGS);
+PG_FUNCTION_INFO_V1(tick_ignore_replica);
+PGDLLEXPORT Datum tick_ignore_replica(PG_FUNCTION_ARGS);
 PG_FUNCTION_INFO_V1(tick_refuse_truncate);
 PGDLLEXPORT Datum tick_refuse_truncate(PG_FUNCTION_ARGS);
 }
@@ -239,4 +241,13 @@ Datum tick_refuse_truncate(PG_FUNCTION_ARGS) {
                   errmsg("cannot truncate \"%s\": rollups read it", RelationGetRelationName(trigger->tg_relation)),
                   errdetail("Its candles would no longer equal their query."),
                   errhint("DELETE the rows, or drop the rollups first with tick.drop_rollup.")));
+}
+
+Datum tick_ignore_replica(PG_FUNCTION_ARGS) {
+  auto* trigger = reinterpret_cast<TriggerData*>(fcinfo->context);
+  if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                    errmsg("cannot replicate a TRUNCATE of \"%s\"", RelationGetRelationName(trigger->tg_relation)),
+                    errhint("Leave schema tick_catalog and the state tables out of the publication.")));
+  return PointerGetDatum(nullptr);
 }

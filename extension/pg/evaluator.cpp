@@ -231,8 +231,9 @@ void become_again(const Identity& identity) {
 }
 
 Evaluator* find_evaluator(int64 id) {
+  const Oid catalog = catalog_relation("program");
   for (Evaluator* evaluator : known())
-    if (evaluator->program.id == id) return evaluator;
+    if (evaluator->program.id == id && evaluator->catalog == catalog) return evaluator;
   ProgramRow row;
   MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "pg_tick program", ALLOCSET_DEFAULT_SIZES);
   MemoryContext old = MemoryContextSwitchTo(memory);
@@ -244,6 +245,7 @@ Evaluator* find_evaluator(int64 id) {
   }
   Evaluator plain{};
   plain.memory = memory;
+  plain.catalog = catalog;
   compile(&plain, row);
   const int count = row.input_count;
   uint32_t* collations = static_cast<uint32_t*>(palloc(sizeof(uint32_t) * (count + 1)));

@@ -17,6 +17,7 @@ inline constexpr int batch_rows = 512;
 // Everything about one program in this backend. Lives until the process ends; programs are immutable.
 struct Evaluator {
   Program program;
+  Oid catalog;            // the table it was read from: ids start anew with the extension
   Oid source;
   Oid owner;
   bool total;             // no expression can raise or runs a user's code

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "guard.hpp"
+#include "shared.hpp"
 
 namespace tick::pg {
 namespace {
@@ -55,16 +56,20 @@ void find_bounds(Relation source, AttrNumber time_attribute, Leaf* leaf) {
 
 }  // namespace
 
-std::vector<Leaf> lock_leaves(Oid source, AttrNumber time_attribute) {
+std::optional<std::vector<Leaf>> lock_leaves(Oid source, AttrNumber time_attribute) {
   Leaf* leaves = nullptr;
   int count = 0;
-  call([&] {
-    List* relations = find_all_inheritors(source, AccessShareLock, nullptr);
+  const bool locked = call([&] {
+    if (planted("snapshot_before_lock")) LockRelationOid(source, AccessShareLock);
+    if (!ConditionalLockRelationOid(source, AccessShareLock)) return false;
+    List* relations = find_all_inheritors(source, NoLock, nullptr);
+    ListCell* cell;
+    foreach (cell, relations)
+      if (!ConditionalLockRelationOid(lfirst_oid(cell), AccessShareLock)) return false;
     if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(source)))
       ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("source of a rollup does not exist any more")));
     leaves = static_cast<Leaf*>(palloc0(sizeof(Leaf) * (list_length(relations) + 1)));
     Relation parent = table_open(source, AccessShareLock);
-    ListCell* cell;
     foreach (cell, relations) {
       const Oid relid = lfirst_oid(cell);
       if (!holds_rows(relid)) continue;
@@ -74,8 +79,10 @@ std::vector<Leaf> lock_leaves(Oid source, AttrNumber time_attribute) {
       find_bounds(parent, time_attribute, leaf);
     }
     table_close(parent, NoLock);
+    return true;
   });
-  return {leaves, leaves + count};
+  if (!locked) return std::nullopt;
+  return std::vector<Leaf>(leaves, leaves + count);
 }
 
 bool same_leaves(Oid source, const std::vector<Leaf>& leaves) {

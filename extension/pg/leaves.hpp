@@ -1,6 +1,7 @@
 // The tables that really hold a source's rows, with the time range each is known to hold.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "pg.hpp"
@@ -14,9 +15,10 @@ struct Leaf {
   double rows;     // the planner's estimate
 };
 
-// Locks the source and all its leaves in ACCESS SHARE and lists the leaves. time_attribute is the source's time
-// column if that is what windows are made of, else 0. Raises PgError if the source is gone.
-std::vector<Leaf> lock_leaves(Oid source, AttrNumber time_attribute);
+// Locks the source and all its leaves in ACCESS SHARE and lists the leaves; nothing if somebody holds one of them in
+// ACCESS EXCLUSIVE: the other rollups must not wait for him. time_attribute is the source's time column if that is
+// what windows are made of, else 0. Throws PgError if the source is gone.
+std::optional<std::vector<Leaf>> lock_leaves(Oid source, AttrNumber time_attribute);
 
 // True if the source still has just these leaves: compared after the snapshot was taken.
 bool same_leaves(Oid source, const std::vector<Leaf>& leaves);

@@ -57,6 +57,16 @@ void delete_pending(int rollup, const Range& range) {
                     range);
 }
 
+// Keeps a delta that cannot be read, for people.
+void hold_delta(int64_t program, std::string_view payload, const char* reason) {
+  call([&] {
+    Oid types[3] = {INT8OID, BYTEAOID, TEXTOID};
+    Datum values[3] = {Int64GetDatum(program), varlena_datum(payload.data(), payload.size()), CStringGetTextDatum(reason)};
+    const char* sql = "INSERT INTO tick_catalog.held (program, payload, reason) VALUES ($1, $2, $3)";
+    if (SPI_execute_plan(find_plan(sql, 3, types), values, nullptr, false, 0) < 0) elog(ERROR, "pg_tick: cannot run: %s", sql);
+  });
+}
+
 // Marks a rollup as set aside: its windows will be recomputed once it is resumed.
 void mark_set_aside(int rollup, const std::string& reason) {
   const char* text = reason.c_str();
@@ -100,6 +110,8 @@ struct Merger::Turn {
   std::vector<Leaf> leaves;           // of its source, locked before the snapshot
   std::map<Oid, Micros> max_time;     // source -> newest time of the deltas
   std::map<Oid, int64_t> rows;
+  bool locked_out = false;            // the source could not be locked: recompute later
+  std::map<int64_t, std::string> corrupted;  // programs with a delta that cannot be read
   TimestampTz started = 0;
   TurnResult result;
 };
@@ -162,7 +174,13 @@ TurnResult Merger::attempt() {
     current_ = turn.recomputed->id;
     const Evaluator* evaluator = call([&] { return find_evaluator(turn.recomputed->newest); });
     const int time = evaluator->program.time < 0 ? -1 : evaluator->plain[evaluator->program.time];
-    turn.leaves = lock_leaves(turn.recomputed->source, time < 0 ? 0 : evaluator->attribute[time]);
+    auto leaves = lock_leaves(turn.recomputed->source, time < 0 ? 0 : evaluator->attribute[time]);
+    if (leaves) {
+      turn.leaves = std::move(*leaves);
+    } else {
+      turn.recomputed = nullptr;
+      turn.locked_out = true;
+    }
     current_ = 0;
   }
   call([&] {
@@ -201,7 +219,7 @@ TurnResult Merger::attempt() {
     CommitTransactionCommand();
   });
   for (const Rollup& rollup : rollups_)
-    if (rollup.status == "backfill" || (rollup.status == "live" && !rollup.pending.empty())) turn.result.more = true;
+    if (rollup.status != "error" && !rollup.pending.empty() && !turn.locked_out) turn.result.more = true;
   if (turn.cut != 0) turn.result.more = true;
   return turn.result;
 }
@@ -250,8 +268,25 @@ void Merger::consume(Turn& turn) {
                              if (evaluator == nullptr) return;
                              fold = std::make_unique<Fold>(evaluator->program);
                            }
-                           merge_delta(*fold, payload);
+                           try {
+                             if (!turn.corrupted.contains(program)) merge_delta(*fold, payload);
+                           } catch (const Error& error) {
+                             turn.corrupted.emplace(program, error.what());
+                             hold_delta(program, payload, error.what());
+                           }
                          });
+  for (const auto& [program, reason] : turn.corrupted) {
+    turn.folds[program].reset();  // half merged: of no use
+    for (Rollup& rollup : rollups_)
+      if (rollup.status != "error" && rollup.items.contains(program)) set_aside_in_turn(turn, rollup, reason);
+  }
+}
+
+void Merger::set_aside_in_turn(Turn& turn, Rollup& rollup, const std::string& reason) {
+  mark_set_aside(rollup.id, reason);
+  rollup.status = "error";
+  rollup.pending = {{minus_infinity, plus_infinity, true}};
+  if (turn.recomputed == &rollup) turn.recomputed = nullptr;
 }
 
 // A delta whose writer could not evaluate an expression: the rollups that use it cannot be right any more.
@@ -271,10 +306,7 @@ void Merger::set_aside_failures(Turn& turn) {
                                    item.seq == failure.input || item.filter == failure.input;
                           });
         if (!uses) continue;
-        mark_set_aside(rollup.id, failure.message);
-        rollup.status = "error";
-        rollup.pending = {{minus_infinity, plus_infinity, true}};
-        if (turn.recomputed == &rollup) turn.recomputed = nullptr;
+        set_aside_in_turn(turn, rollup, failure.message);
       }
     }
   }

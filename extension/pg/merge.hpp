@@ -39,6 +39,7 @@ class Merger {
   void remove_windows(const Rollup& rollup, const Range& range);
   void mark_dirty(Turn& turn, Rollup& rollup, const Fold& fold);
   void set_aside_failures(Turn& turn);
+  void set_aside_in_turn(Turn& turn, Rollup& rollup, const std::string& reason);
   void set_aside(int rollup, const std::string& reason);
   void note_times(Turn& turn, Oid source, const Fold& fold);
   void move_watermarks(Turn& turn);
