@@ -107,7 +107,15 @@ INSERT INTO floats (k, f4, f8) VALUES ('round', 16777216, 9007199254740992), ('r
 INSERT INTO floats (k, f8) VALUES ('nan', 'NaN'), ('nan', 1), ('inf', 'Infinity'), ('inf', 1), ('both', 'Infinity'), ('both', '-Infinity'), ('zero', '-0'), ('zero', '-0'), ('null', NULL), ('zeros', '-0'), ('zeros', 0), ('tiny', 5e-324), ('tiny', 5e-324);
 SELECT tick.wait('sums');
 SELECT k, s8, s4, a8, low, high, f, l, v, n FROM sums ORDER BY k;
-SELECT * FROM tick.verify('sums') WHERE key->>'k' NOT IN ('cancel', 'tenth');
+-- PostgreSQL's own sums round at every step: that is no difference
+SELECT * FROM tick.verify('sums');
+SELECT s8, (SELECT sum(f8) FROM floats WHERE k = 'cancel') AS built_in FROM sums WHERE k = 'cancel';
+BEGIN;
+UPDATE sums_state SET s8 = '0:[4] n=10' WHERE k = 'cancel';
+SELECT * FROM tick.verify('sums');
+ROLLBACK;
+SELECT tick_catalog.exact_sum(x), tick_catalog.exact_avg(x), tick_catalog.exact_var_pop(x), tick_catalog.exact_var_samp(x), tick_catalog.exact_stddev_pop(x), tick_catalog.exact_stddev_samp(x),
+       tick_catalog.exact_sum(x::float4), tick_catalog.exact_stddev_pop(x::float4) FROM (VALUES (1e9::float8), (1e9 + 3), (NULL)) AS v(x);
 INSERT INTO floats (k, f8) VALUES ('over', 1.7e308), ('over', 1.7e308);
 SELECT tick.wait('sums');
 SELECT s8 FROM sums WHERE k = 'over';

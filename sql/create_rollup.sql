@@ -128,6 +128,29 @@ SELECT tick.wait('a_rollup_with_a_name_of_sixty_three_bytes_xxxxxxxxxxxxxxxxxxxx
 SELECT * FROM tick.verify('a_rollup_with_a_name_of_sixty_three_bytes_xxxxxxxxxxxxxxxxxxxxx');
 DROP TABLE long_names CASCADE;
 
+-- Whatever is renamed or moved, the rollup follows
+CREATE SCHEMA old_schema;
+CREATE TYPE old_schema.side AS ENUM ('buy', 'sell');
+CREATE FUNCTION old_schema.net(float8) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT $1 * 0.5';
+CREATE TABLE old_schema.orders (side old_schema.side, t timestamptz, v float8);
+SELECT tick.create_rollup('old_schema.by_side', $$SELECT side, tick.tumble(t, '1 minute') AS t, old_schema.net(sum(old_schema.net(v))) AS v FROM old_schema.orders GROUP BY 1, 2$$);
+ALTER SCHEMA old_schema RENAME TO new_schema;
+ALTER TABLE new_schema.by_side_state RENAME TO kept;
+ALTER TABLE new_schema.kept SET SCHEMA public;
+ALTER TYPE new_schema.side RENAME TO direction;
+ALTER FUNCTION new_schema.net RENAME TO half;
+ALTER VIEW new_schema.by_side RENAME COLUMN v TO value;
+ALTER VIEW new_schema.by_side RENAME TO by_direction;
+INSERT INTO new_schema.orders VALUES ('buy', '2024-01-01', 1), ('buy', '2024-01-01', 2), (NULL, '2024-01-01', 3);
+SELECT tick.wait('new_schema.by_direction');
+SELECT side, value FROM new_schema.by_direction;
+SELECT * FROM tick.verify('new_schema.by_direction');
+INSERT INTO new_schema.orders VALUES ('buy', '2024-01-01', 1), ('sell', '2024-01-01', 2), (NULL, '2024-01-01', 3);
+SELECT tick.wait('new_schema.by_direction');
+SELECT * FROM tick.verify('new_schema.by_direction');
+ALTER TABLE kept RENAME COLUMN v_sum TO other;
+DROP SCHEMA new_schema CASCADE;
+
 -- A hostile search_path changes neither what the query means nor what runs later
 CREATE SCHEMA evil;
 CREATE TABLE prices (k text, t timestamptz, p int4);

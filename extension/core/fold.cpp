@@ -1,5 +1,6 @@
 #include "fold.hpp"
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -24,7 +25,15 @@ uint64_t hash_bytes(const char* data, size_t size) {
     size -= 8;
   }
   uint64_t tail = 0;
-  std::memcpy(&tail, data, size);
+  if (size >= 4) {
+    uint32_t low, high;
+    std::memcpy(&low, data, 4);
+    std::memcpy(&high, data + size - 4, 4);
+    tail = low | static_cast<uint64_t>(high) << 32;
+  } else if (size > 0) {
+    tail = static_cast<unsigned char>(data[0]) | static_cast<uint64_t>(static_cast<unsigned char>(data[size / 2])) << 8 |
+           static_cast<uint64_t>(static_cast<unsigned char>(data[size - 1])) << 16;
+  }
   return mix(hash, tail);
 }
 
@@ -321,12 +330,67 @@ void Fold::add_item(size_t index, std::span<const Column> inputs, size_t rows) {
   }
 }
 
+// min and max of fixed-width values. Whatever is not a plain win or loss (first value, tie, NaN) goes through offer().
+template <typename Get>
+void Fold::add_bounds(const Item& item, Partials& partials, const Cell* values, size_t rows, Get get) {
+  const bool greatest = item.kind == ItemKind::max;
+  for (size_t row = 0; row < rows; ++row) {
+    const uint32_t slot = row_slot_[row];
+    if (slot == no_slot || values[row].null) continue;
+    Extreme& holder = partials.extremes[slot];
+    if (holder.set) [[likely]] {
+      const auto value = get(values[row].word), held = get(holder.value.word);
+      if (greatest ? value < held : value > held) continue;
+      if (greatest ? value > held : value < held) {
+        holder.value.word = values[row].word;
+        continue;
+      }
+    }
+    offer(item, holder, values[row], Cell::none(), Cell::none());
+  }
+}
+
+// first and last of fixed-width values in an order of words; ties go through offer().
+void Fold::add_ends(const Item& item, Partials& partials, const Cell* values, const Cell* orders, const Cell* seqs,
+                    size_t rows) {
+  const bool last = item.kind == ItemKind::last;
+  for (size_t row = 0; row < rows; ++row) {
+    const uint32_t slot = row_slot_[row];
+    if (slot == no_slot || values[row].null || orders[row].null) continue;
+    Extreme& holder = partials.extremes[slot];
+    if (holder.set && orders[row].word != holder.order.word) [[likely]] {
+      if ((orders[row].word > holder.order.word) != last) continue;
+      holder.value.word = values[row].word;
+      holder.order.word = orders[row].word;
+      if (seqs != nullptr) {
+        holder.seq.word = seqs[row].word;
+        holder.seq.null = seqs[row].null;
+      }
+      continue;
+    }
+    offer(item, holder, values[row], orders[row], seqs != nullptr ? seqs[row] : Cell::none());
+  }
+}
+
 void Fold::add_extremes(Partials& partials, const Item& item, std::span<const Column> inputs, size_t rows) {
   const Cell* values = inputs[item.value].data();
   const Cell* orders = item.order < 0 ? nullptr : inputs[item.order].data();
   const Cell* seqs = item.seq < 0 ? nullptr : inputs[item.seq].data();
   const bool word_order = orders != nullptr && !is_variable(program_->inputs[item.order].type) &&
                           !is_float(program_->inputs[item.order].type);
+  const Type value_type = program_->inputs[item.value].type;
+  const bool plain = item.filter < 0 && !is_variable(value_type);
+  if (plain && orders == nullptr) {
+    if (is_float(value_type))
+      add_bounds(item, partials, values, rows, [](int64_t word) { return std::bit_cast<double>(word); });
+    else
+      add_bounds(item, partials, values, rows, [](int64_t word) { return word; });
+    return;
+  }
+  if (plain && word_order && (seqs == nullptr || !is_variable(program_->inputs[item.seq].type))) {
+    add_ends(item, partials, values, orders, seqs, rows);
+    return;
+  }
   for (size_t row = 0; row < rows; ++row) {
     const uint32_t slot = row_slot_[row];
     if (slot == no_slot || values[row].null || !passes(inputs, item.filter, row)) continue;

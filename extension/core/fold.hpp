@@ -110,6 +110,10 @@ class Fold {
   Cell own(const Cell& cell, Type type);
   void add_item(size_t item, std::span<const Column> inputs, size_t rows);
   void add_extremes(Partials& partials, const Item& item, std::span<const Column> inputs, size_t rows);
+  template <typename Get>
+  void add_bounds(const Item& item, Partials& partials, const Cell* values, size_t rows, Get get);
+  void add_ends(const Item& item, Partials& partials, const Cell* values, const Cell* orders, const Cell* seqs,
+                size_t rows);
   void merge_partial(size_t item, size_t slot, const Partials& from, size_t from_slot);
   void offer(const Item& item, Extreme& holder, const Cell& value, const Cell& order, const Cell& seq);
 

@@ -272,8 +272,10 @@ void analyse(Definition* def) {
   check_names(def);
   def->time = def->where = -1;
   take_grouping(def);
-  check_immutable(reinterpret_cast<Node*>(def->query->targetList), def->text);
-  check_immutable(def->query->jointree->quals, def->text);
+  if (def->id == 0) {  // a definition that stands is not judged again
+    check_immutable(reinterpret_cast<Node*>(def->query->targetList), def->text);
+    check_immutable(def->query->jointree->quals, def->text);
+  }
   if (def->query->jointree->quals != nullptr) def->where = add_input(def, def->query->jointree->quals);
   take_items(def);
   if (!grouped(def)) def->unit = free_name(def, "tick", "all");

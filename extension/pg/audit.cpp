@@ -47,8 +47,10 @@ List* restore_triggers() {
   foreach (cell, find_unguarded()) {
     auto* found = static_cast<Unguarded*>(lfirst(cell));
     if (found->captured) {
-      run(psprintf("CREATE TRIGGER zz_tick_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION "
-                   "tick_catalog.refuse_truncate()", relation_text(found->leaf)));
+      const char* leaf = relation_text(found->leaf);
+      run(psprintf("CREATE OR REPLACE TRIGGER zz_tick_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE "
+                   "FUNCTION tick_catalog.refuse_truncate(); ALTER TABLE %s ENABLE ALWAYS TRIGGER zz_tick_truncate",
+                   leaf, leaf));
     } else if (!list_member_oid(restored, found->source)) {
       lock_source(found->source);
       attach_triggers(found->source);

@@ -22,7 +22,7 @@ struct Entry {
   Evaluator* evaluator;
   MemoryContext memory;  // child of TopTransactionContext, holds both batches
   RowBatch* added;
-  RowBatch* retracted;
+  RowBatch* retracted;   // made by the first UPDATE or DELETE
   Fold fold;
   uint64 rows = 0;
 
@@ -42,14 +42,13 @@ Entry* find_entry(Evaluator* evaluator) {
   call([&] {
     entry->memory = AllocSetContextCreate(TopTransactionContext, "pg_tick capture", ALLOCSET_DEFAULT_SIZES);
     entry->added = make_batch(evaluator, entry->memory);
-    entry->retracted = make_batch(evaluator, entry->memory);
   });
   return entry;
 }
 
 void fold_entry(Entry& entry) {
   fold_batch(entry.added, entry.fold, false, true);
-  fold_batch(entry.retracted, entry.fold, true, true);
+  if (entry.retracted != nullptr) fold_batch(entry.retracted, entry.fold, true, true);
 }
 
 // Writes what an entry holds as one delta row.
@@ -152,6 +151,7 @@ Datum capture_row(FunctionCallInfo fcinfo) {
     const AttrNumber* attributes = binding->attributes[i];
     if (update && same_input(evaluator, attributes, trigger->tg_trigslot, trigger->tg_newslot)) continue;
     Entry* entry = find_entry(evaluator);
+    if (!insert && entry->retracted == nullptr) entry->retracted = make_batch(evaluator, entry->memory);
     if (!insert) push(entry, entry->retracted, trigger->tg_trigslot, attributes);
     if (insert) push(entry, entry->added, trigger->tg_trigslot, attributes);
     if (update) push(entry, entry->added, trigger->tg_newslot, attributes);

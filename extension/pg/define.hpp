@@ -1,7 +1,7 @@
 // The definition of a rollup on its way from the query to SQL and catalogs, and the steps of that way:
 //   statement.cpp parse and refuse -> analyse.cpp keys, window, items -> plan.cpp SQL text -> group.cpp
-//   program and triggers -> define.cpp the objects. Everything is palloc'ed plain data: any step may leave by
-//   ereport.
+//   program and triggers -> define.cpp the objects. (refresh.cpp goes it again after DDL.) Everything is
+//   palloc'ed plain data: any step may leave by ereport.
 #pragma once
 
 #include "../core/types.hpp"
@@ -34,7 +34,7 @@ struct Definition {
   Oid owner;
   Oid schema;
   const char* name;
-  int32 id;
+  int32 id;  // of the rollup; 0 until it has passed
 
   List* inputs;     // Node*: expressions over the source, which is variable number 1
   List* keys;       // int: inputs

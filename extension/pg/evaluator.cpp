@@ -161,13 +161,13 @@ std::vector<Evaluator*>& known() {
 void evaluate_input(RowBatch* batch, int input, Datum* values, bool* nulls) {
   Evaluator* evaluator = batch->evaluator;
   TupleTableSlot* slot = evaluator->slot;
+  ExecClearTuple(slot);
+  ExecStoreVirtualTuple(slot);
   for (int row = 0; row < batch->rows; ++row) {
-    ExecClearTuple(slot);
     for (int c = 0; c < evaluator->columns; ++c) {
       slot->tts_values[c] = batch->values[c * batch_rows + row];
       slot->tts_isnull[c] = batch->nulls[c * batch_rows + row];
     }
-    ExecStoreVirtualTuple(slot);
     values[row] = ExecEvalExpr(evaluator->expression[input], evaluator->context, &nulls[row]);
     if (!nulls[row] && evaluator->input_type[input].length == -1)
       values[row] = PointerGetDatum(pg_detoast_datum_packed(reinterpret_cast<struct varlena*>(values[row])));
@@ -191,12 +191,16 @@ int evaluate_inputs(RowBatch* batch, Datum** values, bool** nulls, int from, boo
   volatile int input = from;
   volatile bool failed = false;
   const auto run = [&] {
+    // At commit there is no snapshot left, and a user's function may run SQL.
+    const bool snapshot = !ActiveSnapshotSet();
+    if (snapshot) PushActiveSnapshot(GetTransactionSnapshot());
     const Identity identity = become(evaluator->owner);
     for (int at = from; at < count; ++at) {
       input = at;
       if (evaluator->plain[at] < 0) evaluate_input(batch, at, values[at], nulls[at]);
     }
     become_again(identity);
+    if (snapshot) PopActiveSnapshot();
   };
   if (!subtransaction) {
     run();
@@ -298,6 +302,7 @@ RowBatch* make_batch(Evaluator* evaluator, MemoryContext parent) {
   const size_t cells = static_cast<size_t>(evaluator->columns) * batch_rows + 1;
   batch->values = static_cast<Datum*>(MemoryContextAlloc(parent, sizeof(Datum) * cells));
   batch->nulls = static_cast<bool*>(MemoryContextAlloc(parent, cells));
+  batch->room = static_cast<char*>(MemoryContextAlloc(parent, batch_room));
   return batch;
 }
 
@@ -319,7 +324,13 @@ void push_row(RowBatch* batch, TupleTableSlot* row, const AttrNumber* attributes
           value = PointerGetDatum(pg_detoast_datum_packed(from));
         } else {
           const size_t size = VARSIZE_ANY(from);
-          void* copy = palloc(size);
+          void* copy;
+          if (batch->used + size + 8 <= batch_room) {
+            copy = batch->room + batch->used;
+            batch->used += MAXALIGN(size);
+          } else {
+            copy = palloc(size);
+          }
           memcpy(copy, from, size);
           value = PointerGetDatum(copy);
         }
@@ -379,6 +390,7 @@ void fold_batch(RowBatch* batch, Fold& fold, bool retract, bool isolated) {
   else
     fold.add(columns, rows);
   batch->rows = 0;
+  batch->used = 0;
   call([&] { MemoryContextReset(batch->memory); });
 }
 

@@ -13,6 +13,7 @@
 namespace tick::pg {
 
 inline constexpr int batch_rows = 512;
+inline constexpr size_t batch_room = 16 * 1024;
 
 // Everything about one program in this backend. Lives until the process ends; programs are immutable.
 struct Evaluator {
@@ -46,6 +47,8 @@ struct RowBatch {
   int rows;
   Datum* values;          // column * batch_rows + row
   bool* nulls;
+  char* room;             // copies go here first, then to palloc
+  size_t used;
 };
 RowBatch* make_batch(Evaluator* evaluator, MemoryContext parent);
 

@@ -31,6 +31,8 @@ void act_again(const Actor& before) {
 
 int fixed_path() {
   const int level = NewGUCNestLevel();
+  // Compiling takes longer than anything that is run here.
+  (void)set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
   (void)set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
                           true, 0, false);
   return level;

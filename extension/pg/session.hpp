@@ -21,8 +21,8 @@ Oid extension_owner();
 Actor act_as(Oid role, int flags);
 void act_again(const Actor& before);
 
-// Sets search_path to pg_catalog, so that whatever is deparsed names its schemas. Returns what close_path()
-// takes.
+// Sets search_path to pg_catalog, so that whatever is deparsed names its schemas, and jit off. Returns what
+// close_path() takes.
 int fixed_path();
 void close_path(int level);
 

@@ -92,6 +92,52 @@ Datum receive(StringInfo message) {
   return encode(decode(pq_getmsgbytes(message, size), static_cast<size_t>(size)));
 }
 
+// The state of the aggregates that tick.verify asks where PostgreSQL's own have rounded too much. Its
+// destructor runs when the aggregate's memory context is reset.
+struct Floats {
+  ExactSum sum;
+  ExactSum squares;
+};
+
+void destroy(void* floats) {
+  static_cast<Floats*>(floats)->~Floats();
+}
+
+Floats* make_floats(FunctionCallInfo fcinfo) {
+  MemoryContext memory;
+  if (!AggCheckCallContext(fcinfo, &memory))
+    elog(ERROR, "pg_tick: an aggregate's function was called by itself");
+  auto* callback =
+      static_cast<MemoryContextCallback*>(MemoryContextAlloc(memory, sizeof(MemoryContextCallback)));
+  auto* floats = new (MemoryContextAlloc(memory, sizeof(Floats))) Floats;
+  callback->func = destroy;
+  callback->arg = floats;
+  MemoryContextRegisterResetCallback(memory, callback);
+  return floats;
+}
+
+Floats* floats_of(FunctionCallInfo fcinfo) {
+  return PG_ARGISNULL(0) ? nullptr : reinterpret_cast<Floats*>(PG_GETARG_POINTER(0));
+}
+
+Datum exact_step(FunctionCallInfo fcinfo, bool single, bool with_squares) {
+  Floats* floats = floats_of(fcinfo);
+  if (PG_ARGISNULL(1)) return PointerGetDatum(floats);
+  if (floats == nullptr) floats = make_floats(fcinfo);
+  const double value = single ? static_cast<double>(PG_GETARG_FLOAT4(1)) : PG_GETARG_FLOAT8(1);
+  floats->sum.add(value);
+  if (with_squares) floats->squares.add_square(value);
+  return PointerGetDatum(floats);
+}
+
+Datum exact_moments(FunctionCallInfo fcinfo, bool sample, bool deviation) {
+  const Floats* floats = floats_of(fcinfo);
+  if (floats == nullptr || floats->sum.count() <= (sample ? 1 : 0)) PG_RETURN_NULL();
+  const double result = variance(floats->sum.count(), floats->sum, floats->squares, sample);
+  if (std::isinf(result)) overflow();
+  return Float8GetDatum(deviation ? std::sqrt(result) : result);
+}
+
 Datum merge(Datum a, Datum b) {
   ExactSum sum = decode(a);
   sum.merge(decode(b));
@@ -115,6 +161,17 @@ PG_FUNCTION_INFO_V1(tick_finish_float_var_pop);
 PG_FUNCTION_INFO_V1(tick_finish_float_var_samp);
 PG_FUNCTION_INFO_V1(tick_finish_float_stddev_pop);
 PG_FUNCTION_INFO_V1(tick_finish_float_stddev_samp);
+PG_FUNCTION_INFO_V1(tick_exact_step);
+PG_FUNCTION_INFO_V1(tick_exact_step4);
+PG_FUNCTION_INFO_V1(tick_exact_step_squares);
+PG_FUNCTION_INFO_V1(tick_exact_step4_squares);
+PG_FUNCTION_INFO_V1(tick_exact_sum_final);
+PG_FUNCTION_INFO_V1(tick_exact_sum4_final);
+PG_FUNCTION_INFO_V1(tick_exact_avg_final);
+PG_FUNCTION_INFO_V1(tick_exact_var_pop_final);
+PG_FUNCTION_INFO_V1(tick_exact_var_samp_final);
+PG_FUNCTION_INFO_V1(tick_exact_stddev_pop_final);
+PG_FUNCTION_INFO_V1(tick_exact_stddev_samp_final);
 
 PGDLLEXPORT Datum tick_exact_sum_in(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&] { return tick::pg::parse(PG_GETARG_CSTRING(0)); });
@@ -185,5 +242,61 @@ PGDLLEXPORT Datum tick_finish_float_stddev_pop(PG_FUNCTION_ARGS) {
 
 PGDLLEXPORT Datum tick_finish_float_stddev_samp(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&] { return tick::pg::finish_moments(fcinfo, true, true); });
+}
+
+PGDLLEXPORT Datum tick_exact_step(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] { return tick::pg::exact_step(fcinfo, false, false); });
+}
+
+PGDLLEXPORT Datum tick_exact_step4(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] { return tick::pg::exact_step(fcinfo, true, false); });
+}
+
+PGDLLEXPORT Datum tick_exact_step_squares(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] { return tick::pg::exact_step(fcinfo, false, true); });
+}
+
+PGDLLEXPORT Datum tick_exact_step4_squares(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] { return tick::pg::exact_step(fcinfo, true, true); });
+}
+
+PGDLLEXPORT Datum tick_exact_sum_final(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum {
+    const auto* floats = tick::pg::floats_of(fcinfo);
+    if (floats == nullptr) PG_RETURN_NULL();
+    return Float8GetDatum(tick::pg::value_of(floats->sum));
+  });
+}
+
+PGDLLEXPORT Datum tick_exact_sum4_final(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum {
+    const auto* floats = tick::pg::floats_of(fcinfo);
+    if (floats == nullptr) PG_RETURN_NULL();
+    return Float4GetDatum(tick::pg::float_of(floats->sum));
+  });
+}
+
+PGDLLEXPORT Datum tick_exact_avg_final(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum {
+    const auto* floats = tick::pg::floats_of(fcinfo);
+    if (floats == nullptr) PG_RETURN_NULL();
+    return Float8GetDatum(tick::mean(floats->sum.count(), floats->sum));
+  });
+}
+
+PGDLLEXPORT Datum tick_exact_var_pop_final(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] { return tick::pg::exact_moments(fcinfo, false, false); });
+}
+
+PGDLLEXPORT Datum tick_exact_var_samp_final(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] { return tick::pg::exact_moments(fcinfo, true, false); });
+}
+
+PGDLLEXPORT Datum tick_exact_stddev_pop_final(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] { return tick::pg::exact_moments(fcinfo, false, true); });
+}
+
+PGDLLEXPORT Datum tick_exact_stddev_samp_final(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] { return tick::pg::exact_moments(fcinfo, true, true); });
 }
 }

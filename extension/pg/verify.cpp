@@ -104,8 +104,63 @@ Node* time_condition(Node* time, const char* op, Timestamp bound) {
   return result;
 }
 
+// The aggregate of ours that does without rounding what one of PostgreSQL's does with floats; InvalidOid if
+// none.
+Oid exact_aggregate(const Aggref* aggregate) {
+  const char* name = nullptr;
+  switch (family(aggregate->aggfnoid)) {
+    case Family::sum:
+      name = "exact_sum";
+      break;
+    case Family::avg:
+      name = "exact_avg";
+      break;
+    case Family::var_pop:
+      name = "exact_var_pop";
+      break;
+    case Family::var_samp:
+      name = "exact_var_samp";
+      break;
+    case Family::stddev_pop:
+      name = "exact_stddev_pop";
+      break;
+    case Family::stddev_samp:
+      name = "exact_stddev_samp";
+      break;
+    default:
+      return InvalidOid;
+  }
+  const Oid type = linitial_oid(aggregate->aggargtypes);
+  if (type != FLOAT8OID && type != FLOAT4OID) return InvalidOid;
+  return LookupFuncName(list_make2(makeString(pstrdup("tick_catalog")), makeString(pstrdup(name))), 1, &type,
+                        false);
+}
+
+// Replaces aggregates of floats by exact ones; notes in `context` (bool*) that it did.
+Node* make_exact(Node* node, void* context) {
+  if (node == nullptr) return nullptr;
+  if (!IsA(node, Aggref)) return TICK_MUTATE(node, make_exact, context);
+  auto* result = static_cast<Aggref*>(copyObjectImpl(node));
+  const Oid exact = exact_aggregate(result);
+  if (OidIsValid(exact)) {
+    result->aggfnoid = exact;
+    *static_cast<bool*>(context) = true;
+  }
+  return reinterpret_cast<Node*>(result);
+}
+
+// One output column of the query.
+struct Column {
+  const char* name;
+  Oid type;
+  Oid collation;
+  bool is_key;
+  bool is_time;
+  bool has_exact;  // the expected side has it a second time, computed without rounding in between
+};
+
 // The defining query, reading no more raw rows than the bounds need.
-const char* expected_sql(const Verified* rollup, const Bounds& bounds) {
+const char* expected_sql(const Verified* rollup, List* columns, const Bounds& bounds) {
   Relation relation = table_open(rollup->definition, AccessShareLock);
   auto* query = static_cast<Query*>(copyObjectImpl(get_view_query(relation)));
   table_close(relation, NoLock);
@@ -124,17 +179,21 @@ const char* expected_sql(const Verified* rollup, const Bounds& bounds) {
     if (query->jointree->quals != nullptr) conditions = lcons(query->jointree->quals, conditions);
     query->jointree->quals = reinterpret_cast<Node*>(make_ands_explicit(conditions));
   }
+  List* exact = NIL;
+  ListCell* cell;
+  foreach (cell, query->targetList) {
+    const auto* entry = lfirst_node(TargetEntry, cell);
+    bool replaced = false;
+    Node* expr = make_exact(reinterpret_cast<Node*>(entry->expr), &replaced);
+    if (!replaced || entry->resjunk) continue;
+    static_cast<Column*>(list_nth(columns, entry->resno - 1))->has_exact = true;
+    exact = lappend(exact, makeTargetEntry(reinterpret_cast<Expr*>(expr),
+                                           list_length(query->targetList) + list_length(exact) + 1,
+                                           psprintf("exact_%d", entry->resno), false));
+  }
+  query->targetList = list_concat(query->targetList, exact);
   return pg_get_querydef(query, false);
 }
-
-// One output column of the query.
-struct Column {
-  const char* name;
-  Oid type;
-  Oid collation;
-  bool is_key;
-  bool is_time;
-};
 
 List* read_columns(const Verified* rollup) {
   List* columns = NIL;
@@ -160,46 +219,58 @@ const char* collate(const Column* column) {
   return OidIsValid(column->collation) ? " COLLATE \"C\"" : "";
 }
 
-// One side of the comparison: (k, present, c1, c2, ...), rows whose window is no time left out.
-const char* side_sql(List* columns, const Bounds& bounds, const char* query, const char* alias) {
+// One side of the comparison: (k, present, c0, c1, ...), rows whose window is no time left out. `exact`: the
+// query gives some columns a second time; they are called x and the number of the column.
+const char* side_sql(List* columns, const Bounds& bounds, const char* query, const char* alias, bool exact) {
   StringInfoData sql, names;
   initStringInfo(&sql);
   initStringInfo(&names);
   appendStringInfoString(&sql, "(SELECT ROW(true");
   const Column* time = nullptr;
+  int time_number = 0;
   ListCell* cell;
   foreach (cell, columns) {
     const auto* column = static_cast<Column*>(lfirst(cell));
-    if (column->is_key) appendStringInfo(&sql, ", q.%s%s", quote_identifier(column->name), collate(column));
+    const int i = foreach_current_index(cell);
+    if (column->is_key) appendStringInfo(&sql, ", q.c%d%s", i, collate(column));
     if (column->is_time) {
       time = column;
-      appendStringInfo(&sql, ", q.%s", quote_identifier(column->name));
+      time_number = i;
+      appendStringInfo(&sql, ", q.c%d", i);
     }
-    appendStringInfo(&names, ", c%d", foreach_current_index(cell));
+    appendStringInfo(&names, "%sc%d", i == 0 ? "" : ", ", i);
   }
-  appendStringInfo(&sql, "), true, q.* FROM (%s) AS q", query);
+  foreach (cell, columns) {
+    if (exact && static_cast<Column*>(lfirst(cell))->has_exact)
+      appendStringInfo(&names, ", x%d", foreach_current_index(cell));
+  }
+  appendStringInfo(&sql, ") AS k, true AS present, q.* FROM (%s) AS q(%s)", query, names.data);
   if (time != nullptr) {
-    const char* name = quote_identifier(time->name);
     const char* as_utc = time->type == TIMESTAMPTZOID ? "" : " AT TIME ZONE 'UTC'";
-    appendStringInfo(&sql, " WHERE isfinite(q.%s)", name);
-    if (bounds.has_from) appendStringInfo(&sql, " AND q.%s >= $1%s", name, as_utc);
-    if (bounds.has_to) appendStringInfo(&sql, " AND q.%s < $2%s", name, as_utc);
+    appendStringInfo(&sql, " WHERE isfinite(q.c%d)", time_number);
+    if (bounds.has_from) appendStringInfo(&sql, " AND q.c%d >= $1%s", time_number, as_utc);
+    if (bounds.has_to) appendStringInfo(&sql, " AND q.c%d < $2%s", time_number, as_utc);
   }
-  appendStringInfo(&sql, ") AS %s(k, present%s)", alias, names.data);
+  appendStringInfo(&sql, ") AS %s", alias);
   return sql.data;
 }
 
+// The condition under which column i differs. A float does not if it is what exact sums give: then
+// PostgreSQL's own aggregate, which rounds at every step, has lost more than the tolerance.
 const char* difference(const Column* column, int i) {
   const Oid type = getBaseType(column->type);
-  if (type == FLOAT8OID) return psprintf("tick_catalog.differs(a.c%d, b.c%d, $3)", i, i);
-  if (type == FLOAT4OID) return psprintf("tick_catalog.differs(a.c%d, b.c%d, greatest($3, 1e-5))", i, i);
+  const char* exact = column->has_exact ? psprintf(" AND a.c%d IS DISTINCT FROM b.x%d", i, i) : "";
+  if (type == FLOAT8OID) return psprintf("tick_catalog.differs(a.c%d, b.c%d, $3)%s", i, i, exact);
+  if (type == FLOAT4OID)
+    return psprintf("tick_catalog.differs(a.c%d, b.c%d, greatest($3, 1e-5))%s", i, i, exact);
   if (!OidIsValid(lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr))
     return psprintf("a.c%d::text IS DISTINCT FROM b.c%d::text", i, i);
-  return psprintf("(a.c%d%s) IS DISTINCT FROM (b.c%d%s)", i, collate(column), i, collate(column));
+  return psprintf("(a.c%d%s) IS DISTINCT FROM (b.c%d%s)%s", i, collate(column), i, collate(column), exact);
 }
 
 const char* comparison_sql(const Verified* rollup, const Bounds& bounds) {
   List* columns = read_columns(rollup);
+  const char* expected = expected_sql(rollup, columns, bounds);
   StringInfoData keys, values, a_row, b_row, sql;
   initStringInfo(&keys);
   initStringInfo(&values);
@@ -226,8 +297,8 @@ const char* comparison_sql(const Verified* rollup, const Bounds& bounds) {
   }
   appendStringInfo(&sql, "SELECT jsonb_build_object(%s), %s, d.name, d.stored, d.expected FROM ", keys.data,
                    time);
-  appendStringInfo(&sql, "%s FULL JOIN ", side_sql(columns, bounds, rollup->merged, "a"));
-  appendStringInfo(&sql, "%s ON a.k = b.k", side_sql(columns, bounds, expected_sql(rollup, bounds), "b"));
+  appendStringInfo(&sql, "%s FULL JOIN ", side_sql(columns, bounds, rollup->merged, "a", false));
+  appendStringInfo(&sql, "%s ON a.k = b.k", side_sql(columns, bounds, expected, "b", true));
   appendStringInfo(&sql,
                    " CROSS JOIN LATERAL (VALUES (-1, '(row)', CASE WHEN a.present THEN ROW(%s)::text END, "
                    "CASE WHEN b.present THEN ROW(%s)::text END, a.present IS DISTINCT FROM b.present)%s) "
