@@ -401,7 +401,8 @@ class Exchange final : public ServerHandler {
   bool finished() const { return finished_; }
   std::string summary() const { return source_->summary(); }
 
-  bool open(ClientId client, std::string_view target) override { return subscriptions_.open(client, target); }
+  bool serves(std::string_view target) override { return Subscriptions::serves(target); }
+  void open(ClientId client, std::string_view target) override { subscriptions_.open(client, target); }
   void text(ClientId client, std::string_view message) override { subscriptions_.request(client, message); }
   void closed(ClientId client) override { subscriptions_.close(client); }
 

@@ -404,7 +404,7 @@ struct Server::Impl {
     if (read_ec) co_return;
     const auto request = parser.release();
     const std::string target(request.target());
-    if (!websocket::is_upgrade(request) || !handler.open(peer->id, target)) {
+    if (!websocket::is_upgrade(request) || !handler.serves(target)) {
       http::response<http::string_body> response{http::status::not_found, request.version()};
       response.set(http::field::content_type, "text/plain");
       response.keep_alive(false);
@@ -423,12 +423,11 @@ struct Server::Impl {
     ws.auto_fragment(false);
     ws.text(true);
     auto [accept_ec] = co_await ws.async_accept(request, tuple_awaitable);
-    if (accept_ec) {
-      handler.closed(peer->id);
-      co_return;
-    }
+    if (accept_ec) co_return;
     peer->open = true;
     peers.emplace(peer->id, peer);
+    // Not before: what is sent to a peer that is not here yet would be lost, and counted as sent.
+    handler.open(peer->id, target);
     if (ping_every.count() > 0) net::co_spawn(io, ping(peer), net::detached);
     buffer.consume(buffer.size());
     for (;;) {

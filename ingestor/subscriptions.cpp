@@ -13,17 +13,19 @@ namespace {
 constexpr std::size_t slow_client_backlog = 256u << 20;
 }
 
-bool Subscriptions::open(ClientId client, std::string_view target) {
+bool Subscriptions::serves(std::string_view target) {
+  return target == "/ws" || target.starts_with("/ws/") || target == "/stream" || target.starts_with("/stream?");
+}
+
+void Subscriptions::open(ClientId client, std::string_view target) {
   Client state;
   std::string_view streams;
-  if (target == "/ws" || target.starts_with("/ws/")) {
+  if (target.starts_with("/ws")) {
     streams = target.substr(std::min<std::size_t>(4, target.size()));
-  } else if (target == "/stream" || target.starts_with("/stream?")) {
+  } else {
     state.combined = true;
     const auto query = target.find("streams=");
     if (query != std::string_view::npos) streams = target.substr(query + 8);
-  } else {
-    return false;
   }
   clients_[client] = state;
   streams = streams.substr(0, streams.find_first_of("?&"));
@@ -34,7 +36,6 @@ bool Subscriptions::open(ClientId client, std::string_view target) {
   }
   log::info("client " + std::to_string(client) + " connected, " +
             std::to_string(clients_[client].streams.size()) + " streams");
-  return true;
 }
 
 void Subscriptions::close(ClientId client) {

@@ -19,7 +19,8 @@ class Subscriptions {
   void attach(Server& server) { server_ = &server; }
 
   // A connection to `target`; false when there is no such path.
-  bool open(ClientId client, std::string_view target);
+  static bool serves(std::string_view target);
+  void open(ClientId client, std::string_view target);
   void close(ClientId client);
   void request(ClientId client, std::string_view message);
 
