@@ -7,35 +7,15 @@
 #include "guard.hpp"
 #include "leaves.hpp"
 #include "queue.hpp"
+#include "session.hpp"
 #include "shared.hpp"
+#include "state.hpp"
 
 namespace tick::pg {
 namespace {
 
 constexpr TimestampTz max_skew = 5 * USECS_PER_SEC;
-constexpr size_t slice_rows = 4096;
 constexpr size_t recompute_memory = 256u * 1024 * 1024;
-
-std::string quoted(const std::string& text) {
-  std::string result = "'";
-  for (char c : text) {
-    if (c == '\'') result += '\'';
-    result += c;
-  }
-  return result + "'";
-}
-
-// A prepared statement, kept for the life of the worker. Plain PostgreSQL code.
-SPIPlanPtr find_plan(const char* sql, int count, Oid* types) {
-  static std::map<std::string, SPIPlanPtr, std::less<>> plans;
-  const auto known = plans.find(std::string_view(sql));
-  if (known != plans.end()) return known->second;
-  SPIPlanPtr plan = SPI_prepare(sql, count, types);
-  if (plan == nullptr) elog(ERROR, "pg_tick: cannot prepare: %s", SPI_result_code_string(SPI_result));
-  SPI_keepplan(plan);
-  plans.emplace(sql, plan);
-  return plan;
-}
 
 // Runs a statement of ours about a range of pending windows of a rollup.
 void pending_statement(const char* sql, int rollup, const Range& range) {
@@ -43,7 +23,7 @@ void pending_statement(const char* sql, int rollup, const Range& range) {
     Oid types[4] = {INT4OID, INT8OID, INT8OID, BOOLOID};
     Datum values[4] = {Int32GetDatum(rollup), Int64GetDatum(range.lo), Int64GetDatum(range.hi),
                        BoolGetDatum(range.fresh)};
-    if (SPI_execute_plan(find_plan(sql, 4, types), values, nullptr, false, 0) < 0)
+    if (SPI_execute_plan(kept_plan(sql, 4, types), values, nullptr, false, 0) < 0)
       elog(ERROR, "pg_tick: cannot run: %s", sql);
   });
 }
@@ -63,7 +43,7 @@ void hold_delta(int64_t program, std::string_view payload, const char* reason) {
     Oid types[3] = {INT8OID, BYTEAOID, TEXTOID};
     Datum values[3] = {Int64GetDatum(program), varlena_datum(payload.data(), payload.size()), CStringGetTextDatum(reason)};
     const char* sql = "INSERT INTO tick_catalog.held (program, payload, reason) VALUES ($1, $2, $3)";
-    if (SPI_execute_plan(find_plan(sql, 3, types), values, nullptr, false, 0) < 0) elog(ERROR, "pg_tick: cannot run: %s", sql);
+    if (SPI_execute_plan(kept_plan(sql, 3, types), values, nullptr, false, 0) < 0) elog(ERROR, "pg_tick: cannot run: %s", sql);
   });
 }
 
@@ -73,10 +53,10 @@ void mark_set_aside(int rollup, const std::string& reason) {
   const bool there = call([&] {
     Oid types[2] = {INT4OID, TEXTOID};
     Datum values[2] = {Int32GetDatum(rollup), CStringGetTextDatum(text)};
-    SPI_execute_plan(find_plan("UPDATE tick_catalog.rollup SET status = 'error', last_error = $2 WHERE id = $1", 2, types),
+    SPI_execute_plan(kept_plan("UPDATE tick_catalog.rollup SET status = 'error', last_error = $2 WHERE id = $1", 2, types),
                      values, nullptr, false, 0);
     const bool there = SPI_processed == 1;
-    SPI_execute_plan(find_plan("DELETE FROM tick_catalog.pending WHERE rollup = $1", 1, types), values, nullptr, false, 0);
+    SPI_execute_plan(kept_plan("DELETE FROM tick_catalog.pending WHERE rollup = $1", 1, types), values, nullptr, false, 0);
     if (there) ereport(WARNING, (errmsg("rollup %d is set aside: %s", rollup, text),
                       errhint("Cure the cause, then SELECT tick.resume(rollup) to recompute it.")));
     return there;
@@ -110,6 +90,7 @@ struct Merger::Turn {
   std::vector<Leaf> leaves;           // of its source, locked before the snapshot
   std::map<Oid, Micros> max_time;     // source -> newest time of the deltas
   std::map<Oid, int64_t> rows;
+  std::map<Oid, TimestampTz> watermarks;  // before this turn
   bool locked_out = false;            // the source could not be locked: recompute later
   std::map<int64_t, std::string> corrupted;  // programs with a delta that cannot be read
   TimestampTz started = 0;
@@ -236,13 +217,23 @@ void Merger::plan_recompute(Turn& turn) {
 }
 
 void Merger::load(Turn& turn) {
-  const auto rows = read_text(
-      "SELECT f.snapshot::text, pg_catalog.pg_current_snapshot()::text, g.value::text"
-      " FROM tick_catalog.frontier f, tick_catalog.generation g");
-  if (rows.size() != 1) throw Error{Error::Code::data_corrupted, "tick_catalog.frontier must have one row"};
-  turn.before = Frontier::parse(*rows[0][0]);
-  turn.now = Frontier::parse(*rows[0][1]);
-  const int64_t generation = std::strtoll(rows[0][2]->c_str(), nullptr, 10);
+  const char* before = nullptr;
+  const char* now = nullptr;
+  int64_t generation = 0;
+  call([&] {
+    SPIPlanPtr plan = kept_plan(
+        "SELECT f.snapshot::text, pg_catalog.pg_current_snapshot()::text, g.value"
+        " FROM tick_catalog.frontier f, tick_catalog.generation g", 0, nullptr);
+    if (SPI_execute_plan(plan, nullptr, nullptr, true, 2) != SPI_OK_SELECT || SPI_processed != 1)
+      ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("tick_catalog.frontier must have one row")));
+    bool null;
+    before = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+    now = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
+    generation = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &null));
+  });
+  load_watermarks(turn);
+  turn.before = Frontier::parse(before);
+  turn.now = Frontier::parse(now);
   if (generation == generation_) return;
   const bool planned = turn.recomputed != nullptr;
   turn.recomputed = nullptr;
@@ -252,6 +243,30 @@ void Merger::load(Turn& turn) {
     return rollup.status != "error" && !rollup.pending.empty();
   });
   if (planned || pending) turn.result.more = true;
+}
+
+void Merger::load_watermarks(Turn& turn) {
+  constexpr uint64_t most = 64;
+  Oid sources[most];
+  TimestampTz watermarks[most];
+  uint64_t count = 0;
+  for (uint64_t offset = 0; offset == 0 || count == most; offset += most) {
+    call([&] {
+      Oid type = INT8OID;
+      Datum value = Int64GetDatum(static_cast<int64>(offset));
+      SPIPlanPtr plan = kept_plan("SELECT source, watermark FROM tick_catalog.watermark WHERE watermark IS NOT NULL"
+                                  " ORDER BY source LIMIT 64 OFFSET $1", 1, &type);
+      if (SPI_execute_plan(plan, &value, nullptr, true, 0) != SPI_OK_SELECT) elog(ERROR, "pg_tick: no watermarks");
+      count = SPI_processed;
+      for (uint64_t row = 0; row < count; ++row) {
+        bool null;
+        HeapTuple tuple = SPI_tuptable->vals[row];
+        sources[row] = DatumGetObjectId(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &null));
+        watermarks[row] = DatumGetTimestampTz(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &null));
+      }
+    });
+    for (uint64_t row = 0; row < count; ++row) turn.watermarks[sources[row]] = watermarks[row];
+  }
 }
 
 void Merger::consume(Turn& turn) {
@@ -328,7 +343,7 @@ void Merger::merge_deltas(Turn& turn) {
         return window;
       });
     }
-    upsert(turn, rollup, fold);
+    merge_into_state(turn, rollup, fold);
     mark_dirty(turn, rollup, fold);
     current_ = 0;
   }
@@ -348,51 +363,11 @@ void Merger::note_times(Turn& turn, Oid source, const Fold& fold) {
     if (fold.max_time(slot) <= turn.started + max_skew) newest = std::max(newest, fold.max_time(slot));
 }
 
-void Merger::upsert(Turn& turn, const Rollup& rollup, const Fold& fold) {
-  for (size_t from = 0; from < fold.slots(); from += slice_rows) {
-    const size_t to = std::min(from + slice_rows, fold.slots());
-    const StateColumns state = state_columns(rollup, fold, from, to);
-    const size_t columns = state.cells.size();
-    if (columns != rollup.columns.size())
-      throw Error{Error::Code::internal, "state table of " + rollup.name + " does not fit its program"};
-    const int count = static_cast<int>(to - from);
-    const char* sql = rollup.upsert.c_str();
-    call([&] {
-      auto* types = static_cast<Oid*>(palloc(sizeof(Oid) * (columns + 2)));
-      auto* values = static_cast<Datum*>(palloc0(sizeof(Datum) * (columns + 2)));
-      auto* nulls = static_cast<char*>(palloc(columns + 2));
-      auto* data = static_cast<Datum*>(palloc(sizeof(Datum) * count));
-      auto* null = static_cast<bool*>(palloc(count));
-      for (size_t c = 0; c < columns; ++c) {
-        const ValueType& type = rollup.columns[c];
-        for (int row = 0; row < count; ++row) {
-          const Cell& cell = state.cells[c][row];
-          null[row] = cell.null;
-          data[row] = to_datum(cell, type);
-        }
-        int dimension = count, lower = 1;
-        types[c] = get_array_type(rollup.column_types[c]);
-        values[c] = PointerGetDatum(construct_md_array(data, null, 1, &dimension, &lower, rollup.column_types[c],
-                                                       type.length, type.by_value, type.align));
-        nulls[c] = ' ';
-      }
-      types[columns] = types[columns + 1] = TIMESTAMPTZOID;
-      values[columns] = TimestampTzGetDatum(turn.started);
-      nulls[columns] = ' ';
-      bool none = true;
-      char query[128];
-      snprintf(query, sizeof query, "SELECT watermark FROM tick_catalog.watermark WHERE source = %u", rollup.source);
-      if (SPI_execute(query, true, 1) == SPI_OK_SELECT && SPI_processed == 1)
-        values[columns + 1] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &none);
-      nulls[columns + 1] = none ? 'n' : ' ';
-      // Whatever a user has put on the state table runs as its owner, never as us.
-      const Identity identity = become(rollup.owner);
-      SPIPlanPtr plan = find_plan(sql, static_cast<int>(columns + 2), types);
-      const int code = SPI_execute_plan(plan, values, nulls, false, 0);
-      if (code != SPI_OK_INSERT) elog(ERROR, "pg_tick: merge failed: %s", SPI_result_code_string(code));
-      become_again(identity);
-    });
-  }
+void Merger::merge_into_state(Turn& turn, const Rollup& rollup, const Fold& fold) {
+  if (fold.slots() == 0) return;
+  const auto known = turn.watermarks.find(rollup.source);
+  merge_state(rollup, fold, turn.started,
+              known == turn.watermarks.end() ? std::nullopt : std::make_optional<TimestampTz>(known->second));
 }
 
 // Rows have left these windows: they are recomputed from the source, in a later turn.
@@ -453,7 +428,7 @@ void Merger::recompute(Turn& turn) {
   });
   note_times(turn, rollup.source, panes);
   remove_windows(rollup, turn.range);
-  upsert(turn, rollup, fold);
+  merge_into_state(turn, rollup, fold);
   std::erase_if(rollup.pending, [&](const Range& range) {
     return range.lo == whole.lo && range.hi == whole.hi && range.fresh == whole.fresh;
   });
@@ -526,7 +501,7 @@ void Merger::move_watermarks(Turn& turn) {
       Datum values[4] = {ObjectIdGetDatum(source), TimestampTzGetDatum(newest),
                          Int64GetDatum(turn.rows[source]), TimestampTzGetDatum(turn.started)};
       const char nulls[5] = {' ', newest == minus_infinity ? 'n' : ' ', ' ', ' ', '\0'};
-      SPIPlanPtr plan = find_plan(
+      SPIPlanPtr plan = kept_plan(
           "UPDATE tick_catalog.watermark w SET max_time = greatest(w.max_time, $2),"
           " watermark = greatest(w.watermark, $2 - s.watermark_delay), last_arrival = $4, rows = w.rows + $3,"
           " rate = w.rate * exp(-least(coalesce(extract(epoch FROM $4 - w.last_arrival), 3000), 3000)::float8 / 5) + $3 / 5.0"
@@ -541,7 +516,13 @@ void Merger::move_watermarks(Turn& turn) {
 void Merger::move_frontier(Turn& turn) {
   if (turn.recomputed != nullptr && planted("chunk_outside_turn")) return;
   const Frontier frontier = turn.cut != 0 ? turn.now.below(turn.cut) : turn.now;
-  execute("UPDATE tick_catalog.frontier SET snapshot = " + quoted(frontier.text()));
+  const std::string text = frontier.text();
+  call([&] {
+    Oid type = TEXTOID;
+    Datum value = CStringGetTextDatum(text.c_str());
+    SPIPlanPtr plan = kept_plan("UPDATE tick_catalog.frontier SET snapshot = $1::pg_snapshot", 1, &type);
+    if (SPI_execute_plan(plan, &value, nullptr, false, 0) != SPI_OK_UPDATE) elog(ERROR, "pg_tick: frontier not moved");
+  });
 }
 
 // In a transaction of its own, after the turn that failed was aborted.

@@ -35,7 +35,8 @@ class Merger {
   void merge_deltas(Turn& turn);
   void recompute(Turn& turn);
   void scan(Turn& turn, Evaluator* evaluator, Fold& fold);
-  void upsert(Turn& turn, const Rollup& rollup, const Fold& fold);
+  void load_watermarks(Turn& turn);
+  void merge_into_state(Turn& turn, const Rollup& rollup, const Fold& fold);
   void remove_windows(const Rollup& rollup, const Range& range);
   void mark_dirty(Turn& turn, Rollup& rollup, const Fold& fold);
   void set_aside_failures(Turn& turn);

@@ -38,6 +38,10 @@ extern "C" {
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_operator.h"
+#include "access/relscan.h"
+#include "access/skey.h"
+#include "common/int.h"
+#include "catalog/pg_opfamily.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
@@ -151,4 +155,11 @@ extern "C" {
   (query)->targetList = (List*)flatten_group_exprs(nullptr, (query), (Node*)(query)->targetList)
 #else
 #define TICK_UNGROUP(query) ((void)0)
+#endif
+
+// PG 18: index scans can be instrumented.
+#if PG_VERSION_NUM >= 180000
+#define TICK_INDEX_BEGINSCAN(table, index, snapshot, keys) index_beginscan(table, index, snapshot, nullptr, keys, 0)
+#else
+#define TICK_INDEX_BEGINSCAN(table, index, snapshot, keys) index_beginscan(table, index, snapshot, keys, 0)
 #endif

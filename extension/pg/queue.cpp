@@ -5,6 +5,7 @@
 
 #include "catalog.hpp"
 #include "guard.hpp"
+#include "session.hpp"
 #include "shared.hpp"
 
 namespace tick::pg {
@@ -35,7 +36,7 @@ uint64_t stream(const char* sql, Oid type, const std::function<Datum()>& argumen
   call([&] {
     Oid types[1] = {type};
     Datum values[1] = {value};
-    portal = SPI_cursor_open_with_args(nullptr, sql, 1, types, values, nullptr, true, CURSOR_OPT_NO_SCROLL);
+    portal = SPI_cursor_open(nullptr, kept_plan(sql, 1, types), values, nullptr, true);
   });
   uint64_t last = 0, stopped = 0;
   std::vector<RawDelta> deltas(fetch_rows);

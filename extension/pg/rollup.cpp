@@ -30,15 +30,26 @@ std::vector<int16_t> numbers(const std::optional<std::string>& text) {
 // Types of the state table's columns, in the order of the parameters of the upsert.
 void load_columns(Rollup& rollup) {
   const std::string sql =
-      "SELECT a.atttypid FROM tick_catalog.rollup r,"
-      " unnest(r.key_columns || r.time_column || r.item_columns) WITH ORDINALITY AS c (name, at)"
+      "SELECT a.atttypid, a.attnum FROM tick_catalog.rollup r,"
+      " unnest(r.key_columns || r.time_column || r.item_columns || ARRAY['revision', 'updated_at']) WITH ORDINALITY AS c (name, at)"
       " JOIN pg_catalog.pg_attribute a ON a.attname = c.name"
       " WHERE r.id = " + std::to_string(rollup.id) + " AND a.attrelid = r.state AND NOT a.attisdropped ORDER BY c.at";
   for (const auto& row : read_text(sql.c_str())) {
     const Oid type = static_cast<Oid>(number(row[0]));
     rollup.column_types.push_back(type);
     rollup.columns.push_back(call([&] { return value_type(type); }));
+    rollup.attributes.push_back(static_cast<AttrNumber>(number(row[1])));
   }
+  if (rollup.columns.size() < 2) throw Error{Error::Code::internal, "state table of " + rollup.name + " lacks columns"};
+  const auto take = [&] {
+    const AttrNumber attribute = rollup.attributes.back();
+    rollup.attributes.pop_back();
+    rollup.columns.pop_back();
+    rollup.column_types.pop_back();
+    return attribute;
+  };
+  rollup.updated_attribute = take();
+  rollup.revision_attribute = take();
 }
 
 }  // namespace

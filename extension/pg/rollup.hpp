@@ -33,6 +33,8 @@ struct Rollup {
   std::string upsert;
   std::vector<ValueType> columns;    // of the state table: keys, window, partials
   std::vector<Oid> column_types;     // as declared
+  std::vector<AttrNumber> attributes;
+  AttrNumber revision_attribute = 0, updated_attribute = 0;
   std::map<int64_t, std::vector<int16_t>> items;  // program -> its items, in the order of the rollup's
   std::vector<Range> pending;
   int64_t newest = 0;                // program

@@ -1,4 +1,7 @@
-// See session.hpp. PostgreSQL only: no C++ object lives here.
+// See session.hpp. PostgreSQL only: no C++ object lives on a stack here.
+#include <map>
+#include <string>
+
 #include "session.hpp"
 
 namespace tick::pg {
@@ -47,6 +50,17 @@ void run(const char* sql) {
   const int result = SPI_execute(sql, false, 0);
   if (result < 0) elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(result));
   SPI_finish();
+}
+
+SPIPlanPtr kept_plan(const char* sql, int count, Oid* types) {
+  static std::map<std::string, SPIPlanPtr, std::less<>> plans;
+  const auto known = plans.find(std::string_view(sql));
+  if (known != plans.end()) return known->second;
+  SPIPlanPtr plan = SPI_prepare(sql, count, types);
+  if (plan == nullptr) elog(ERROR, "pg_tick: cannot prepare: %s", SPI_result_code_string(SPI_result));
+  SPI_keepplan(plan);
+  plans.emplace(sql, plan);
+  return plan;
 }
 
 void open_catalogs() {

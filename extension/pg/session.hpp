@@ -29,6 +29,9 @@ void close_path(int level);
 // Runs one statement without a result through SPI, under the present identity and path.
 void run(const char* sql);
 
+// A statement prepared once in the life of this process, by its text. Inside SPI.
+SPIPlanPtr kept_plan(const char* sql, int count, Oid* types);
+
 // Opens SPI under a snapshot of this moment, whatever the isolation level: for reading our own catalogs.
 // Between the two, SPI statements must be read only.
 void open_catalogs();

@@ -1,0 +1,273 @@
+#include "state.hpp"
+
+#include "guard.hpp"
+#include "session.hpp"
+
+namespace tick::pg {
+namespace {
+
+constexpr size_t slice_rows = 4096;
+
+struct Slice {
+  const Rollup& rollup;
+  const StateColumns& state;
+  int rows;
+  TimestampTz now;
+  std::optional<TimestampTz> watermark;
+};
+
+// ---- by the upsert -----------------------------------------------------------------------------------------
+
+void write_by_upsert(const Slice& slice) {
+  const Rollup& rollup = slice.rollup;
+  const size_t columns = rollup.columns.size();
+  auto* types = static_cast<Oid*>(palloc(sizeof(Oid) * (columns + 2)));
+  auto* values = static_cast<Datum*>(palloc0(sizeof(Datum) * (columns + 2)));
+  auto* nulls = static_cast<char*>(palloc(columns + 2));
+  auto* data = static_cast<Datum*>(palloc(sizeof(Datum) * slice.rows));
+  auto* null = static_cast<bool*>(palloc(slice.rows));
+  for (size_t c = 0; c < columns; ++c) {
+    const ValueType& type = rollup.columns[c];
+    for (int row = 0; row < slice.rows; ++row) {
+      const Cell& cell = slice.state.cells[c][row];
+      null[row] = cell.null;
+      data[row] = to_datum(cell, type);
+    }
+    int dimension = slice.rows, lower = 1;
+    types[c] = get_array_type(rollup.column_types[c]);
+    values[c] = PointerGetDatum(construct_md_array(data, null, 1, &dimension, &lower, rollup.column_types[c],
+                                                   type.length, type.by_value, type.align));
+    nulls[c] = ' ';
+  }
+  types[columns] = types[columns + 1] = TIMESTAMPTZOID;
+  values[columns] = TimestampTzGetDatum(slice.now);
+  nulls[columns] = ' ';
+  values[columns + 1] = TimestampTzGetDatum(slice.watermark.value_or(0));
+  nulls[columns + 1] = slice.watermark ? ' ' : 'n';
+  // Whatever a user has put on the state table runs as its owner, never as us.
+  const Identity identity = become(rollup.owner);
+  SPIPlanPtr plan = kept_plan(rollup.upsert.c_str(), static_cast<int>(columns + 2), types);
+  const int code = SPI_execute_plan(plan, values, nulls, false, 0);
+  if (code != SPI_OK_INSERT) elog(ERROR, "pg_tick: merge failed: %s", SPI_result_code_string(code));
+  become_again(identity);
+}
+
+// ---- directly ----------------------------------------------------------------------------------------------
+
+bool is_plain_index(Relation index) {
+  return index->rd_index->indimmediate && !index->rd_index->indisexclusion && index->rd_index->indisvalid &&
+         RelationGetIndexExpressions(index) == NIL && RelationGetIndexPredicate(index) == NIL;
+}
+
+// The unique index over the keys and the window if nothing on the table needs the executor, else InvalidOid.
+Oid find_key_index(Relation table, int keys) {
+  const TupleConstr* constraints = RelationGetDescr(table)->constr;
+  if (table->rd_rel->relkind != RELKIND_RELATION || table->rd_rel->relam != HEAP_TABLE_AM_OID ||
+      table->trigdesc != nullptr || table->rd_rules != nullptr || table->rd_rel->relrowsecurity ||
+      (constraints != nullptr && (constraints->num_check > 0 || constraints->has_generated_stored)))
+    return InvalidOid;
+  Oid result = InvalidOid;
+  bool plain = true;
+  ListCell* cell;
+  foreach (cell, RelationGetIndexList(table)) {
+    Relation index = index_open(lfirst_oid(cell), AccessShareLock);
+    if (!is_plain_index(index)) plain = false;
+    if (index->rd_index->indisunique && index->rd_index->indnkeyatts == keys) result = RelationGetRelid(index);
+    index_close(index, NoLock);
+  }
+  return plain ? result : InvalidOid;
+}
+
+const std::string& merge_exact(std::string_view a, std::string_view b) {
+  static std::string merged;
+  const auto bytes = [](std::string_view s) {
+    return std::span<const unsigned char>(reinterpret_cast<const unsigned char*>(s.data()), s.size());
+  };
+  auto left = bytes(a), right = bytes(b);
+  ExactSum sum = ExactSum::decode(left);
+  sum.merge(ExactSum::decode(right));
+  merged.clear();
+  sum.encode(merged);
+  return merged;
+}
+
+Cell to_cell_detoasted(Datum datum, bool null, const ValueType& type) {
+  if (!null && type.length == -1) datum = PointerGetDatum(PG_DETOAST_DATUM_PACKED(datum));
+  return to_cell(datum, null, type);
+}
+
+// Merges the partials of row `row` of the slice into the row that values/nulls hold.
+void merge_row(const Slice& slice, int row, Datum* values, bool* nulls) {
+  const Rollup& rollup = slice.rollup;
+  const Program& program = rollup.program;
+  size_t c = program.keys.size() + (rollup.windowed ? 1 : 0);
+  const auto old_cell = [&](size_t column) {
+    const int at = rollup.attributes[column] - 1;
+    return to_cell_detoasted(values[at], nulls[at], rollup.columns[column]);
+  };
+  const auto put = [&](size_t column, const Cell& cell) {
+    const int at = rollup.attributes[column] - 1;
+    values[at] = to_datum(cell, rollup.columns[column]);
+    nulls[at] = cell.null;
+  };
+  for (const Item& item : program.items) {
+    const ValueType& type = rollup.columns[c];
+    const int at = rollup.attributes[c] - 1;
+    const Cell& added = slice.state.cells[c][row];
+    switch (item.kind) {
+      case ItemKind::count:
+      case ItemKind::sum:
+      case ItemKind::sum_sq:
+        if (type.type == Type::int8) {
+          int64 sum;
+          if (pg_add_s64_overflow(DatumGetInt64(values[at]), added.word, &sum))
+            ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE), errmsg("bigint out of range")));
+          values[at] = Int64GetDatum(sum);
+        } else if (type.type == Type::numeric) {
+          values[at] = DirectFunctionCall2(numeric_add, values[at], to_datum(added, type));
+        } else {
+          const std::string& sum = merge_exact(old_cell(c).view(), added.view());
+          values[at] = varlena_datum(sum.data(), sum.size());
+        }
+        ++c;
+        break;
+      case ItemKind::min:
+      case ItemKind::max:
+      case ItemKind::first:
+      case ItemKind::last: {
+        const bool ordered = item.order >= 0;
+        const size_t width = 1 + (ordered ? 1 : 0) + (item.seq >= 0 ? 1 : 0);
+        if (!added.null) {
+          const bool greatest = item.kind == ItemKind::max || item.kind == ItemKind::last;
+          const Cell old = old_cell(c);
+          int order = greatest ? 1 : -1;
+          if (!old.null) {
+            order = 0;
+            if (ordered)
+              order = compare(program.inputs[item.order], slice.state.cells[c + 1][row], old_cell(c + 1), compare_text);
+            if (order == 0 && item.seq >= 0) {
+              const Cell& seq = slice.state.cells[c + 2][row];
+              const Cell old_seq = old_cell(c + 2);
+              order = seq.null || old_seq.null ? int(old_seq.null) - int(seq.null)
+                                               : compare(program.inputs[item.seq], seq, old_seq, compare_text);
+            }
+            if (order == 0) order = compare(program.inputs[item.value], added, old, compare_text);
+          }
+          if (greatest ? order > 0 : order < 0)
+            for (size_t part = 0; part < width; ++part) put(c + part, slice.state.cells[c + part][row]);
+        }
+        c += width;
+        break;
+      }
+    }
+  }
+  const int revision = rollup.revision_attribute - 1;
+  if (rollup.windowed && slice.watermark) {
+    const Micros start = slice.state.cells[program.keys.size()][row].word;
+    if (window_end(start, rollup.size) <= *slice.watermark)
+      values[revision] = Int64GetDatum(DatumGetInt64(values[revision]) + 1);
+  }
+}
+
+// Fills the scan keys of one row.
+void set_scan_keys(const Slice& slice, Relation index, int row, ScanKey keys) {
+  for (int i = 0; i < index->rd_index->indnkeyatts; ++i) {
+    size_t column = 0;
+    while (slice.rollup.attributes[column] != index->rd_index->indkey.values[i]) ++column;
+    const Cell& cell = slice.state.cells[column][row];
+    keys[i].sk_flags = cell.null ? SK_ISNULL | SK_SEARCHNULL : 0;
+    keys[i].sk_argument = to_datum(cell, slice.rollup.columns[column]);
+  }
+}
+
+void prepare_scan_keys(Relation index, ScanKey keys) {
+  for (int i = 0; i < index->rd_index->indnkeyatts; ++i) {
+    const Oid type = index->rd_opcintype[i];
+    const Oid op = get_opfamily_member(index->rd_opfamily[i], type, type, BTEqualStrategyNumber);
+    ScanKeyEntryInitialize(&keys[i], 0, static_cast<AttrNumber>(i + 1), BTEqualStrategyNumber, InvalidOid,
+                           index->rd_indcollation[i], get_opcode(op), static_cast<Datum>(0));
+  }
+}
+
+void write_directly(const Slice& slice, Relation table, Oid key_index) {
+  // Rows that a recompute of this turn has deleted must be seen as gone.
+  CommandCounterIncrement();
+  UpdateActiveSnapshotCommandId();
+  TupleDesc desc = RelationGetDescr(table);
+  Relation index = index_open(key_index, RowExclusiveLock);
+  CatalogIndexState indexes = CatalogOpenIndexes(table);
+  TupleTableSlot* slot = table_slot_create(table, nullptr);
+  ScanKeyData keys[INDEX_MAX_KEYS];
+  prepare_scan_keys(index, keys);
+  IndexScanDesc scan = TICK_INDEX_BEGINSCAN(table, index, GetActiveSnapshot(), index->rd_index->indnkeyatts);
+  MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "pg_tick state row", ALLOCSET_DEFAULT_SIZES);
+  for (int row = 0; row < slice.rows; ++row) {
+    MemoryContext old = MemoryContextSwitchTo(memory);
+    set_scan_keys(slice, index, row, keys);
+    // A scan keeps some of what it allocates while it runs: not in the row's memory.
+    MemoryContextSwitchTo(old);
+    index_rescan(scan, keys, index->rd_index->indnkeyatts, nullptr, 0);
+    const bool found = index_getnext_slot(scan, ForwardScanDirection, slot);
+    MemoryContextSwitchTo(memory);
+    auto* values = static_cast<Datum*>(palloc0(sizeof(Datum) * desc->natts));
+    auto* nulls = static_cast<bool*>(palloc(desc->natts));
+    if (found) {
+      slot_getallattrs(slot);
+      memcpy(values, slot->tts_values, sizeof(Datum) * desc->natts);
+      memcpy(nulls, slot->tts_isnull, desc->natts);
+      merge_row(slice, row, values, nulls);
+    } else {
+      memset(nulls, 1, desc->natts);
+      for (size_t c = 0; c < slice.rollup.columns.size(); ++c) {
+        const Cell& cell = slice.state.cells[c][row];
+        values[slice.rollup.attributes[c] - 1] = to_datum(cell, slice.rollup.columns[c]);
+        nulls[slice.rollup.attributes[c] - 1] = cell.null;
+      }
+      values[slice.rollup.revision_attribute - 1] = Int64GetDatum(0);
+      nulls[slice.rollup.revision_attribute - 1] = false;
+    }
+    values[slice.rollup.updated_attribute - 1] = TimestampTzGetDatum(slice.now);
+    nulls[slice.rollup.updated_attribute - 1] = false;
+    HeapTuple tuple = heap_form_tuple(desc, values, nulls);
+    if (found) {
+      ItemPointerData place = slot->tts_tid;
+      ExecClearTuple(slot);
+      CatalogTupleUpdateWithInfo(table, &place, tuple, indexes);
+    } else {
+      CatalogTupleInsertWithInfo(table, tuple, indexes);
+    }
+    MemoryContextSwitchTo(old);
+    MemoryContextReset(memory);
+  }
+  MemoryContextDelete(memory);
+  index_endscan(scan);
+  ExecDropSingleTupleTableSlot(slot);
+  CatalogCloseIndexes(indexes);
+  index_close(index, NoLock);
+  CommandCounterIncrement();
+  UpdateActiveSnapshotCommandId();
+}
+
+}  // namespace
+
+void merge_state(const Rollup& rollup, const Fold& fold, TimestampTz now, std::optional<TimestampTz> watermark) {
+  for (size_t from = 0; from < fold.slots(); from += slice_rows) {
+    const size_t to = std::min(from + slice_rows, fold.slots());
+    const StateColumns state = state_columns(rollup, fold, from, to);
+    if (state.cells.size() != rollup.columns.size())
+      throw Error{Error::Code::internal, "state table of " + rollup.name + " does not fit its program"};
+    const Slice slice{rollup, state, static_cast<int>(to - from), now, watermark};
+    const int keys = static_cast<int>(rollup.program.keys.size()) + (rollup.windowed ? 1 : 0);
+    call([&] {
+      Relation table = table_open(rollup.state, RowExclusiveLock);
+      const Oid key_index = keys == 0 ? InvalidOid : find_key_index(table, keys);
+      if (OidIsValid(key_index))
+        write_directly(slice, table, key_index);
+      else
+        write_by_upsert(slice);
+      table_close(table, NoLock);
+    });
+  }
+}
+
+}  // namespace tick::pg
