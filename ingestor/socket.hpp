@@ -63,8 +63,9 @@ using ClientId = std::uint64_t;
 class ServerHandler {
  public:
   virtual ~ServerHandler() = default;
-  virtual bool serves(std::string_view target) = 0;                 // false: answered with 404
-  virtual void open(ClientId client, std::string_view target) = 0;  // the handshake is done: it can be sent to
+  virtual bool serves(std::string_view target) = 0;  // false: answered with 404
+  virtual void open(ClientId client,
+                    std::string_view target) = 0;  // the handshake is done: it can be sent to
   virtual void text(ClientId client, std::string_view message) = 0;
   virtual void closed(ClientId client) = 0;
   virtual std::chrono::microseconds turn() = 0;  // produce what is due; returns when to be called again

@@ -14,7 +14,8 @@ constexpr std::size_t slow_client_backlog = 256u << 20;
 }
 
 bool Subscriptions::serves(std::string_view target) {
-  return target == "/ws" || target.starts_with("/ws/") || target == "/stream" || target.starts_with("/stream?");
+  return target == "/ws" || target.starts_with("/ws/") || target == "/stream" ||
+         target.starts_with("/stream?");
 }
 
 void Subscriptions::open(ClientId client, std::string_view target) {

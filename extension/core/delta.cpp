@@ -1,5 +1,6 @@
 // The packed delta record: how a fold travels from the writer to the worker. Layout (all integers LEB128):
-//   version | rows | failures (input, message) | keys | key cells | slots (key, pane, max_time, removed, partials)
+//   version | rows | failures (input, message) | keys | key cells | slots (key, pane, max_time, removed,
+//   partials)
 #include <cstring>
 
 #include "fold.hpp"

@@ -11,7 +11,8 @@ constexpr uint32_t no_slot = ~0u;
 constexpr size_t arena_chunk = 64 * 1024;
 
 uint64_t mix(uint64_t a, uint64_t b) {
-  const unsigned __int128 product = static_cast<unsigned __int128>(a ^ 0x9e3779b97f4a7c15u) * (b ^ 0xbf58476d1ce4e5b9u);
+  const unsigned __int128 product =
+      static_cast<unsigned __int128>(a ^ 0x9e3779b97f4a7c15u) * (b ^ 0xbf58476d1ce4e5b9u);
   return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
 }
 
@@ -31,14 +32,18 @@ uint64_t hash_bytes(const char* data, size_t size) {
     std::memcpy(&high, data + size - 4, 4);
     tail = low | static_cast<uint64_t>(high) << 32;
   } else if (size > 0) {
-    tail = static_cast<unsigned char>(data[0]) | static_cast<uint64_t>(static_cast<unsigned char>(data[size / 2])) << 8 |
+    tail = static_cast<unsigned char>(data[0]) |
+           static_cast<uint64_t>(static_cast<unsigned char>(data[size / 2])) << 8 |
            static_cast<uint64_t>(static_cast<unsigned char>(data[size - 1])) << 16;
   }
   return mix(hash, tail);
 }
 
-// Groups of equal keys must be equal images: -0 and 0, all NaN, 1.0 and 1.00, padded and bare char(n) are one key.
-bool needs_canonical(Type type) { return is_float(type) || type == Type::numeric || type == Type::bpchar; }
+// Groups of equal keys must be equal images: -0 and 0, all NaN, 1.0 and 1.00, padded and bare char(n) are one
+// key.
+bool needs_canonical(Type type) {
+  return is_float(type) || type == Type::numeric || type == Type::bpchar;
+}
 
 Cell canonical_cell(const Cell& cell, Type type, std::string& bytes) {
   if (cell.null) return cell;
@@ -111,7 +116,8 @@ void Partials::resize(size_t slots) {
 }
 
 Fold::Fold(const Program& program) : program_(&program) {
-  for (const Item& item : program.items) items_.push_back(Partials{partial_kind(program, item), {}, {}, {}, {}, {}});
+  for (const Item& item : program.items)
+    items_.push_back(Partials{partial_kind(program, item), {}, {}, {}, {}, {}});
   key_table_.assign(64, 0);
   slot_table_.assign(64, 0);
   canonical_.resize(program.keys.size());
@@ -330,7 +336,8 @@ void Fold::add_item(size_t index, std::span<const Column> inputs, size_t rows) {
   }
 }
 
-// min and max of fixed-width values. Whatever is not a plain win or loss (first value, tie, NaN) goes through offer().
+// min and max of fixed-width values. Whatever is not a plain win or loss (first value, tie, NaN) goes through
+// offer().
 template <typename Get>
 void Fold::add_bounds(const Item& item, Partials& partials, const Cell* values, size_t rows, Get get) {
   const bool greatest = item.kind == ItemKind::max;
@@ -351,8 +358,8 @@ void Fold::add_bounds(const Item& item, Partials& partials, const Cell* values, 
 }
 
 // first and last of fixed-width values in an order of words; ties go through offer().
-void Fold::add_ends(const Item& item, Partials& partials, const Cell* values, const Cell* orders, const Cell* seqs,
-                    size_t rows) {
+void Fold::add_ends(const Item& item, Partials& partials, const Cell* values, const Cell* orders,
+                    const Cell* seqs, size_t rows) {
   const bool last = item.kind == ItemKind::last;
   for (size_t row = 0; row < rows; ++row) {
     const uint32_t slot = row_slot_[row];
@@ -422,7 +429,8 @@ void Fold::offer(const Item& item, Extreme& holder, const Cell& value, const Cel
         comparison = compare(type, seq, holder.seq.cell(type.type), program.compare_text);
     }
     if (comparison == 0)
-      comparison = compare(program.inputs[item.value], value, holder.value.cell(value_type), program.compare_text);
+      comparison =
+          compare(program.inputs[item.value], value, holder.value.cell(value_type), program.compare_text);
     const bool greatest = item.kind == ItemKind::max || item.kind == ItemKind::last;
     if (greatest ? comparison <= 0 : comparison >= 0) return;
   }
@@ -473,7 +481,8 @@ void Fold::merge(const Fold& from, std::span<const int16_t> items, const Route& 
     const uint32_t slot = find_slot(key_of[source.key], *window);
     slot_[slot].max_time = std::max(slot_[slot].max_time, source.max_time);
     slot_[slot].removed += source.removed;
-    for (size_t item = 0; item < items.size(); ++item) merge_partial(item, slot, from.items_[items[item]], at);
+    for (size_t item = 0; item < items.size(); ++item)
+      merge_partial(item, slot, from.items_[items[item]], at);
   }
 }
 

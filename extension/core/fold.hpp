@@ -1,6 +1,7 @@
 // The one fold: rows, deltas and other folds go in, partials per (keys, pane) come out. Capture, the worker's
 // pre-merge and recompute all use this class, so they cannot disagree.
-// Promises: any order and any split of the input gives the same partials to the last bit. Works on column spans.
+// Promises: any order and any split of the input gives the same partials to the last bit. Works on column
+// spans.
 #pragma once
 
 #include <functional>
@@ -112,8 +113,8 @@ class Fold {
   void add_extremes(Partials& partials, const Item& item, std::span<const Column> inputs, size_t rows);
   template <typename Get>
   void add_bounds(const Item& item, Partials& partials, const Cell* values, size_t rows, Get get);
-  void add_ends(const Item& item, Partials& partials, const Cell* values, const Cell* orders, const Cell* seqs,
-                size_t rows);
+  void add_ends(const Item& item, Partials& partials, const Cell* values, const Cell* orders,
+                const Cell* seqs, size_t rows);
   void merge_partial(size_t item, size_t slot, const Partials& from, size_t from_slot);
   void offer(const Item& item, Extreme& holder, const Cell& value, const Cell& order, const Cell& seq);
 
@@ -124,7 +125,7 @@ class Fold {
   std::vector<Partials> items_;
   std::vector<Failure> failures_;
 
-  std::vector<Cell> keys_;           // key id * number of keys + k
+  std::vector<Cell> keys_;  // key id * number of keys + k
   std::vector<uint64_t> key_hash_;
   std::vector<uint32_t> key_table_;  // open addressing, id + 1
   std::vector<uint32_t> slot_table_;
@@ -140,8 +141,8 @@ class Fold {
   std::vector<std::string> canonical_bytes_;
 };
 
-// The packed delta record of a fold: version, counts, keys once, then slots. merge_delta checks every bound and
-// throws Error data_corrupted.
+// The packed delta record of a fold: version, counts, keys once, then slots. merge_delta checks every bound
+// and throws Error data_corrupted.
 void encode(const Fold& fold, std::string& out);
 void merge_delta(Fold& fold, std::string_view delta);
 

@@ -8,9 +8,13 @@
 namespace tick {
 namespace {
 
-int sign(std::strong_ordering order) { return order < 0 ? -1 : order > 0 ? 1 : 0; }
+int sign(std::strong_ordering order) {
+  return order < 0 ? -1 : order > 0 ? 1 : 0;
+}
 
-int compare_bytes(std::string_view a, std::string_view b) { return sign(a <=> b); }
+int compare_bytes(std::string_view a, std::string_view b) {
+  return sign(a <=> b);
+}
 
 int compare_real(double a, double b) {
   if (std::isnan(a) || std::isnan(b)) return int(std::isnan(a)) - int(std::isnan(b));

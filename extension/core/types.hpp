@@ -21,7 +21,8 @@ using Micros = int64_t;
 inline constexpr Micros minus_infinity = std::numeric_limits<int64_t>::min();
 inline constexpr Micros plus_infinity = std::numeric_limits<int64_t>::max();
 
-// How the core stores and orders a value. `word` and `bytes` are opaque images: equal if and only if their bits are.
+// How the core stores and orders a value. `word` and `bytes` are opaque images: equal if and only if their
+// bits are.
 enum class Type : uint8_t {
   boolean,
   int2,
@@ -38,8 +39,12 @@ enum class Type : uint8_t {
   word,
 };
 
-constexpr bool is_float(Type t) { return t == Type::float4 || t == Type::float8; }
-constexpr bool is_integer(Type t) { return t == Type::int2 || t == Type::int4 || t == Type::int8; }
+constexpr bool is_float(Type t) {
+  return t == Type::float4 || t == Type::float8;
+}
+constexpr bool is_integer(Type t) {
+  return t == Type::int2 || t == Type::int4 || t == Type::int8;
+}
 constexpr bool is_variable(Type t) {
   return t == Type::numeric || t == Type::text || t == Type::bpchar || t == Type::bytes;
 }
@@ -71,7 +76,8 @@ struct Cell {
 
 using Column = std::span<const Cell>;
 
-// Orders text of a collation that is not byte order; the adapter supplies it. May throw tick::Error, nothing else.
+// Orders text of a collation that is not byte order; the adapter supplies it. May throw tick::Error, nothing
+// else.
 using TextCompare = int (*)(std::string_view a, std::string_view b, uint32_t collation);
 
 // One evaluated expression over the source's row. collation 0 = byte order.
@@ -84,7 +90,8 @@ enum class ItemKind : uint8_t { count, sum, sum_sq, min, max, first, last };
 
 // One partial aggregate. Numbers are indexes into Program::inputs; none = -1.
 // count without value counts rows; every item skips rows whose filter is not true or whose value is NULL;
-// first and last also skip rows whose order is NULL, and order by (order, seq with NULL lowest, value, bytes).
+// first and last also skip rows whose order is NULL, and order by (order, seq with NULL lowest, value,
+// bytes).
 struct Item {
   ItemKind kind;
   int16_t value = -1;
@@ -99,10 +106,10 @@ struct Program {
   int64_t id = 0;
   std::vector<Input> inputs;
   std::vector<int16_t> keys;
-  int16_t time = -1;         // input of type timestamp, -1 = no rollup of the group has a window
-  Micros pane = 0;           // width of a pane on the grid of the epoch; 0 without time
-  int16_t where = -1;        // boolean input
-  std::vector<Item> items;   // items[0] counts the rows
+  int16_t time = -1;        // input of type timestamp, -1 = no rollup of the group has a window
+  Micros pane = 0;          // width of a pane on the grid of the epoch; 0 without time
+  int16_t where = -1;       // boolean input
+  std::vector<Item> items;  // items[0] counts the rows
   TextCompare compare_text = nullptr;
 };
 

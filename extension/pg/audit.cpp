@@ -11,7 +11,9 @@ namespace {
 bool changed = true;
 bool paused = false;
 
-void on_relcache(Datum, Oid) { changed = true; }
+void on_relcache(Datum, Oid) {
+  changed = true;
+}
 
 struct Unguarded {
   Oid source;
@@ -31,7 +33,8 @@ List* find_unguarded() {
     TupleDesc desc = SPI_tuptable->tupdesc;
     auto* found = static_cast<Unguarded*>(MemoryContextAlloc(memory, sizeof(Unguarded)));
     *found = {DatumGetObjectId(SPI_getbinval(tuple, desc, 1, &null)),
-              DatumGetObjectId(SPI_getbinval(tuple, desc, 2, &null)), DatumGetBool(SPI_getbinval(tuple, desc, 3, &null))};
+              DatumGetObjectId(SPI_getbinval(tuple, desc, 2, &null)),
+              DatumGetBool(SPI_getbinval(tuple, desc, 3, &null))};
     MemoryContext spi = MemoryContextSwitchTo(memory);
     result = lappend(result, found);
     MemoryContextSwitchTo(spi);
@@ -48,9 +51,10 @@ List* restore_triggers() {
     auto* found = static_cast<Unguarded*>(lfirst(cell));
     if (found->captured) {
       const char* leaf = relation_text(found->leaf);
-      run(psprintf("CREATE OR REPLACE TRIGGER zz_tick_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE "
-                   "FUNCTION tick_catalog.refuse_truncate(); ALTER TABLE %s ENABLE ALWAYS TRIGGER zz_tick_truncate",
-                   leaf, leaf));
+      run(psprintf(
+          "CREATE OR REPLACE TRIGGER zz_tick_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE "
+          "FUNCTION tick_catalog.refuse_truncate(); ALTER TABLE %s ENABLE ALWAYS TRIGGER zz_tick_truncate",
+          leaf, leaf));
     } else if (!list_member_oid(restored, found->source)) {
       lock_source(found->source);
       attach_triggers(found->source);
@@ -69,7 +73,8 @@ void audit_statement() {
   (void)pause_audit(before);
   open_catalogs();
   SPI_execute("SELECT leaf::regclass FROM tick_catalog.attached_with_rows", true, 1);
-  if (SPI_processed > 0 && strcasestr(debug_query_string == nullptr ? "" : debug_query_string, "attach") != nullptr)
+  if (SPI_processed > 0 &&
+      strcasestr(debug_query_string == nullptr ? "" : debug_query_string, "attach") != nullptr)
     ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
                     errmsg("cannot attach %s: it holds rows that the rollups have not seen",
                            SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1)),
@@ -108,11 +113,15 @@ void audit_sources() {
       (void)pause_audit(false);
       foreach (cell, restored) {
         const Oid source = lfirst_oid(cell);
-        ereport(WARNING, (errmsg("capture triggers of \"%s\" were missing or disabled: restored, recomputing its rollups",
-                                 get_rel_name(source))));
-        run(psprintf("INSERT INTO tick_catalog.pending SELECT id, (-9223372036854775808)::int8, "
-                     "9223372036854775807, false FROM tick_catalog.rollup WHERE source = %u AND status <> 'error' "
-                     "ON CONFLICT DO NOTHING; UPDATE tick_catalog.generation SET value = value + 1", source));
+        ereport(
+            WARNING,
+            (errmsg("capture triggers of \"%s\" were missing or disabled: restored, recomputing its rollups",
+                    get_rel_name(source))));
+        run(psprintf(
+            "INSERT INTO tick_catalog.pending SELECT id, (-9223372036854775808)::int8, "
+            "9223372036854775807, false FROM tick_catalog.rollup WHERE source = %u AND status <> 'error' "
+            "ON CONFLICT DO NOTHING; UPDATE tick_catalog.generation SET value = value + 1",
+            source));
       }
       PopActiveSnapshot();
     }

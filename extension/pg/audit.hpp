@@ -1,19 +1,19 @@
-// Watches that sources and all their leaves carry the capture triggers, ENABLE ALWAYS (ENGINE 1.5): DISABLE TRIGGER,
-// pg_restore --disable-triggers and ATTACH PARTITION would lose rows silently.
+// Watches that sources and all their leaves carry the capture triggers, ENABLE ALWAYS (ENGINE 1.5): DISABLE
+// TRIGGER, pg_restore --disable-triggers and ATTACH PARTITION would lose rows silently.
 #pragma once
 
 namespace tick::pg {
 
-// While triggers are being changed by ourselves, DDL is not audited. Returns whether it was paused already; an error
-// resumes it at the end of the (sub)transaction.
+// While triggers are being changed by ourselves, DDL is not audited. Returns whether it was paused already;
+// an error resumes it at the end of the (sub)transaction.
 bool pause_audit(bool pause);
 
 // For the worker: true if some relation changed since the last call, so that a look is due.
 void watch_relations();
 bool relations_changed();
 
-// Restores missing triggers and has the rollups recomputed, as rows may have been missed. A transaction of its own.
-// Throws PgError.
+// Restores missing triggers and has the rollups recomputed, as rows may have been missed. A transaction of
+// its own. Throws PgError.
 void audit_sources();
 
 }  // namespace tick::pg

@@ -15,24 +15,29 @@ namespace {
 
 constexpr size_t flush_memory = 2 * 1024 * 1024;
 
-// What one (sub)transaction nesting level has folded for one program. A released savepoint hands its entries to the
-// level above by changing the number; a rolled back one drops them.
+// What one (sub)transaction nesting level has folded for one program. A released savepoint hands its entries
+// to the level above by changing the number; a rolled back one drops them.
 struct Entry {
   int level;
   Evaluator* evaluator;
   MemoryContext memory;  // child of TopTransactionContext, holds both batches
   RowBatch* added;
-  RowBatch* retracted;   // made by the first UPDATE or DELETE
+  RowBatch* retracted;  // made by the first UPDATE or DELETE
   Fold fold;
   uint64 rows = 0;
 
-  Entry(int level, Evaluator* evaluator) : level(level), evaluator(evaluator), memory(nullptr), added(nullptr),
-                                           retracted(nullptr), fold(evaluator->program) {}
+  Entry(int level, Evaluator* evaluator)
+      : level(level),
+        evaluator(evaluator),
+        memory(nullptr),
+        added(nullptr),
+        retracted(nullptr),
+        fold(evaluator->program) {}
 };
 
 std::list<Entry> entries;
-bool delta_written = false;    // by this transaction
-bool committing = false;       // after PRE_COMMIT: whatever still comes is flushed at once
+bool delta_written = false;  // by this transaction
+bool committing = false;     // after PRE_COMMIT: whatever still comes is flushed at once
 
 Entry* find_entry(Evaluator* evaluator) {
   const int level = GetCurrentTransactionNestLevel();
@@ -95,8 +100,10 @@ Binding* bind(FunctionCallInfo fcinfo, TriggerData* trigger) {
   if (binding != nullptr && binding->relation == RelationGetRelid(trigger->tg_relation)) return binding;
   MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
   binding = static_cast<Binding*>(palloc0(sizeof(Binding)));
-  binding->evaluators = static_cast<Evaluator**>(palloc0(sizeof(Evaluator*) * (trigger->tg_trigger->tgnargs + 1)));
-  binding->attributes = static_cast<AttrNumber**>(palloc0(sizeof(AttrNumber*) * (trigger->tg_trigger->tgnargs + 1)));
+  binding->evaluators =
+      static_cast<Evaluator**>(palloc0(sizeof(Evaluator*) * (trigger->tg_trigger->tgnargs + 1)));
+  binding->attributes =
+      static_cast<AttrNumber**>(palloc0(sizeof(AttrNumber*) * (trigger->tg_trigger->tgnargs + 1)));
   for (int i = 0; i < trigger->tg_trigger->tgnargs; ++i) {
     Evaluator* evaluator = find_evaluator(strtoll(trigger->tg_trigger->tgargs[i], nullptr, 10));
     if (evaluator == nullptr)
@@ -137,7 +144,8 @@ void push(Entry* entry, RowBatch* batch, TupleTableSlot* row, const AttrNumber* 
 
 Datum capture_row(FunctionCallInfo fcinfo) {
   if (!CALLED_AS_TRIGGER(fcinfo))
-    ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED), errmsg("tick_catalog.capture is a trigger")));
+    ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+                    errmsg("tick_catalog.capture is a trigger")));
   if (!preloaded())
     ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                     errmsg("pg_tick is not loaded by shared_preload_libraries"),
@@ -237,17 +245,19 @@ Datum tick_flush(PG_FUNCTION_ARGS) {
 
 Datum tick_refuse_truncate(PG_FUNCTION_ARGS) {
   auto* trigger = reinterpret_cast<TriggerData*>(fcinfo->context);
-  ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                  errmsg("cannot truncate \"%s\": rollups read it", RelationGetRelationName(trigger->tg_relation)),
-                  errdetail("Its candles would no longer equal their query."),
-                  errhint("DELETE the rows, or drop the rollups first with tick.drop_rollup.")));
+  ereport(ERROR,
+          (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+           errmsg("cannot truncate \"%s\": rollups read it", RelationGetRelationName(trigger->tg_relation)),
+           errdetail("Its candles would no longer equal their query."),
+           errhint("DELETE the rows, or drop the rollups first with tick.drop_rollup.")));
 }
 
 Datum tick_ignore_replica(PG_FUNCTION_ARGS) {
   auto* trigger = reinterpret_cast<TriggerData*>(fcinfo->context);
   if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
-    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                    errmsg("cannot replicate a TRUNCATE of \"%s\"", RelationGetRelationName(trigger->tg_relation)),
-                    errhint("Leave schema tick_catalog and the state tables out of the publication.")));
+    ereport(ERROR,
+            (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+             errmsg("cannot replicate a TRUNCATE of \"%s\"", RelationGetRelationName(trigger->tg_relation)),
+             errhint("Leave schema tick_catalog and the state tables out of the publication.")));
   return PointerGetDatum(nullptr);
 }

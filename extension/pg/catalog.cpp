@@ -14,13 +14,14 @@ int16* int2_array(Datum datum, int* count) {
 
 }  // namespace
 
-Oid catalog_namespace(bool missing_ok) { return get_namespace_oid("tick_catalog", missing_ok); }
+Oid catalog_namespace(bool missing_ok) {
+  return get_namespace_oid("tick_catalog", missing_ok);
+}
 
 Oid catalog_relation(const char* name) {
   const Oid schema = catalog_namespace(true);
   return OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
 }
-
 
 bool read_program(int64 id, ProgramRow* row) {
   const Oid relid = catalog_relation("program");

@@ -25,11 +25,11 @@ struct ProgramRow {
 Oid catalog_namespace(bool missing_ok);
 Oid catalog_relation(const char* name);  // InvalidOid if the extension is not there
 
-
 // Reads a program with the catalog snapshot: a writer older than the program still finds it.
 bool read_program(int64 id, ProgramRow* row);
 
-// Appends a delta to the queue table that the hint names, keeping ROW EXCLUSIVE on it to the end of the transaction.
+// Appends a delta to the queue table that the hint names, keeping ROW EXCLUSIVE on it to the end of the
+// transaction.
 void append_delta(int64 program, const char* data, size_t size);
 
 }  // namespace tick::pg

@@ -108,7 +108,8 @@ void compile(Evaluator* evaluator, const ProgramRow& row) {
   evaluator->owner = row.owner;
   List* inputs = static_cast<List*>(stringToNode(row.inputs));
   const int count = list_length(inputs);
-  Renumber renumbering{static_cast<AttrNumber*>(palloc0(sizeof(AttrNumber) * (MaxHeapAttributeNumber + 1))), 0};
+  Renumber renumbering{static_cast<AttrNumber*>(palloc0(sizeof(AttrNumber) * (MaxHeapAttributeNumber + 1))),
+                       0};
   inputs = reinterpret_cast<List*>(renumber(reinterpret_cast<Node*>(inputs), &renumbering));
   evaluator->columns = renumbering.columns;
   evaluator->attribute = renumbering.attribute;
@@ -239,7 +240,8 @@ Evaluator* find_evaluator(int64 id) {
   for (Evaluator* evaluator : known())
     if (evaluator->program.id == id && evaluator->catalog == catalog) return evaluator;
   ProgramRow row;
-  MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "pg_tick program", ALLOCSET_DEFAULT_SIZES);
+  MemoryContext memory =
+      AllocSetContextCreate(CurrentMemoryContext, "pg_tick program", ALLOCSET_DEFAULT_SIZES);
   MemoryContext old = MemoryContextSwitchTo(memory);
   const bool found = read_program(id, &row);
   MemoryContextSwitchTo(old);
@@ -280,7 +282,8 @@ AttrNumber* map_attributes(const Evaluator* evaluator, Relation relation) {
   Relation source = table_open(evaluator->source, AccessShareLock);
   AttrMap* map = build_attrmap_by_name(RelationGetDescr(relation), RelationGetDescr(source)
 #if PG_VERSION_NUM >= 160000
-                                       , false
+                                                                       ,
+                                       false
 #endif
   );
   for (int i = 0; i < evaluator->columns; ++i) {

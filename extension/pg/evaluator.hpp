@@ -1,7 +1,7 @@
-// Turns rows of a source into the core's columns: which attributes a program reads, on which leaf they have which
-// number, and how its expressions are evaluated. Capture and recompute share it.
-// Rows are buffered and evaluated a batch at a time: expressions that can raise, or that call a user's function,
-// run as the rollup's owner in one internal subtransaction per batch (SEMANTICS R18).
+// Turns rows of a source into the core's columns: which attributes a program reads, on which leaf they have
+// which number, and how its expressions are evaluated. Capture and recompute share it. Rows are buffered and
+// evaluated a batch at a time: expressions that can raise, or that call a user's function, run as the
+// rollup's owner in one internal subtransaction per batch (SEMANTICS R18).
 #pragma once
 
 #include <vector>
@@ -18,7 +18,7 @@ inline constexpr size_t batch_room = 16 * 1024;
 // Everything about one program in this backend. Lives until the process ends; programs are immutable.
 struct Evaluator {
   Program program;
-  Oid catalog;            // the table it was read from: ids start anew with the extension
+  Oid catalog;  // the table it was read from: ids start anew with the extension
   Oid source;
   Oid owner;
   bool total;             // no expression can raise or runs a user's code
@@ -26,15 +26,15 @@ struct Evaluator {
   int columns;            // attributes of the source that are read
   AttrNumber* attribute;  // their numbers in the source
   ValueType* column_type;
-  int* plain;             // per input: the column it is, or -1
+  int* plain;  // per input: the column it is, or -1
   ValueType* input_type;
-  ExprState** expression; // per input that is not plain
+  ExprState** expression;  // per input that is not plain
   ExprContext* context;
-  TupleTableSlot* slot;   // virtual: the columns in order
+  TupleTableSlot* slot;  // virtual: the columns in order
 };
 
-// The evaluator of a program, read with the catalog snapshot; nullptr if there is no such program. Call from plain
-// PostgreSQL code: may ereport.
+// The evaluator of a program, read with the catalog snapshot; nullptr if there is no such program. Call from
+// plain PostgreSQL code: may ereport.
 Evaluator* find_evaluator(int64 program);
 
 // Attribute numbers of an evaluator's columns on one relation of the source's tree; palloc'ed. May ereport.
@@ -43,11 +43,11 @@ AttrNumber* map_attributes(const Evaluator* evaluator, Relation relation);
 // Raw rows on their way to a fold. Create with palloc'ed memory under `parent`.
 struct RowBatch {
   Evaluator* evaluator;
-  MemoryContext memory;   // copies of by-reference values and results; reset with each batch
+  MemoryContext memory;  // copies of by-reference values and results; reset with each batch
   int rows;
-  Datum* values;          // column * batch_rows + row
+  Datum* values;  // column * batch_rows + row
   bool* nulls;
-  char* room;             // copies go here first, then to palloc
+  char* room;  // copies go here first, then to palloc
   size_t used;
 };
 RowBatch* make_batch(Evaluator* evaluator, MemoryContext parent);
@@ -55,9 +55,9 @@ RowBatch* make_batch(Evaluator* evaluator, MemoryContext parent);
 // Copies what the program reads of one row. May ereport; the batch then is as before.
 void push_row(RowBatch* batch, TupleTableSlot* row, const AttrNumber* attributes);
 
-// Evaluates the buffered rows and hands the columns to the fold, then empties the batch. Throws PgError and Error.
-// With `retract` the rows have left. In a recompute (isolated = false) an error is thrown; in a capture
-// (isolated = true) it is noted in the fold as a Failure and the rows count as NULL there.
+// Evaluates the buffered rows and hands the columns to the fold, then empties the batch. Throws PgError and
+// Error. With `retract` the rows have left. In a recompute (isolated = false) an error is thrown; in a
+// capture (isolated = true) it is noted in the fold as a Failure and the rows count as NULL there.
 void fold_batch(RowBatch* batch, Fold& fold, bool retract, bool isolated);
 
 // Switches to a role for the code of users, with a restricted security context and a fixed search_path.

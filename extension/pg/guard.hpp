@@ -1,7 +1,9 @@
 // The two doors between PostgreSQL's errors and C++'s.
-//   pg::entry  around every extern "C" body: a C++ exception leaves as an ereport, the C++ stack already unwound.
-//   pg::call   around PostgreSQL code while C++ objects are alive above it: an ereport comes out as PgError.
-// Neither is for a single row: guard a batch. FATAL unwinds nothing, so nothing shared may be released by either.
+//   pg::entry  around every extern "C" body: a C++ exception leaves as an ereport, the C++ stack already
+//   unwound. pg::call   around PostgreSQL code while C++ objects are alive above it: an ereport comes out as
+//   PgError.
+// Neither is for a single row: guard a batch. FATAL unwinds nothing, so nothing shared may be released by
+// either.
 #pragma once
 
 #include <exception>

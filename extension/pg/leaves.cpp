@@ -10,7 +10,9 @@ namespace {
 
 constexpr double chunk_rows = 1e6;
 
-bool holds_rows(Oid relid) { return get_rel_relkind(relid) == RELKIND_RELATION; }
+bool holds_rows(Oid relid) {
+  return get_rel_relkind(relid) == RELKIND_RELATION;
+}
 
 double estimated_rows(Oid relid) {
   HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
@@ -28,7 +30,8 @@ void find_bounds(Relation source, AttrNumber time_attribute, Leaf* leaf) {
   leaf->bounded = false;
   if (source->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || time_attribute == 0) return;
   PartitionKey key = RelationGetPartitionKey(source);
-  if (key->strategy != PARTITION_STRATEGY_RANGE || key->partnatts != 1 || key->partattrs[0] != time_attribute ||
+  if (key->strategy != PARTITION_STRATEGY_RANGE || key->partnatts != 1 ||
+      key->partattrs[0] != time_attribute ||
       (key->parttypid[0] != TIMESTAMPOID && key->parttypid[0] != TIMESTAMPTZOID))
     return;
   PartitionDesc partitions = RelationGetPartitionDesc(source, true);
@@ -67,7 +70,8 @@ std::optional<std::vector<Leaf>> lock_leaves(Oid source, AttrNumber time_attribu
     foreach (cell, relations)
       if (!ConditionalLockRelationOid(lfirst_oid(cell), AccessShareLock)) return false;
     if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(source)))
-      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("source of a rollup does not exist any more")));
+      ereport(ERROR,
+              (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("source of a rollup does not exist any more")));
     leaves = static_cast<Leaf*>(palloc0(sizeof(Leaf) * (list_length(relations) + 1)));
     Relation parent = table_open(source, AccessShareLock);
     foreach (cell, relations) {

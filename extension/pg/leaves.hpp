@@ -10,14 +10,14 @@ namespace tick::pg {
 
 struct Leaf {
   Oid relid;
-  bool bounded;    // rows have times in [lo, hi); else any
+  bool bounded;  // rows have times in [lo, hi); else any
   Micros lo, hi;
-  double rows;     // the planner's estimate
+  double rows;  // the planner's estimate
 };
 
-// Locks the source and all its leaves in ACCESS SHARE and lists the leaves; nothing if somebody holds one of them in
-// ACCESS EXCLUSIVE: the other rollups must not wait for him. time_attribute is the source's time column if that is
-// what windows are made of, else 0. Throws PgError if the source is gone.
+// Locks the source and all its leaves in ACCESS SHARE and lists the leaves; nothing if somebody holds one of
+// them in ACCESS EXCLUSIVE: the other rollups must not wait for him. time_attribute is the source's time
+// column if that is what windows are made of, else 0. Throws PgError if the source is gone.
 std::optional<std::vector<Leaf>> lock_leaves(Oid source, AttrNumber time_attribute);
 
 // True if the source still has just these leaves: compared after the snapshot was taken.

@@ -29,21 +29,25 @@ void pending_statement(const char* sql, int rollup, const Range& range) {
 }
 
 void insert_pending(int rollup, const Range& range) {
-  pending_statement("INSERT INTO tick_catalog.pending VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING", rollup, range);
+  pending_statement("INSERT INTO tick_catalog.pending VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING", rollup,
+                    range);
 }
 
 void delete_pending(int rollup, const Range& range) {
-  pending_statement("DELETE FROM tick_catalog.pending WHERE rollup = $1 AND lo = $2 AND hi = $3 AND fresh = $4", rollup,
-                    range);
+  pending_statement(
+      "DELETE FROM tick_catalog.pending WHERE rollup = $1 AND lo = $2 AND hi = $3 AND fresh = $4", rollup,
+      range);
 }
 
 // Keeps a delta that cannot be read, for people.
 void hold_delta(int64_t program, std::string_view payload, const char* reason) {
   call([&] {
     Oid types[3] = {INT8OID, BYTEAOID, TEXTOID};
-    Datum values[3] = {Int64GetDatum(program), varlena_datum(payload.data(), payload.size()), CStringGetTextDatum(reason)};
+    Datum values[3] = {Int64GetDatum(program), varlena_datum(payload.data(), payload.size()),
+                       CStringGetTextDatum(reason)};
     const char* sql = "INSERT INTO tick_catalog.held (program, payload, reason) VALUES ($1, $2, $3)";
-    if (SPI_execute_plan(kept_plan(sql, 3, types), values, nullptr, false, 0) < 0) elog(ERROR, "pg_tick: cannot run: %s", sql);
+    if (SPI_execute_plan(kept_plan(sql, 3, types), values, nullptr, false, 0) < 0)
+      elog(ERROR, "pg_tick: cannot run: %s", sql);
   });
 }
 
@@ -53,12 +57,15 @@ void mark_set_aside(int rollup, const std::string& reason) {
   const bool there = call([&] {
     Oid types[2] = {INT4OID, TEXTOID};
     Datum values[2] = {Int32GetDatum(rollup), CStringGetTextDatum(text)};
-    SPI_execute_plan(kept_plan("UPDATE tick_catalog.rollup SET status = 'error', last_error = $2 WHERE id = $1", 2, types),
-                     values, nullptr, false, 0);
+    SPI_execute_plan(
+        kept_plan("UPDATE tick_catalog.rollup SET status = 'error', last_error = $2 WHERE id = $1", 2, types),
+        values, nullptr, false, 0);
     const bool there = SPI_processed == 1;
-    SPI_execute_plan(kept_plan("DELETE FROM tick_catalog.pending WHERE rollup = $1", 1, types), values, nullptr, false, 0);
-    if (there) ereport(WARNING, (errmsg("rollup %d is set aside: %s", rollup, text),
-                      errhint("Cure the cause, then SELECT tick.resume(rollup) to recompute it.")));
+    SPI_execute_plan(kept_plan("DELETE FROM tick_catalog.pending WHERE rollup = $1", 1, types), values,
+                     nullptr, false, 0);
+    if (there)
+      ereport(WARNING, (errmsg("rollup %d is set aside: %s", rollup, text),
+                        errhint("Cure the cause, then SELECT tick.resume(rollup) to recompute it.")));
     return there;
   });
   if (there) insert_pending(rollup, {minus_infinity, plus_infinity, true});
@@ -75,7 +82,8 @@ void execute(const std::string& sql) {
 bool is_transient(int sqlstate) {
   return sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE || sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED ||
          sqlstate == ERRCODE_LOCK_NOT_AVAILABLE || sqlstate == ERRCODE_QUERY_CANCELED ||
-         sqlstate == ERRCODE_ADMIN_SHUTDOWN || sqlstate == ERRCODE_OUT_OF_MEMORY || sqlstate == ERRCODE_DISK_FULL;
+         sqlstate == ERRCODE_ADMIN_SHUTDOWN || sqlstate == ERRCODE_OUT_OF_MEMORY ||
+         sqlstate == ERRCODE_DISK_FULL;
 }
 
 }  // namespace
@@ -85,13 +93,13 @@ struct Merger::Turn {
   Frontier before, now;
   uint64_t cut = 0;
   std::map<int64_t, std::unique_ptr<Fold>> folds;
-  Rollup* recomputed = nullptr;       // whose windows this turn recomputes
-  Range range{0, 0, false};           // which of them
-  std::vector<Leaf> leaves;           // of its source, locked before the snapshot
-  std::map<Oid, Micros> max_time;     // source -> newest time of the deltas
+  Rollup* recomputed = nullptr;    // whose windows this turn recomputes
+  Range range{0, 0, false};        // which of them
+  std::vector<Leaf> leaves;        // of its source, locked before the snapshot
+  std::map<Oid, Micros> max_time;  // source -> newest time of the deltas
   std::map<Oid, int64_t> rows;
-  std::map<Oid, TimestampTz> watermarks;  // before this turn
-  bool locked_out = false;            // the source could not be locked: recompute later
+  std::map<Oid, TimestampTz> watermarks;     // before this turn
+  bool locked_out = false;                   // the source could not be locked: recompute later
   std::map<int64_t, std::string> corrupted;  // programs with a delta that cannot be read
   TimestampTz started = 0;
   TurnResult result;
@@ -223,7 +231,8 @@ void Merger::load(Turn& turn) {
   call([&] {
     SPIPlanPtr plan = kept_plan(
         "SELECT f.snapshot::text, pg_catalog.pg_current_snapshot()::text, g.value"
-        " FROM tick_catalog.frontier f, tick_catalog.generation g", 0, nullptr);
+        " FROM tick_catalog.frontier f, tick_catalog.generation g",
+        0, nullptr);
     if (SPI_execute_plan(plan, nullptr, nullptr, true, 2) != SPI_OK_SELECT || SPI_processed != 1)
       ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("tick_catalog.frontier must have one row")));
     bool null;
@@ -254,9 +263,12 @@ void Merger::load_watermarks(Turn& turn) {
     call([&] {
       Oid type = INT8OID;
       Datum value = Int64GetDatum(static_cast<int64>(offset));
-      SPIPlanPtr plan = kept_plan("SELECT source, watermark FROM tick_catalog.watermark WHERE watermark IS NOT NULL"
-                                  " ORDER BY source LIMIT 64 OFFSET $1", 1, &type);
-      if (SPI_execute_plan(plan, &value, nullptr, true, 0) != SPI_OK_SELECT) elog(ERROR, "pg_tick: no watermarks");
+      SPIPlanPtr plan = kept_plan(
+          "SELECT source, watermark FROM tick_catalog.watermark WHERE watermark IS NOT NULL"
+          " ORDER BY source LIMIT 64 OFFSET $1",
+          1, &type);
+      if (SPI_execute_plan(plan, &value, nullptr, true, 0) != SPI_OK_SELECT)
+        elog(ERROR, "pg_tick: no watermarks");
       count = SPI_processed;
       for (uint64_t row = 0; row < count; ++row) {
         bool null;
@@ -315,11 +327,12 @@ void Merger::set_aside_failures(Turn& turn) {
       for (Rollup& rollup : rollups_) {
         const auto items = rollup.items.find(program);
         if (rollup.status == "error" || items == rollup.items.end()) continue;
-        const bool uses = shared || std::any_of(items->second.begin(), items->second.end(), [&](int16_t index) {
-                            const Item& item = of.items.at(index);
-                            return item.value == failure.input || item.order == failure.input ||
-                                   item.seq == failure.input || item.filter == failure.input;
-                          });
+        const bool uses =
+            shared || std::any_of(items->second.begin(), items->second.end(), [&](int16_t index) {
+              const Item& item = of.items.at(index);
+              return item.value == failure.input || item.order == failure.input ||
+                     item.seq == failure.input || item.filter == failure.input;
+            });
         if (!uses) continue;
         set_aside_in_turn(turn, rollup, failure.message);
       }
@@ -339,7 +352,8 @@ void Merger::merge_deltas(Turn& turn) {
         const auto window = window_of(rollup, from.pane(slot));
         if (!window || rollup.fresh(*window)) return std::nullopt;
         // What was recomputed in this very snapshot already has these rows.
-        if (turn.recomputed == &rollup && *window >= turn.range.lo && *window < turn.range.hi) return std::nullopt;
+        if (turn.recomputed == &rollup && *window >= turn.range.lo && *window < turn.range.hi)
+          return std::nullopt;
         return window;
       });
     }
@@ -421,11 +435,12 @@ void Merger::recompute(Turn& turn) {
   if (rollup.windowed) panes.restrict_to(turn.range.lo, turn.range.hi);
   scan(turn, evaluator, panes);
   Fold fold(rollup.program);
-  fold.merge(panes, rollup.items.at(rollup.newest), [&](const Fold& from, size_t slot) -> std::optional<Micros> {
-    const auto window = window_of(rollup, from.pane(slot));
-    if (!window || *window < turn.range.lo || *window >= turn.range.hi) return std::nullopt;
-    return window;
-  });
+  fold.merge(panes, rollup.items.at(rollup.newest),
+             [&](const Fold& from, size_t slot) -> std::optional<Micros> {
+               const auto window = window_of(rollup, from.pane(slot));
+               if (!window || *window < turn.range.lo || *window >= turn.range.hi) return std::nullopt;
+               return window;
+             });
   note_times(turn, rollup.source, panes);
   remove_windows(rollup, turn.range);
   merge_into_state(turn, rollup, fold);
@@ -504,11 +519,13 @@ void Merger::move_watermarks(Turn& turn) {
       SPIPlanPtr plan = kept_plan(
           "UPDATE tick_catalog.watermark w SET max_time = greatest(w.max_time, $2),"
           " watermark = greatest(w.watermark, $2 - s.watermark_delay), last_arrival = $4, rows = w.rows + $3,"
-          " rate = w.rate * exp(-least(coalesce(extract(epoch FROM $4 - w.last_arrival), 3000), 3000)::float8 / 5) + $3 / 5.0"
+          " rate = w.rate * exp(-least(coalesce(extract(epoch FROM $4 - w.last_arrival), 3000), "
+          "3000)::float8 / 5) + $3 / 5.0"
           " FROM tick_catalog.source s WHERE w.source = $1 AND s.relid = $1",
           4, types);
       const int code = SPI_execute_plan(plan, values, nulls, false, 0);
-      if (code != SPI_OK_UPDATE) elog(ERROR, "pg_tick: watermark not moved: %s", SPI_result_code_string(code));
+      if (code != SPI_OK_UPDATE)
+        elog(ERROR, "pg_tick: watermark not moved: %s", SPI_result_code_string(code));
     });
   }
 }
@@ -521,7 +538,8 @@ void Merger::move_frontier(Turn& turn) {
     Oid type = TEXTOID;
     Datum value = CStringGetTextDatum(text.c_str());
     SPIPlanPtr plan = kept_plan("UPDATE tick_catalog.frontier SET snapshot = $1::pg_snapshot", 1, &type);
-    if (SPI_execute_plan(plan, &value, nullptr, false, 0) != SPI_OK_UPDATE) elog(ERROR, "pg_tick: frontier not moved");
+    if (SPI_execute_plan(plan, &value, nullptr, false, 0) != SPI_OK_UPDATE)
+      elog(ERROR, "pg_tick: frontier not moved");
   });
 }
 

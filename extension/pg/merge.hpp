@@ -1,6 +1,6 @@
-// One turn of the worker = one transaction: new deltas are read, coalesced, fanned out and merged into the state
-// tables, or windows are recomputed from the source; frontier and watermark move with them.
-// A turn keeps nothing that matters: whatever is cached is checked against the catalogs' generation.
+// One turn of the worker = one transaction: new deltas are read, coalesced, fanned out and merged into the
+// state tables, or windows are recomputed from the source; frontier and watermark move with them. A turn
+// keeps nothing that matters: whatever is cached is checked against the catalogs' generation.
 #pragma once
 
 #include <functional>
@@ -11,9 +11,9 @@
 namespace tick::pg {
 
 struct TurnResult {
-  bool rollups = false;   // the database has any
-  bool changed = false;   // something was merged or recomputed
-  bool more = false;      // a bounded turn, or history left to recompute: come again at once
+  bool rollups = false;  // the database has any
+  bool changed = false;  // something was merged or recomputed
+  bool more = false;     // a bounded turn, or history left to recompute: come again at once
 };
 
 class Merger {
@@ -22,8 +22,9 @@ class Merger {
   ~Merger();
   Merger(const Merger&) = delete;
 
-  // Runs one turn; must be called outside a transaction. Errors of one rollup set that rollup aside; whatever else
-  // goes wrong is thrown (PgError, Error) with the transaction aborted, and the turn can simply be run again.
+  // Runs one turn; must be called outside a transaction. Errors of one rollup set that rollup aside; whatever
+  // else goes wrong is thrown (PgError, Error) with the transaction aborted, and the turn can simply be run
+  // again.
   TurnResult turn();
 
  private:

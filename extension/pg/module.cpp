@@ -36,18 +36,21 @@ void on_startup() {
 
 void define_settings() {
 #ifdef TICK_FAULTS
-  DefineCustomStringVariable("tick.debug_bug", "Plants a bug that the tests must notice.", nullptr, &tick_debug_bug,
-                             "", PGC_SUSET, 0, nullptr, nullptr, nullptr);
+  DefineCustomStringVariable("tick.debug_bug", "Plants a bug that the tests must notice.", nullptr,
+                             &tick_debug_bug, "", PGC_SUSET, 0, nullptr, nullptr, nullptr);
 #endif
   DefineCustomIntVariable("tick.lock_timeout", "How long a definition tries to lock its source.", nullptr,
                           &tick_lock_timeout, 10000, 0, INT_MAX, PGC_USERSET, GUC_UNIT_MS, nullptr, nullptr,
                           nullptr);
   DefineCustomIntVariable("tick.queue_size", "Size at which a table of the delta queue is retired.", nullptr,
-                          &tick_queue_size, 8192, 8, INT_MAX, PGC_SIGHUP, GUC_UNIT_KB, nullptr, nullptr, nullptr);
+                          &tick_queue_size, 8192, 8, INT_MAX, PGC_SIGHUP, GUC_UNIT_KB, nullptr, nullptr,
+                          nullptr);
   DefineCustomIntVariable("tick.turn_interval", "Shortest time between two turns of the worker.", nullptr,
-                          &tick_turn_interval, 1, 0, 60000, PGC_SIGHUP, GUC_UNIT_MS, nullptr, nullptr, nullptr);
+                          &tick_turn_interval, 1, 0, 60000, PGC_SIGHUP, GUC_UNIT_MS, nullptr, nullptr,
+                          nullptr);
   DefineCustomIntVariable("tick.turn_memory", "Deltas that one turn of the worker reads.", nullptr,
-                          &tick_turn_memory, 65536, 1, INT_MAX, PGC_SIGHUP, GUC_UNIT_KB, nullptr, nullptr, nullptr);
+                          &tick_turn_memory, 65536, 1, INT_MAX, PGC_SIGHUP, GUC_UNIT_KB, nullptr, nullptr,
+                          nullptr);
   MarkGUCPrefixReserved("tick");
 }
 

@@ -141,17 +141,17 @@ extern "C" {
 #define TICK_WALK(node, walker, context) expression_tree_walker((node), (walker), (context))
 #define TICK_MUTATE(node, mutator, context) expression_tree_mutator((node), (mutator), (context))
 #else
-#define TICK_WALK(node, walker, context)   \
-  expression_tree_walker((node),           \
-                         reinterpret_cast<bool (*)()>(reinterpret_cast<void (*)()>(walker)), (context))
-#define TICK_MUTATE(node, mutator, context) \
-  expression_tree_mutator((node),           \
-                          reinterpret_cast<Node* (*)()>(reinterpret_cast<void (*)()>(mutator)), (context))
+#define TICK_WALK(node, walker, context)                                                             \
+  expression_tree_walker((node), reinterpret_cast<bool (*)()>(reinterpret_cast<void (*)()>(walker)), \
+                         (context))
+#define TICK_MUTATE(node, mutator, context)                                                             \
+  expression_tree_mutator((node), reinterpret_cast<Node* (*)()>(reinterpret_cast<void (*)()>(mutator)), \
+                          (context))
 #endif
 
 // PG 18: what is grouped is a variable of a range table entry of its own; this brings the expressions back.
 #if PG_VERSION_NUM >= 180000
-#define TICK_UNGROUP(query)         \
+#define TICK_UNGROUP(query) \
   (query)->targetList = (List*)flatten_group_exprs(nullptr, (query), (Node*)(query)->targetList)
 #else
 #define TICK_UNGROUP(query) ((void)0)
@@ -159,7 +159,8 @@ extern "C" {
 
 // PG 18: index scans can be instrumented.
 #if PG_VERSION_NUM >= 180000
-#define TICK_INDEX_BEGINSCAN(table, index, snapshot, keys) index_beginscan(table, index, snapshot, nullptr, keys, 0)
+#define TICK_INDEX_BEGINSCAN(table, index, snapshot, keys) \
+  index_beginscan(table, index, snapshot, nullptr, keys, 0)
 #else
 #define TICK_INDEX_BEGINSCAN(table, index, snapshot, keys) index_beginscan(table, index, snapshot, keys, 0)
 #endif

@@ -73,7 +73,8 @@ uint64_t stream(const char* sql, Oid type, const std::function<Datum()>& argumen
   return stopped;
 }
 
-// Since when a table of the ring is known to be drained: any snapshot that may still need it is older than this.
+// Since when a table of the ring is known to be drained: any snapshot that may still need it is older than
+// this.
 struct Drained {
   Oid relation = InvalidOid;
   uint64_t since = 0;
@@ -126,13 +127,16 @@ uint64_t read_deltas(const Frontier& frontier, size_t limit, const DeltaConsumer
         "SELECT xid, program, payload FROM tick_catalog.queue_0 WHERE xid = ANY ($1)"
         " UNION ALL SELECT xid, program, payload FROM tick_catalog.queue_1 WHERE xid = ANY ($1)"
         " UNION ALL SELECT xid, program, payload FROM tick_catalog.queue_2 WHERE xid = ANY ($1)",
-        get_array_type(XID8OID), [&] { return call([&] { return xid_array(frontier.xip); }); }, 0, read, consume);
+        get_array_type(XID8OID), [&] { return call([&] { return xid_array(frontier.xip); }); }, 0, read,
+        consume);
   return stream(
       "SELECT xid, program, payload FROM (SELECT * FROM tick_catalog.queue_0"
       " UNION ALL SELECT * FROM tick_catalog.queue_1 UNION ALL SELECT * FROM tick_catalog.queue_2) q"
       " WHERE xid >= $1 ORDER BY xid",
       XID8OID,
-      [&] { return call([&] { return FullTransactionIdGetDatum(FullTransactionIdFromU64(frontier.xmax)); }); },
+      [&] {
+        return call([&] { return FullTransactionIdGetDatum(FullTransactionIdFromU64(frontier.xmax)); });
+      },
       limit, read, consume);
 }
 
@@ -182,7 +186,8 @@ void rotate_queue() {
           SPI_execute(sql, true, 1);
           if (SPI_processed == 0) {
             drained_now = true;
-            if (drained[i].since == 0) drained[i].since = U64FromFullTransactionId(ReadNextFullTransactionId());
+            if (drained[i].since == 0)
+              drained[i].since = U64FromFullTransactionId(ReadNextFullTransactionId());
             // (c) no snapshot that may still need a row is left.
             queue = table_open(relid, NoLock);
             const TransactionId horizon = GetOldestNonRemovableTransactionId(queue);

@@ -31,16 +31,19 @@ std::vector<int16_t> numbers(const std::optional<std::string>& text) {
 void load_columns(Rollup& rollup) {
   const std::string sql =
       "SELECT a.atttypid, a.attnum FROM tick_catalog.rollup r,"
-      " unnest(r.key_columns || r.time_column || r.item_columns || ARRAY['revision', 'updated_at']) WITH ORDINALITY AS c (name, at)"
+      " unnest(r.key_columns || r.time_column || r.item_columns || ARRAY['revision', 'updated_at']) WITH "
+      "ORDINALITY AS c (name, at)"
       " JOIN pg_catalog.pg_attribute a ON a.attname = c.name"
-      " WHERE r.id = " + std::to_string(rollup.id) + " AND a.attrelid = r.state AND NOT a.attisdropped ORDER BY c.at";
+      " WHERE r.id = " +
+      std::to_string(rollup.id) + " AND a.attrelid = r.state AND NOT a.attisdropped ORDER BY c.at";
   for (const auto& row : read_text(sql.c_str())) {
     const Oid type = static_cast<Oid>(number(row[0]));
     rollup.column_types.push_back(type);
     rollup.columns.push_back(call([&] { return value_type(type); }));
     rollup.attributes.push_back(static_cast<AttrNumber>(number(row[1])));
   }
-  if (rollup.columns.size() < 2) throw Error{Error::Code::internal, "state table of " + rollup.name + " lacks columns"};
+  if (rollup.columns.size() < 2)
+    throw Error{Error::Code::internal, "state table of " + rollup.name + " lacks columns"};
   const auto take = [&] {
     const AttrNumber attribute = rollup.attributes.back();
     rollup.attributes.pop_back();
@@ -79,7 +82,8 @@ TextRows read_text(const char* sql) {
   TextRows rows(count);
   for (uint64_t row = 0; row < count; ++row)
     for (int c = 0; c < columns; ++c)
-      rows[row].push_back(cells[row][c] == nullptr ? std::nullopt : std::make_optional<std::string>(cells[row][c]));
+      rows[row].push_back(cells[row][c] == nullptr ? std::nullopt
+                                                   : std::make_optional<std::string>(cells[row][c]));
   return rows;
 }
 
@@ -87,16 +91,19 @@ std::vector<Rollup> load_rollups(int id) {
   std::vector<Rollup> rollups;
   const std::string where = id == 0 ? "" : " WHERE r.id = " + std::to_string(id);
   const std::string sql =
-      "SELECT r.id, pg_catalog.format('%I.%I', n.nspname, v.relname), r.state::int8, r.source::int8, r.owner::int8,"
+      "SELECT r.id, pg_catalog.format('%I.%I', n.nspname, v.relname), r.state::int8, r.source::int8, "
+      "r.owner::int8,"
       " r.group_id, r.status, r.window_size IS NOT NULL,"
-      " (pg_catalog.date_part('year', r.window_size) * 12 + pg_catalog.date_part('month', r.window_size))::int8,"
+      " (pg_catalog.date_part('year', r.window_size) * 12 + pg_catalog.date_part('month', "
+      "r.window_size))::int8,"
       " pg_catalog.date_part('day', r.window_size)::int8,"
       " (extract(hour FROM r.window_size) * 3600000000 + extract(minute FROM r.window_size) * 60000000"
       "  + extract(microseconds FROM r.window_size))::int8,"
       " pg_catalog.quote_ident(r.time_column), pg_catalog.format('%I.%I', sn.nspname, s.relname), r.upsert"
       " FROM tick_catalog.rollup r"
       " JOIN pg_catalog.pg_class v ON v.oid = r.view JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace"
-      " JOIN pg_catalog.pg_class s ON s.oid = r.state JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace" +
+      " JOIN pg_catalog.pg_class s ON s.oid = r.state JOIN pg_catalog.pg_namespace sn ON sn.oid = "
+      "s.relnamespace" +
       where + " ORDER BY r.id";
   for (const auto& row : read_text(sql.c_str())) {
     Rollup& rollup = rollups.emplace_back();
@@ -119,20 +126,23 @@ std::vector<Rollup> load_rollups(int id) {
     load_columns(rollup);
     const std::string of = std::to_string(rollup.id);
     for (const auto& row :
-         read_text(("SELECT program, items FROM tick_catalog.rollup_program WHERE rollup = " + of + " ORDER BY program")
+         read_text(("SELECT program, items FROM tick_catalog.rollup_program WHERE rollup = " + of +
+                    " ORDER BY program")
                        .c_str())) {
       rollup.newest = number(row[0]);
       rollup.items[rollup.newest] = numbers(row[1]);
     }
-    for (const auto& row :
-         read_text(("SELECT lo, hi, fresh FROM tick_catalog.pending WHERE rollup = " + of + " ORDER BY hi DESC").c_str()))
+    for (const auto& row : read_text(
+             ("SELECT lo, hi, fresh FROM tick_catalog.pending WHERE rollup = " + of + " ORDER BY hi DESC")
+                 .c_str()))
       rollup.pending.push_back({number(row[0]), number(row[1]), row[2] == "t"});
     const int64_t newest = rollup.newest;
     const Evaluator* evaluator = call([&] { return find_evaluator(newest); });
     if (evaluator == nullptr) throw Error{Error::Code::internal, "rollup " + rollup.name + " has no program"};
     rollup.program = evaluator->program;
     rollup.program.items.clear();
-    for (int16_t item : rollup.items[newest]) rollup.program.items.push_back(evaluator->program.items.at(item));
+    for (int16_t item : rollup.items[newest])
+      rollup.program.items.push_back(evaluator->program.items.at(item));
   }
   return rollups;
 }
@@ -150,7 +160,9 @@ StateColumns state_columns(const Rollup& rollup, const Fold& fold, size_t from, 
     result.cells.emplace_back().reserve(to - from);
     return result.cells.back();
   };
-  const auto bytes = [&](std::string&& value) { return Cell::of_bytes(result.bytes.emplace_back(std::move(value))); };
+  const auto bytes = [&](std::string&& value) {
+    return Cell::of_bytes(result.bytes.emplace_back(std::move(value)));
+  };
   for (size_t k = 0; k < program.keys.size(); ++k) {
     auto& cells = column();
     for (size_t slot = from; slot < to; ++slot) cells.push_back(fold.key(slot, k));

@@ -1,5 +1,5 @@
-// Rollups as the engine sees them: what the catalogs say of each, where a pane goes, and how partials become the
-// columns of its state table. The worker and tick_catalog.unmerged() share it.
+// Rollups as the engine sees them: what the catalogs say of each, where a pane goes, and how partials become
+// the columns of its state table. The worker and tick_catalog.unmerged() share it.
 #pragma once
 
 #include <deque>
@@ -28,17 +28,17 @@ struct Rollup {
   std::string status;
   bool windowed = false;
   WindowSize size;
-  std::string time_column;           // quoted; empty without window
-  std::string state_name;            // qualified and quoted
+  std::string time_column;  // quoted; empty without window
+  std::string state_name;   // qualified and quoted
   std::string upsert;
-  std::vector<ValueType> columns;    // of the state table: keys, window, partials
-  std::vector<Oid> column_types;     // as declared
+  std::vector<ValueType> columns;  // of the state table: keys, window, partials
+  std::vector<Oid> column_types;   // as declared
   std::vector<AttrNumber> attributes;
   AttrNumber revision_attribute = 0, updated_attribute = 0;
   std::map<int64_t, std::vector<int16_t>> items;  // program -> its items, in the order of the rollup's
   std::vector<Range> pending;
-  int64_t newest = 0;                // program
-  Program program;                   // the rollup's own items over the newest program's inputs
+  int64_t newest = 0;  // program
+  Program program;     // the rollup's own items over the newest program's inputs
 
   bool fresh(Micros window) const;
 };
@@ -53,7 +53,8 @@ TextRows read_text(const char* sql);
 // The window that a pane belongs to; nothing for panes without a time in a windowed rollup.
 std::optional<Micros> window_of(const Rollup& rollup, Micros pane);
 
-// The columns of a state table for slots [from, to) of a fold of the rollup: cells, and the bytes they point at.
+// The columns of a state table for slots [from, to) of a fold of the rollup: cells, and the bytes they point
+// at.
 struct StateColumns {
   std::vector<std::vector<Cell>> cells;
   std::deque<std::string> bytes;

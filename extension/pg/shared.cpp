@@ -15,10 +15,18 @@ bool wake_requested = false;
 
 }  // namespace
 
-bool preloaded() { return shared != nullptr; }
-LWLock* shared_lock() { return shared->lock; }
-DatabaseSlot* slot_at(int index) { return &shared->slots[index]; }
-void set_launcher_latch(Latch* latch) { shared->launcher = latch; }
+bool preloaded() {
+  return shared != nullptr;
+}
+LWLock* shared_lock() {
+  return shared->lock;
+}
+DatabaseSlot* slot_at(int index) {
+  return &shared->slots[index];
+}
+void set_launcher_latch(Latch* latch) {
+  shared->launcher = latch;
+}
 
 void shared_request() {
   RequestAddinShmemSpace(MAXALIGN(sizeof(Shared)));
@@ -86,13 +94,16 @@ void wake(bool with_deltas) {
     Latch* launcher = shared->launcher;
     if (launcher != nullptr) SetLatch(launcher);
   } else if (pg_atomic_exchange_u32(&slot->sleeping, 0) != 0) {
-    // The latch belongs to a PGPROC: valid memory for ever, and a stray wake-up of its next owner is harmless.
+    // The latch belongs to a PGPROC: valid memory for ever, and a stray wake-up of its next owner is
+    // harmless.
     Latch* latch = slot->latch;
     if (latch != nullptr) SetLatch(latch);
   }
 }
 
-void wake_at_commit() { wake_requested = true; }
+void wake_at_commit() {
+  wake_requested = true;
+}
 
 bool take_wake_request() {
   const bool requested = wake_requested;
@@ -101,7 +112,9 @@ bool take_wake_request() {
 }
 
 #ifdef TICK_FAULTS
-bool planted(const char* bug) { return tick_debug_bug != nullptr && strcmp(tick_debug_bug, bug) == 0; }
+bool planted(const char* bug) {
+  return tick_debug_bug != nullptr && strcmp(tick_debug_bug, bug) == 0;
+}
 #endif
 
 }  // namespace tick::pg

@@ -1,6 +1,7 @@
-// What the processes of one cluster share: a slot per database with the worker's latch, the wake-up flags, the
-// queue table that writers should use, and counters. Nothing here decides correctness: losing all of it costs time.
-// Slots are found under the LWLock, used through atomics; release happens in before_shmem_exit callbacks only.
+// What the processes of one cluster share: a slot per database with the worker's latch, the wake-up flags,
+// the queue table that writers should use, and counters. Nothing here decides correctness: losing all of it
+// costs time. Slots are found under the LWLock, used through atomics; release happens in before_shmem_exit
+// callbacks only.
 #pragma once
 
 #include <cstdint>
@@ -15,29 +16,31 @@ inline constexpr int queue_tables = 3;
 // One database that has, or may have, rollups.
 struct DatabaseSlot {
   Oid database;
-  pid_t worker;                     // 0 = none
-  Latch* latch;                     // the worker's, valid while worker != 0
-  pg_atomic_uint32 requested;       // the launcher should start a worker
-  pg_atomic_uint32 sleeping;        // the worker waits for its latch: set it after `pending`
-  pg_atomic_uint32 queue;           // hint: which table of the ring writers append to
-  pg_atomic_uint64 pending;         // commits with deltas since the cluster started
-  pg_atomic_uint64 waiting_since;   // TimestampTz of the first commit not yet taken up, 0 = none
-  pg_atomic_uint64 last_lag;        // microseconds from that commit to its merge's commit
+  pid_t worker;                    // 0 = none
+  Latch* latch;                    // the worker's, valid while worker != 0
+  pg_atomic_uint32 requested;      // the launcher should start a worker
+  pg_atomic_uint32 sleeping;       // the worker waits for its latch: set it after `pending`
+  pg_atomic_uint32 queue;          // hint: which table of the ring writers append to
+  pg_atomic_uint64 pending;        // commits with deltas since the cluster started
+  pg_atomic_uint64 waiting_since;  // TimestampTz of the first commit not yet taken up, 0 = none
+  pg_atomic_uint64 last_lag;       // microseconds from that commit to its merge's commit
   pg_atomic_uint64 turns;
-  TimestampTz next_start;           // launcher only: not before
-  int failures;                     // launcher only: consecutive
+  TimestampTz next_start;  // launcher only: not before
+  int failures;            // launcher only: consecutive
 };
 
 // GUCs, defined in module.cpp.
-extern int tick_lock_timeout;    // ms
-extern int tick_turn_interval;   // ms
-extern int tick_queue_size;      // kB after which writers move on to the next table of the ring
-extern int tick_turn_memory;     // kB of deltas that one turn reads
+extern int tick_lock_timeout;   // ms
+extern int tick_turn_interval;  // ms
+extern int tick_queue_size;     // kB after which writers move on to the next table of the ring
+extern int tick_turn_memory;    // kB of deltas that one turn reads
 #ifdef TICK_FAULTS
-extern char* tick_debug_bug;     // a planted bug, for the tests that must notice it
+extern char* tick_debug_bug;  // a planted bug, for the tests that must notice it
 bool planted(const char* bug);
 #else
-constexpr bool planted(const char*) { return false; }
+constexpr bool planted(const char*) {
+  return false;
+}
 #endif
 
 // True if the library was loaded by shared_preload_libraries.

@@ -16,7 +16,8 @@ struct Slice {
   std::optional<TimestampTz> watermark;
 };
 
-// ---- by the upsert -----------------------------------------------------------------------------------------
+// ---- by the upsert
+// -----------------------------------------------------------------------------------------
 
 void write_by_upsert(const Slice& slice) {
   const Rollup& rollup = slice.rollup;
@@ -52,7 +53,8 @@ void write_by_upsert(const Slice& slice) {
   become_again(identity);
 }
 
-// ---- directly ----------------------------------------------------------------------------------------------
+// ---- directly
+// ----------------------------------------------------------------------------------------------
 
 bool is_plain_index(Relation index) {
   return index->rd_index->indimmediate && !index->rd_index->indisexclusion && index->rd_index->indisvalid &&
@@ -72,7 +74,8 @@ Oid find_key_index(Relation table, int keys) {
   foreach (cell, RelationGetIndexList(table)) {
     Relation index = index_open(lfirst_oid(cell), AccessShareLock);
     if (!is_plain_index(index)) plain = false;
-    if (index->rd_index->indisunique && index->rd_index->indnkeyatts == keys) result = RelationGetRelid(index);
+    if (index->rd_index->indisunique && index->rd_index->indnkeyatts == keys)
+      result = RelationGetRelid(index);
     index_close(index, NoLock);
   }
   return plain ? result : InvalidOid;
@@ -144,12 +147,14 @@ void merge_row(const Slice& slice, int row, Datum* values, bool* nulls) {
           if (!old.null) {
             order = 0;
             if (ordered)
-              order = compare(program.inputs[item.order], slice.state.cells[c + 1][row], old_cell(c + 1), compare_text);
+              order = compare(program.inputs[item.order], slice.state.cells[c + 1][row], old_cell(c + 1),
+                              compare_text);
             if (order == 0 && item.seq >= 0) {
               const Cell& seq = slice.state.cells[c + 2][row];
               const Cell old_seq = old_cell(c + 2);
-              order = seq.null || old_seq.null ? int(old_seq.null) - int(seq.null)
-                                               : compare(program.inputs[item.seq], seq, old_seq, compare_text);
+              order = seq.null || old_seq.null
+                          ? int(old_seq.null) - int(seq.null)
+                          : compare(program.inputs[item.seq], seq, old_seq, compare_text);
             }
             if (order == 0) order = compare(program.inputs[item.value], added, old, compare_text);
           }
@@ -200,7 +205,8 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
   ScanKeyData keys[INDEX_MAX_KEYS];
   prepare_scan_keys(index, keys);
   IndexScanDesc scan = TICK_INDEX_BEGINSCAN(table, index, GetActiveSnapshot(), index->rd_index->indnkeyatts);
-  MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "pg_tick state row", ALLOCSET_DEFAULT_SIZES);
+  MemoryContext memory =
+      AllocSetContextCreate(CurrentMemoryContext, "pg_tick state row", ALLOCSET_DEFAULT_SIZES);
   for (int row = 0; row < slice.rows; ++row) {
     MemoryContext old = MemoryContextSwitchTo(memory);
     set_scan_keys(slice, index, row, keys);
@@ -250,7 +256,8 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
 
 }  // namespace
 
-void merge_state(const Rollup& rollup, const Fold& fold, TimestampTz now, std::optional<TimestampTz> watermark) {
+void merge_state(const Rollup& rollup, const Fold& fold, TimestampTz now,
+                 std::optional<TimestampTz> watermark) {
   for (size_t from = 0; from < fold.slots(); from += slice_rows) {
     const size_t to = std::min(from + slice_rows, fold.slots());
     const StateColumns state = state_columns(rollup, fold, from, to);

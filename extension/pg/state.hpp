@@ -1,14 +1,16 @@
 // Writes partials into the state table of a rollup: merged with the row that is there, or as a new row.
-// Plain state tables are written directly (the worker is their only writer, the turn's mutex sees to that); one that
-// its owner has given triggers, checks or expression indexes is written by the rollup's upsert, as its owner.
+// Plain state tables are written directly (the worker is their only writer, the turn's mutex sees to that);
+// one that its owner has given triggers, checks or expression indexes is written by the rollup's upsert, as
+// its owner.
 #pragma once
 
 #include "rollup.hpp"
 
 namespace tick::pg {
 
-// Merges all slots of a fold of the rollup. `now` becomes updated_at; a window that ends at or before `watermark`
-// (nothing = none yet) was final, and gets a new revision. Inside SPI. Throws PgError and Error.
-void merge_state(const Rollup& rollup, const Fold& fold, TimestampTz now, std::optional<TimestampTz> watermark);
+// Merges all slots of a fold of the rollup. `now` becomes updated_at; a window that ends at or before
+// `watermark` (nothing = none yet) was final, and gets a new revision. Inside SPI. Throws PgError and Error.
+void merge_state(const Rollup& rollup, const Fold& fold, TimestampTz now,
+                 std::optional<TimestampTz> watermark);
 
 }  // namespace tick::pg

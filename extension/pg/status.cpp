@@ -21,13 +21,15 @@ void put_unmerged(ReturnSetInfo* result, int id) {
     bool null = true;
     if (SPI_execute(sql, true, 1) == SPI_OK_SELECT && SPI_processed == 1)
       view = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
-    if (!OidIsValid(view)) ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("rollup %d does not exist", id)));
+    if (!OidIsValid(view))
+      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("rollup %d does not exist", id)));
     if (pg_class_aclcheck(view, actor.user, ACL_SELECT) != ACLCHECK_OK)
       aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, get_rel_name(view));
   });
   const std::vector<Rollup> rollups = load_rollups(id);
   const auto frontier = read_text("SELECT snapshot::text FROM tick_catalog.frontier");
-  if (rollups.size() != 1 || frontier.size() != 1) throw Error{Error::Code::internal, "rollup is being changed"};
+  if (rollups.size() != 1 || frontier.size() != 1)
+    throw Error{Error::Code::internal, "rollup is being changed"};
   const Rollup& rollup = rollups.front();
   Fold fold(rollup.program);
   std::map<int64_t, std::unique_ptr<Fold>> folds;
@@ -73,10 +75,11 @@ bool is_merged(Oid view, const char* until) {
   const char nulls[3] = {' ', OidIsValid(view) ? ' ' : 'n', '\0'};
   bool null;
   if (OidIsValid(view)) {
-    SPI_execute_with_args("SELECT status, last_error FROM tick_catalog.rollup WHERE view = $2", 2, types, values, nulls,
-                          true, 1);
+    SPI_execute_with_args("SELECT status, last_error FROM tick_catalog.rollup WHERE view = $2", 2, types,
+                          values, nulls, true, 1);
     if (SPI_processed != 1)
-      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("\"%s\" is not a rollup", get_rel_name(view))));
+      ereport(ERROR,
+              (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("\"%s\" is not a rollup", get_rel_name(view))));
     const char* status = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
     const char* error = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
     if (strcmp(status, "error") == 0)
@@ -100,7 +103,8 @@ bool is_merged(Oid view, const char* until) {
 
 Datum wait_merged(FunctionCallInfo fcinfo) {
   const Oid view = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
-  if (PG_ARGISNULL(1)) ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("timeout must not be null")));
+  if (PG_ARGISNULL(1))
+    ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("timeout must not be null")));
   const TimestampTz deadline = DatumGetTimestampTz(DirectFunctionCall2(
       timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()), PG_GETARG_DATUM(1)));
   const Actor actor = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
@@ -111,8 +115,8 @@ Datum wait_merged(FunctionCallInfo fcinfo) {
     Oid type = OIDOID;
     Datum value = ObjectIdGetDatum(view);
     SPI_execute_with_args(
-        "SELECT FROM tick_catalog.rollup WHERE view = $1 AND xmin = pg_current_xact_id_if_assigned()::xid", 1, &type,
-        &value, nullptr, true, 1);
+        "SELECT FROM tick_catalog.rollup WHERE view = $1 AND xmin = pg_current_xact_id_if_assigned()::xid", 1,
+        &type, &value, nullptr, true, 1);
     if (SPI_processed == 1)
       ereport(ERROR, (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
                       errmsg("rollup \"%s\" was created or changed by this transaction", get_rel_name(view)),
@@ -139,7 +143,8 @@ Datum wait_merged(FunctionCallInfo fcinfo) {
 
 Datum worker_counters(FunctionCallInfo fcinfo) {
   TupleDesc desc;
-  if (get_call_result_type(fcinfo, nullptr, &desc) != TYPEFUNC_COMPOSITE) elog(ERROR, "return type must be a row type");
+  if (get_call_result_type(fcinfo, nullptr, &desc) != TYPEFUNC_COMPOSITE)
+    elog(ERROR, "return type must be a row type");
   desc = BlessTupleDesc(desc);
   Datum values[4] = {};
   bool nulls[4] = {true, true, true, true};

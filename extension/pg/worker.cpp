@@ -1,6 +1,6 @@
-// The launcher (one per cluster, connected to no database) starts a worker for each database that asks for one, and
-// restarts it with backoff. The worker runs turns; it ends by itself when its database has no rollups, and lets go
-// when somebody wants to drop or copy the database.
+// The launcher (one per cluster, connected to no database) starts a worker for each database that asks for
+// one, and restarts it with backoff. The worker runs turns; it ends by itself when its database has no
+// rollups, and lets go when somebody wants to drop or copy the database.
 #include "worker.hpp"
 
 #include <algorithm>
@@ -34,9 +34,12 @@ uint32 wait_event() {
 #endif
 }
 
-// ---- launcher -----------------------------------------------------------------------------------------------
+// ---- launcher
+// -----------------------------------------------------------------------------------------------
 
-void forget_launcher(int, Datum) { set_launcher_latch(nullptr); }
+void forget_launcher(int, Datum) {
+  set_launcher_latch(nullptr);
+}
 
 // Asks for a worker in every database once: each ends at once where there is nothing to do.
 void request_all() {
@@ -96,7 +99,8 @@ long serve_requests(TimestampTz* started_at) {
   long sleep = -1;
   for (int i = 0; i < max_databases; ++i) {
     DatabaseSlot* slot = slot_at(i);
-    if (slot->database == InvalidOid || slot->worker != 0 || pg_atomic_read_u32(&slot->requested) == 0) continue;
+    if (slot->database == InvalidOid || slot->worker != 0 || pg_atomic_read_u32(&slot->requested) == 0)
+      continue;
     const TimestampTz now = GetCurrentTimestamp();
     if (slot->next_start > now) {
       const long wait = static_cast<long>((slot->next_start - now) / 1000) + 1;
@@ -141,17 +145,20 @@ void launch() {
     }
     const long sleep = serve_requests(started_at);
     pgstat_report_activity(STATE_IDLE, nullptr);
-    (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (sleep >= 0 ? WL_TIMEOUT : 0), sleep, wait_event());
+    (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (sleep >= 0 ? WL_TIMEOUT : 0), sleep,
+                    wait_event());
   }
 }
 
-// ---- worker -------------------------------------------------------------------------------------------------
+// ---- worker
+// -------------------------------------------------------------------------------------------------
 
 DatabaseSlot* worker_slot = nullptr;
-bool orderly = false;      // the worker ends because there is nothing to do
-uint64 orderly_seen = 0;   // commits it knew of then
+bool orderly = false;     // the worker ends because there is nothing to do
+uint64 orderly_seen = 0;  // commits it knew of then
 
-// Leaves the slot to a successor; asks for one unless there is nothing to do. The postmaster tells the launcher.
+// Leaves the slot to a successor; asks for one unless there is nothing to do. The postmaster tells the
+// launcher.
 void leave_slot(int, Datum) {
   if (worker_slot == nullptr) return;
   if (orderly) {
@@ -187,7 +194,8 @@ class HorizonClock {
     const FullTransactionId next = ReadNextFullTransactionId();
     const TransactionId horizon = call([&] { return GetOldestNonRemovableTransactionId(nullptr); });
     samples_.push_back({now, XidFromFullTransactionId(next)});
-    while (samples_.size() > 2 && TransactionIdPrecedesOrEquals(samples_[1].next, horizon)) samples_.pop_front();
+    while (samples_.size() > 2 && TransactionIdPrecedesOrEquals(samples_[1].next, horizon))
+      samples_.pop_front();
     if (samples_.size() > 4000) samples_.erase(samples_.begin() + 1, samples_.begin() + 2000);
     held_ = TransactionIdPrecedesOrEquals(samples_.back().next, horizon) ? 0 : now - samples_.front().at;
     return held_ = held_ < 2 * USECS_PER_SEC ? 0 : held_;
@@ -221,7 +229,8 @@ void wait_for_work(DatabaseSlot* slot, uint64 seen) {
     pgstat_report_activity(STATE_IDLE, nullptr);
     pg_atomic_exchange_u32(&slot->sleeping, 1);
     if (pg_atomic_read_u64(&slot->pending) == seen)
-      (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, idle_milliseconds, wait_event());
+      (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, idle_milliseconds,
+                      wait_event());
     pg_atomic_write_u32(&slot->sleeping, 0);
     ResetLatch(MyLatch);
     CHECK_FOR_INTERRUPTS();
@@ -250,7 +259,8 @@ void safe_settings() {
   for (const auto& setting : settings) SetConfigOption(setting[0], setting[1], PGC_SUSET, PGC_S_OVERRIDE);
 }
 
-// Runs one turn; a passing failure is reported and slept over, with growing patience. Returns false after one.
+// Runs one turn; a passing failure is reported and slept over, with growing patience. Returns false after
+// one.
 bool run_turn(Merger& merger, TurnResult& result, int& failures) {
   try {
     call([&] { pgstat_report_activity(STATE_RUNNING, "pg_tick turn"); });

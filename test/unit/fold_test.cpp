@@ -1,5 +1,5 @@
-// The fold's promise: any order and any split of the rows, folded directly or through deltas, gives the same bytes;
-// and the partials are what a plain loop over the rows finds.
+// The fold's promise: any order and any split of the rows, folded directly or through deltas, gives the same
+// bytes; and the partials are what a plain loop over the rows finds.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -25,10 +25,12 @@ Program candle_program() {
   program.keys = {0};
   program.time = 1;
   program.pane = minute;
-  program.items = {{ItemKind::count},           {ItemKind::sum, 2},      {ItemKind::min, 2},
-                   {ItemKind::max, 2},          {ItemKind::first, 2, 1, 3}, {ItemKind::last, 2, 1, 3},
-                   {ItemKind::sum, 4},          {ItemKind::count, 2, -1, -1, 5}, {ItemKind::sum, 6},
-                   {ItemKind::sum_sq, 2},       {ItemKind::last, 7, 1},  {ItemKind::sum_sq, 6}};
+  program.items = {{ItemKind::count},          {ItemKind::sum, 2},
+                   {ItemKind::min, 2},         {ItemKind::max, 2},
+                   {ItemKind::first, 2, 1, 3}, {ItemKind::last, 2, 1, 3},
+                   {ItemKind::sum, 4},         {ItemKind::count, 2, -1, -1, 5},
+                   {ItemKind::sum, 6},         {ItemKind::sum_sq, 2},
+                   {ItemKind::last, 7, 1},     {ItemKind::sum_sq, 6}};
   return program;
 }
 
@@ -49,11 +51,13 @@ Row random_row(std::mt19937_64& random) {
   if (!chance(3)) row.symbol = "S" + std::to_string(random() % 5);
   if (!chance(3)) row.time = static_cast<Micros>(random() % 20) * 17'000'000 - 100'000'000;
   if (chance(1)) row.time = plus_infinity;
-  if (!chance(5)) row.price = std::ldexp(static_cast<double>(random() % 100000), static_cast<int>(random() % 40) - 20);
+  if (!chance(5))
+    row.price = std::ldexp(static_cast<double>(random() % 100000), static_cast<int>(random() % 40) - 20);
   if (chance(1)) row.price = std::nan("");
   if (chance(2)) row.price = -0.0;
   if (!chance(10)) row.id = static_cast<int64_t>(random() % 50);
-  if (!chance(10)) row.amount = from_text(std::to_string(random() % 1000) + "." + std::to_string(random() % 100));
+  if (!chance(10))
+    row.amount = from_text(std::to_string(random() % 1000) + "." + std::to_string(random() % 100));
   if (!chance(10)) row.filter = chance(50);
   if (!chance(10)) row.units = static_cast<int>(random() % 2000) - 1000;
   row.name = std::string(random() % 4, 'x');
@@ -134,7 +138,8 @@ TEST_F(FoldTest, OrderAndSplitDoNotMatter) {
         encode(part, delta);
         merge_delta(merged, delta);
       } else {
-        merged.merge(part, same, [](const Fold& from, size_t slot) { return std::optional(from.pane(slot)); });
+        merged.merge(part, same,
+                     [](const Fold& from, size_t slot) { return std::optional(from.pane(slot)); });
       }
     }
     // merge() does not count rows, deltas do; the partials must agree.
