@@ -198,7 +198,7 @@ SELECT * FROM tick.verify('shop.by_a');
 SELECT relname, pg_get_userbyid(relowner) FROM pg_class WHERE relname ~ '^by_' AND relkind IN ('r', 'v') AND relname !~ 'definition' ORDER BY 1;
 SELECT count(DISTINCT group_id) FROM tick_catalog.rollup;
 DROP OWNED BY regress_tick_a;
-SELECT view::regclass FROM tick_catalog.rollup;
+SELECT view::regclass FROM tick_catalog.rollup ORDER BY view::regclass::text COLLATE "C";
 DROP SCHEMA shop CASCADE;
 DROP OWNED BY regress_tick_a, regress_tick_b;
 DROP ROLE regress_tick_a, regress_tick_b;
