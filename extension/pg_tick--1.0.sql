@@ -195,7 +195,8 @@ COMMENT ON FUNCTION tick.wait(regclass, interval) IS
 CREATE VIEW tick.status AS
   SELECT r.view::pg_catalog.regclass AS rollup,
          r.source::pg_catalog.regclass AS source,
-         r.status AS state,
+         CASE WHEN r.status = 'live' AND EXISTS (SELECT FROM tick_catalog.pending p WHERE p.rollup = r.id)
+              THEN 'recompute' ELSE r.status END AS state,
          coalesce(w.rate * exp(-least(extract(epoch FROM clock_timestamp() - w.last_arrival), 3000)::float8 / 5), 0)
            AS rows_per_second,
          (SELECT count(*) FROM tick_catalog.frontier f,
@@ -498,3 +499,25 @@ CREATE FUNCTION tick.verify(name regclass, "from" timestamptz DEFAULT NULL, "to"
   LANGUAGE C STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_verify';
 COMMENT ON FUNCTION tick.verify(regclass, timestamptz, timestamptz, float8)
   IS 'what differs between a rollup and its defining query; no rows = exact';
+
+-- A function that a definition calls was replaced: what has been folded with the old one is computed again.
+CREATE FUNCTION tick_catalog.on_function() RETURNS event_trigger
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  INSERT INTO tick_catalog.pending
+    SELECT DISTINCT r.id, (-9223372036854775808)::int8, 9223372036854775807, false
+    FROM tick_catalog.rollup r
+    JOIN pg_rewrite w ON w.ev_class = r.definition
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_proc'::regclass
+    JOIN pg_event_trigger_ddl_commands() c ON c.classid = 'pg_proc'::regclass AND c.objid = d.refobjid
+    WHERE r.status <> 'error'
+    ON CONFLICT DO NOTHING;
+  IF FOUND THEN
+    UPDATE tick_catalog.generation SET value = value + 1;
+    PERFORM tick_catalog.wake();
+  END IF;
+END $$;
+REVOKE ALL ON FUNCTION tick_catalog.on_function() FROM PUBLIC;
+CREATE EVENT TRIGGER tick_function ON ddl_command_end
+  WHEN TAG IN ('CREATE FUNCTION', 'ALTER FUNCTION') EXECUTE FUNCTION tick_catalog.on_function();
+ALTER EVENT TRIGGER tick_function ENABLE ALWAYS;

@@ -144,7 +144,7 @@ size_t Fold::memory() const {
         break;
     }
   }
-  return slot_.size() * per_slot + arena_bytes_ + keys_.size() * (sizeof(Cell) + 16);
+  return slot_.size() * per_slot + arena_bytes_ + kept_bytes_ + keys_.size() * (sizeof(Cell) + 16);
 }
 
 Cell Fold::own(const Cell& cell, Type type) {
@@ -434,10 +434,13 @@ void Fold::offer(const Item& item, Extreme& holder, const Cell& value, const Cel
     const bool greatest = item.kind == ItemKind::max || item.kind == ItemKind::last;
     if (greatest ? comparison <= 0 : comparison >= 0) return;
   }
+  const auto bytes = [&] { return holder.value.bytes.size() + holder.order.bytes.size() + holder.seq.bytes.size(); };
+  kept_bytes_ -= bytes();
   holder.set = true;
   holder.value.keep(value, value_type);
   if (item.order >= 0) holder.order.keep(order, program.inputs[item.order].type);
   if (item.seq >= 0) holder.seq.keep(seq, program.inputs[item.seq].type);
+  kept_bytes_ += bytes();
 }
 
 void Fold::merge_partial(size_t index, size_t slot, const Partials& from, size_t from_slot) {

@@ -134,6 +134,7 @@ class Fold {
   size_t arena_left_ = 0;
   char* arena_next_ = nullptr;
   size_t arena_bytes_ = 0;
+  size_t kept_bytes_ = 0;  // of values in extremes
 
   // Scratch of one batch.
   std::vector<uint32_t> row_slot_;

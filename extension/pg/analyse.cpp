@@ -86,6 +86,26 @@ void check_shadow(const Definition* def, const TargetEntry* entry) {
   }
 }
 
+bool is_users_function(Oid function, void*) {
+  return function >= FirstNormalObjectId;
+}
+
+bool calls_user(Node* node, void* context) {
+  if (node == nullptr) return false;
+  return check_functions_in_node(node, is_users_function, context) || TICK_WALK(node, calls_user, context);
+}
+
+// Folded once, when the rollup is created; from then on the catalog has it. No user's function has a say: it
+// could answer otherwise tomorrow.
+Interval* constant_size(const Definition* def, Node* given) {
+  Node* size = calls_user(given, nullptr) ? given : eval_const_expressions(nullptr, given);
+  if (!IsA(size, Const) || reinterpret_cast<Const*>(size)->constisnull)
+    ereport(ERROR,
+            (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the size of a window must be a constant"),
+             errhint("Write it as in tick.tumble(ts, '1 minute')."), at(def->text, exprLocation(given))));
+  return DatumGetIntervalP(reinterpret_cast<Const*>(size)->constvalue);
+}
+
 void take_window(Definition* def, Node* node) {
   if (def->window != nullptr) {
     if (equal(def->window, node)) return;
@@ -94,14 +114,8 @@ void take_window(Definition* def, Node* node) {
              errhint("Create one rollup for each window."), at(def->text, exprLocation(node))));
   }
   const auto* call = reinterpret_cast<FuncExpr*>(node);
-  Node* size = eval_const_expressions(nullptr, static_cast<Node*>(lsecond(call->args)));
-  if (!IsA(size, Const) || reinterpret_cast<Const*>(size)->constisnull)
-    ereport(ERROR,
-            (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the size of a window must be a constant"),
-             errhint("Write it as in tick.tumble(ts, '1 minute')."),
-             at(def->text, exprLocation(static_cast<Node*>(lsecond(call->args))))));
   def->window = node;
-  def->size = DatumGetIntervalP(reinterpret_cast<Const*>(size)->constvalue);
+  if (def->id == 0) def->size = constant_size(def, static_cast<Node*>(lsecond(call->args)));
   def->window_size = WindowSize{def->size->month, def->size->day, def->size->time};
   char reason[256];
   strlcpy(reason, def->window_size.validate().c_str(), sizeof reason);

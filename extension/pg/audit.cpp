@@ -66,7 +66,7 @@ List* restore_triggers() {
 
 // After DDL: the same transaction puts back what it took away, so nothing is missed.
 void audit_statement() {
-  const Actor actor = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+  const Actor actor = act_as_extension();
   const int level = fixed_path();
   const bool before = pause_audit(true);
   (void)restore_triggers();

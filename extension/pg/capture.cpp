@@ -110,7 +110,7 @@ Binding* bind(FunctionCallInfo fcinfo, TriggerData* trigger) {
       ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
                       errmsg("capture trigger of \"%s\" names program %s, which does not exist",
                              RelationGetRelationName(trigger->tg_relation), trigger->tg_trigger->tgargs[i]),
-                      errhint("Run tick.repair() as a superuser.")));
+                      errhint("Drop the rollups of this table and create them again.")));
     binding->evaluators[binding->count] = evaluator;
     binding->attributes[binding->count] = map_attributes(evaluator, trigger->tg_relation);
     ++binding->count;
@@ -142,10 +142,14 @@ void push(Entry* entry, RowBatch* batch, TupleTableSlot* row, const AttrNumber* 
   if (entry->fold.memory() > flush_memory) flush(*entry);
 }
 
-Datum capture_row(FunctionCallInfo fcinfo) {
+void require_trigger(FunctionCallInfo fcinfo) {
   if (!CALLED_AS_TRIGGER(fcinfo))
     ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-                    errmsg("tick_catalog.capture is a trigger")));
+                    errmsg("%s can only be a trigger", format_procedure(fcinfo->flinfo->fn_oid))));
+}
+
+Datum capture_row(FunctionCallInfo fcinfo) {
+  require_trigger(fcinfo);
   if (!preloaded())
     ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                     errmsg("pg_tick is not loaded by shared_preload_libraries"),
@@ -168,6 +172,18 @@ Datum capture_row(FunctionCallInfo fcinfo) {
   return PointerGetDatum(nullptr);
 }
 
+}  // namespace
+
+void visit_unflushed(int64_t program, const std::function<void(const Fold&)>& visit) {
+  for (Entry& entry : entries) {
+    if (entry.evaluator->program.id != program) continue;
+    fold_entry(entry);
+    visit(entry.fold);
+  }
+}
+
+namespace {
+
 void on_transaction(XactEvent event, void*) {
   switch (event) {
     case XACT_EVENT_PRE_COMMIT:
@@ -185,7 +201,14 @@ void on_transaction(XactEvent event, void*) {
       delta_written = false;
       break;
     case XACT_EVENT_PREPARE:
+      // COMMIT PREPARED calls nobody: the worker has to be there, and looks every second.
+      entries.clear();
+      committing = false;
+      if (take_wake_request() || delta_written) wake(false);
+      delta_written = false;
+      break;
     case XACT_EVENT_ABORT:
+      end_evaluation();
       (void)pause_audit(false);
       entries.clear();
       committing = false;
@@ -236,7 +259,7 @@ Datum tick_capture(PG_FUNCTION_ARGS) {
 }
 
 Datum tick_flush(PG_FUNCTION_ARGS) {
-  (void)fcinfo;
+  require_trigger(fcinfo);
   return entry([&] {
     flush_level(GetCurrentTransactionNestLevel());
     return PointerGetDatum(nullptr);
@@ -244,6 +267,7 @@ Datum tick_flush(PG_FUNCTION_ARGS) {
 }
 
 Datum tick_refuse_truncate(PG_FUNCTION_ARGS) {
+  require_trigger(fcinfo);
   auto* trigger = reinterpret_cast<TriggerData*>(fcinfo->context);
   ereport(ERROR,
           (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -253,6 +277,7 @@ Datum tick_refuse_truncate(PG_FUNCTION_ARGS) {
 }
 
 Datum tick_ignore_replica(PG_FUNCTION_ARGS) {
+  require_trigger(fcinfo);
   auto* trigger = reinterpret_cast<TriggerData*>(fcinfo->context);
   if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
     ereport(ERROR,

@@ -144,7 +144,7 @@ Oid create_rollup(text* name, const char* query) {
 
   const int level = fixed_path();
   const char* canonical = pg_get_querydef(static_cast<Query*>(copyObjectImpl(def->query)), false);
-  Actor caller = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+  Actor caller = act_as_extension();
   def->id = next_id();
   const Oid definition = make_definition_view(def, canonical);
   act_again(caller);
@@ -159,7 +159,7 @@ Oid create_rollup(text* name, const char* query) {
   run(view_sql(def, state, quote_qualified_identifier(schema, def->name)));
   const Oid view = get_relname_relid(def->name, def->schema);
 
-  caller = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+  caller = act_as_extension();
   write_source(def->source);
   const int32 group = join_group(def);
   write_rollup(def, view, state, definition, group);

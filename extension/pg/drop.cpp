@@ -99,8 +99,7 @@ void remove_all(List* all) {
 
 void drop_rollup(Oid view) {
   const char* name = get_rel_name(view);
-  const Actor caller = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
-  const int level = fixed_path();
+  const Actor caller = act_as_extension();
   List* found = read_remains("r.view = $1", view);
   act_again(caller);
   if (found == NIL)
@@ -108,21 +107,18 @@ void drop_rollup(Oid view) {
                     errmsg("\"%s\" is not a rollup", name == nullptr ? "?" : name),
                     errhint("tick.status lists the rollups.")));
   if (!TICK_OWNS_RELATION(view, GetUserId())) aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, name);
-  (void)act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+  (void)act_as_extension();
   remove_all(found);
-  close_path(level);
   act_again(caller);
 }
 
 void clean_up() {
-  const Actor caller = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
-  const int level = fixed_path();
+  const Actor caller = act_as_extension();
   remove_all(
       read_remains("EXISTS (SELECT FROM pg_event_trigger_dropped_objects() AS d WHERE d.classid = "
                    "'pg_class'::regclass AND d.objsubid = 0 AND d.objid IN (r.view, r.state, "
                    "r.definition, r.source))",
                    InvalidOid));
-  close_path(level);
   act_again(caller);
 }
 

@@ -153,6 +153,12 @@ uint32_t input_collation(Evaluator* evaluator, const ProgramRow& row, int input)
                         exprCollation(static_cast<Node*>(list_nth(inputs, input))));
 }
 
+// A function that expressions call may have been replaced, and SQL functions are inlined.
+bool functions_changed = false;
+int evaluating = 0;
+
+void on_function(Datum, int, uint32) { functions_changed = true; }
+
 std::vector<Evaluator*>& known() {
   static std::vector<Evaluator*> evaluators;
   return evaluators;
@@ -189,6 +195,7 @@ int evaluate_inputs(RowBatch* batch, Datum** values, bool** nulls, int from, boo
     BeginInternalSubTransaction(nullptr);
     MemoryContextSwitchTo(batch->memory);
   }
+  const int depth = evaluating;
   volatile int input = from;
   volatile bool failed = false;
   const auto run = [&] {
@@ -196,10 +203,12 @@ int evaluate_inputs(RowBatch* batch, Datum** values, bool** nulls, int from, boo
     const bool snapshot = !ActiveSnapshotSet();
     if (snapshot) PushActiveSnapshot(GetTransactionSnapshot());
     const Identity identity = become(evaluator->owner);
+    ++evaluating;
     for (int at = from; at < count; ++at) {
       input = at;
       if (evaluator->plain[at] < 0) evaluate_input(batch, at, values[at], nulls[at]);
     }
+    --evaluating;
     become_again(identity);
     if (snapshot) PopActiveSnapshot();
   };
@@ -210,6 +219,7 @@ int evaluate_inputs(RowBatch* batch, Datum** values, bool** nulls, int from, boo
       call(run);
       ReleaseCurrentSubTransaction();
     } catch (const PgError& error) {
+      evaluating = depth;
       strlcpy(message, error.data->message, message_size);
       failed = true;
       // Cancel, termination and running out of memory are not the expression's fault.
@@ -235,28 +245,62 @@ void become_again(const Identity& identity) {
   act_again(identity.before);
 }
 
-Evaluator* find_evaluator(int64 id) {
-  const Oid catalog = catalog_relation("program");
-  for (Evaluator* evaluator : known())
-    if (evaluator->program.id == id && evaluator->catalog == catalog) return evaluator;
-  ProgramRow row;
-  MemoryContext memory =
-      AllocSetContextCreate(CurrentMemoryContext, "pg_tick program", ALLOCSET_DEFAULT_SIZES);
+// Reads and compiles a program into memory of its own; false if there is none.
+static bool read_evaluator(int64 id, Evaluator* evaluator, ProgramRow* row) {
+  MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "pg_tick program", ALLOCSET_DEFAULT_SIZES);
   MemoryContext old = MemoryContextSwitchTo(memory);
-  const bool found = read_program(id, &row);
+  const bool found = read_program(id, row);
   MemoryContextSwitchTo(old);
   if (!found) {
     MemoryContextDelete(memory);
-    return nullptr;
+    return false;
   }
-  Evaluator plain{};
-  plain.memory = memory;
-  plain.catalog = catalog;
-  compile(&plain, row);
-  const int count = row.input_count;
-  uint32_t* collations = static_cast<uint32_t*>(palloc(sizeof(uint32_t) * (count + 1)));
-  for (int i = 0; i < count; ++i) collations[i] = input_collation(&plain, row, i);
+  evaluator->memory = memory;
+  compile(evaluator, *row);
   MemoryContextSetParent(memory, TopMemoryContext);
+  return true;
+}
+
+// Compiles again what calls functions. Not while one of them runs: it may be the caller.
+static void recompile() {
+  if (!functions_changed || evaluating > 0) return;
+  functions_changed = false;
+  for (Evaluator* evaluator : known()) {
+    if (evaluator->total) continue;
+    Evaluator fresh{};
+    ProgramRow row;
+    if (!read_evaluator(evaluator->program.id, &fresh, &row)) continue;
+    MemoryContext old = evaluator->memory;
+    evaluator->memory = fresh.memory;
+    evaluator->owner = fresh.owner;
+    evaluator->attribute = fresh.attribute;
+    evaluator->column_type = fresh.column_type;
+    evaluator->plain = fresh.plain;
+    evaluator->input_type = fresh.input_type;
+    evaluator->expression = fresh.expression;
+    evaluator->context = fresh.context;
+    evaluator->slot = fresh.slot;
+    MemoryContextDelete(old);
+  }
+}
+
+void end_evaluation() { evaluating = 0; }
+
+Evaluator* find_evaluator(int64 id) {
+  static bool watching = false;
+  if (!watching) CacheRegisterSyscacheCallback(PROCOID, on_function, static_cast<Datum>(0));
+  watching = true;
+  const Oid catalog = catalog_relation("program");
+  recompile();
+  for (Evaluator* evaluator : known())
+    if (evaluator->program.id == id && evaluator->catalog == catalog) return evaluator;
+  ProgramRow row;
+  Evaluator plain{};
+  if (!read_evaluator(id, &plain, &row)) return nullptr;
+  plain.catalog = catalog;
+  const int count = row.input_count;
+  auto* collations = static_cast<uint32_t*>(palloc(sizeof(uint32_t) * (count + 1)));
+  for (int i = 0; i < count; ++i) collations[i] = input_collation(&plain, row, i);
   // From here on only C++: nothing below calls PostgreSQL.
   auto* evaluator = new Evaluator(plain);
   Program& program = evaluator->program;

@@ -37,6 +37,9 @@ struct Evaluator {
 // plain PostgreSQL code: may ereport.
 Evaluator* find_evaluator(int64 program);
 
+// An error may leave an evaluation without its end: the end of the transaction is one.
+void end_evaluation();
+
 // Attribute numbers of an evaluator's columns on one relation of the source's tree; palloc'ed. May ereport.
 AttrNumber* map_attributes(const Evaluator* evaluator, Relation relation);
 

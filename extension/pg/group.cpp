@@ -154,22 +154,28 @@ List* read_members(const Draft* draft) {
   return members;
 }
 
-// The widest pane that serves all windows of the group; 0 if it has none.
-int64 group_pane(int32 group, int64 with, int64* widest_allowed) {
+// The least time a window lasts.
+int64 window_length(const WindowSize& size) {
+  if (size.months > 0) return size.months * 28 * micros_per_day;
+  return size.days > 0 ? size.days * micros_per_day : size.micros;
+}
+
+// The widest pane that serves all windows of the group, and those of a pane `with`; 0 if there are none. Makes
+// `narrowest` the length of the narrowest window if that is less.
+int64 group_pane(int32 group, int64 with, int64* narrowest) {
   int64 pane = with;
-  int64 narrowest = with;
   open_catalogs();
   const uint64 rows =
       read("SELECT window_size FROM tick_catalog.rollup WHERE group_id = $1 AND window_size IS NOT NULL",
            Int32GetDatum(group), INT4OID);
   for (uint64 row = 0; row < rows; ++row) {
     const Interval* size = DatumGetIntervalP(field(row, 1));
-    const int64 width = pane_width(WindowSize{size->month, size->day, size->time});
+    const WindowSize window{size->month, size->day, size->time};
+    const int64 width = pane_width(window);
     pane = pane == 0 ? width : common_pane(pane, width);
-    narrowest = narrowest == 0 ? width : Min(narrowest, width);
+    *narrowest = Min(*narrowest, window_length(window));
   }
   close_catalogs();
-  *widest_allowed = narrowest;
   return pane;
 }
 
@@ -194,9 +200,9 @@ Draft* find_group(const Definition* def, int64 pane) {
   foreach (cell, read_drafts("p.source = $1", ObjectIdGetDatum(def->source), OIDOID)) {
     auto* draft = static_cast<Draft*>(lfirst(cell));
     if (!same_rows(draft, def)) continue;
-    int64 narrowest;
+    int64 narrowest = pane == 0 ? PG_INT64_MAX : window_length(def->window_size);
     const int64 common = group_pane(draft->group, pane, &narrowest);
-    if (common * 4 < narrowest) continue;
+    if (common > 0 && common < narrowest / 4) continue;
     draft->pane = common;
     return draft;
   }
@@ -342,7 +348,7 @@ void shrink_group(int32 group) {
     return;
   }
   Draft* draft = without_unused(old, members);
-  int64 narrowest;
+  int64 narrowest = PG_INT64_MAX;
   draft->pane = group_pane(group, 0, &narrowest);
   if (draft->pane == 0) draft->time = -1;
   write_members(members, write_program(draft));

@@ -87,6 +87,9 @@ void check_aggregate(const Definition* def, const Aggref* aggregate, Family whic
     if (type_is_collatable(exprType(expr)) && !OidIsValid(aggregate->inputcollid))
       refuse(def, aggregate, "of arguments with different collations",
              "Give them one collation with COLLATE.");
+    if (type_is_collatable(exprType(expr)) && !get_collation_isdeterministic(aggregate->inputcollid))
+      refuse(def, aggregate, "over a nondeterministic collation",
+             "Give its argument a deterministic collation, as in COLLATE \"C\".");
     if (ordered                                          ? i > 0 && !can_be_ordered(type)
         : (which == Family::min || which == Family::max) ? !can_be_ordered(type)
                                                          : !can_be_added(type))

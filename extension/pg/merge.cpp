@@ -14,6 +14,8 @@
 namespace tick::pg {
 namespace {
 
+constexpr int most_lock_failures = 3;
+constexpr TimestampTz locked_out_for = USECS_PER_SEC / 2;
 constexpr TimestampTz max_skew = 5 * USECS_PER_SEC;
 constexpr size_t recompute_memory = 256u * 1024 * 1024;
 
@@ -79,6 +81,15 @@ void execute(const std::string& sql) {
   });
 }
 
+// Capture and scan read the table themselves; that must not show an owner more than SQL would.
+void check_source_rights(const Rollup& rollup) {
+  call([&] {
+    if (pg_class_aclcheck(rollup.source, rollup.owner, ACL_SELECT) != ACLCHECK_OK)
+      ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+                      errmsg("the owner of rollup %s may no longer read its source", rollup.name.c_str())));
+  });
+}
+
 bool is_transient(int sqlstate) {
   return sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE || sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED ||
          sqlstate == ERRCODE_LOCK_NOT_AVAILABLE || sqlstate == ERRCODE_QUERY_CANCELED ||
@@ -94,15 +105,23 @@ struct Merger::Turn {
   uint64_t cut = 0;
   std::map<int64_t, std::unique_ptr<Fold>> folds;
   Rollup* recomputed = nullptr;    // whose windows this turn recomputes
-  Range range{0, 0, false};        // which of them
+  std::vector<Range> ranges;       // which of them, ascending and apart; all fresh or all dirty
+  Micros lo = minus_infinity;      // the part of them below is left to a later turn
+  Micros hi = plus_infinity;       // the greatest of their ends
   std::vector<Leaf> leaves;        // of its source, locked before the snapshot
   std::map<Oid, Micros> max_time;  // source -> newest time of the deltas
   std::map<Oid, int64_t> rows;
   std::map<Oid, TimestampTz> watermarks;     // before this turn
-  bool locked_out = false;                   // the source could not be locked: recompute later
   std::map<int64_t, std::string> corrupted;  // programs with a delta that cannot be read
   TimestampTz started = 0;
   TurnResult result;
+
+  // True for windows that this turn replaces by what the source holds.
+  bool recomputes(Micros window) const {
+    const auto after = std::upper_bound(ranges.begin(), ranges.end(), window,
+                                        [](Micros at, const Range& range) { return at < range.lo; });
+    return after != ranges.begin() && window >= lo && window < std::prev(after)->hi;
+  }
 };
 
 Merger::Merger() = default;
@@ -116,10 +135,14 @@ TurnResult Merger::turn() {
     const int rollup = current_;
     const bool transient = is_transient(error.data->sqlerrcode);
     const std::string message = error.data->message == nullptr ? "unknown error" : error.data->message;
-    if (rollup == 0 || transient) {
+    // Somebody holds the state table: others cannot wait for him for ever.
+    const bool stuck = rollup != 0 && error.data->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE &&
+                       ++lock_failures_[rollup] >= most_lock_failures;
+    if (rollup == 0 || (transient && !stuck)) {
       generation_ = 0;
       throw;
     }
+    lock_failures_.erase(rollup);
     call([&] { AbortCurrentTransaction(); });
     set_aside(rollup, message);
   } catch (const Error& error) {
@@ -167,8 +190,8 @@ TurnResult Merger::attempt() {
     if (leaves) {
       turn.leaves = std::move(*leaves);
     } else {
+      locked_out_[turn.recomputed->source] = GetCurrentTimestamp() + locked_out_for;
       turn.recomputed = nullptr;
-      turn.locked_out = true;
     }
     current_ = 0;
   }
@@ -208,19 +231,38 @@ TurnResult Merger::attempt() {
     CommitTransactionCommand();
   });
   for (const Rollup& rollup : rollups_)
-    if (rollup.status != "error" && !rollup.pending.empty() && !turn.locked_out) turn.result.more = true;
+    if (rollup.status != "error" && rollup.pending() && !locked_out_.contains(rollup.source)) turn.result.more = true;
   if (turn.cut != 0) turn.result.more = true;
   return turn.result;
 }
 
-// Chooses a rollup with windows to recompute: what to lock has to be known before the snapshot.
+// Chooses a rollup with windows to recompute: what to lock has to be known before the snapshot. They take turns; one
+// whose source is locked by somebody is passed over for a while.
 void Merger::plan_recompute(Turn& turn) {
   if (generation_ == 0) return;
+  const TimestampTz now = GetCurrentTimestamp();
+  std::erase_if(locked_out_, [&](const auto& until) { return until.second <= now; });
+  Rollup* chosen = nullptr;
   for (Rollup& rollup : rollups_) {
-    if (rollup.status == "error" || rollup.pending.empty()) continue;
-    turn.recomputed = &rollup;
-    turn.range = rollup.pending.front();
+    if (rollup.status == "error" || !rollup.pending() || locked_out_.contains(rollup.source)) continue;
+    if (chosen == nullptr || (chosen->id <= last_recomputed_ && rollup.id > last_recomputed_)) chosen = &rollup;
+  }
+  if (chosen == nullptr) return;
+  last_recomputed_ = chosen->id;
+  turn.recomputed = chosen;
+  if (!chosen->fresh.empty()) {
+    const auto newest = [](const Range& a, const Range& b) { return a.hi < b.hi; };
+    turn.ranges = {*std::max_element(chosen->fresh.begin(), chosen->fresh.end(), newest)};
     return;
+  }
+  // All dirty windows in one scan; overlapping ranges become one.
+  std::vector<Range> sorted = chosen->dirty;
+  std::sort(sorted.begin(), sorted.end(), [](const Range& a, const Range& b) { return a.lo < b.lo; });
+  for (const Range& range : sorted) {
+    if (!turn.ranges.empty() && range.lo <= turn.ranges.back().hi)
+      turn.ranges.back().hi = std::max(turn.ranges.back().hi, range.hi);
+    else
+      turn.ranges.push_back(range);
   }
 }
 
@@ -249,7 +291,7 @@ void Merger::load(Turn& turn) {
   rollups_ = load_rollups(0);
   generation_ = generation;
   const bool pending = std::any_of(rollups_.begin(), rollups_.end(), [](const Rollup& rollup) {
-    return rollup.status != "error" && !rollup.pending.empty();
+    return rollup.status != "error" && rollup.pending();
   });
   if (planned || pending) turn.result.more = true;
 }
@@ -312,7 +354,8 @@ void Merger::consume(Turn& turn) {
 void Merger::set_aside_in_turn(Turn& turn, Rollup& rollup, const std::string& reason) {
   mark_set_aside(rollup.id, reason);
   rollup.status = "error";
-  rollup.pending = {{minus_infinity, plus_infinity, true}};
+  rollup.fresh = {{minus_infinity, plus_infinity, true}};
+  rollup.dirty.clear();
   if (turn.recomputed == &rollup) turn.recomputed = nullptr;
 }
 
@@ -350,15 +393,15 @@ void Merger::merge_deltas(Turn& turn) {
       if (!delta || items == rollup.items.end()) continue;
       fold.merge(*delta, items->second, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
         const auto window = window_of(rollup, from.pane(slot));
-        if (!window || rollup.fresh(*window)) return std::nullopt;
+        if (!window || rollup.is_fresh(*window)) return std::nullopt;
         // What was recomputed in this very snapshot already has these rows.
-        if (turn.recomputed == &rollup && *window >= turn.range.lo && *window < turn.range.hi)
-          return std::nullopt;
+        if (turn.recomputed == &rollup && turn.recomputes(*window)) return std::nullopt;
         return window;
       });
     }
+    if (fold.slots() > 0) check_source_rights(rollup);
     merge_into_state(turn, rollup, fold);
-    mark_dirty(turn, rollup, fold);
+    mark_dirty(rollup, fold);
     current_ = 0;
   }
   for (const auto& [program, fold] : turn.folds) {
@@ -385,7 +428,7 @@ void Merger::merge_into_state(Turn& turn, const Rollup& rollup, const Fold& fold
 }
 
 // Rows have left these windows: they are recomputed from the source, in a later turn.
-void Merger::mark_dirty(Turn& turn, Rollup& rollup, const Fold& fold) {
+void Merger::mark_dirty(Rollup& rollup, const Fold& fold) {
   std::set<Micros> windows;
   for (size_t slot = 0; slot < fold.slots(); ++slot)
     if (fold.removed(slot) > 0) windows.insert(fold.pane(slot));
@@ -398,25 +441,49 @@ void Merger::mark_dirty(Turn& turn, Rollup& rollup, const Fold& fold) {
     else
       ranges.push_back(range);
   }
+  if (ranges.empty()) return;
+  std::map<Micros, Micros> known;  // lo -> greatest hi
+  for (const Range& range : rollup.dirty) known[range.lo] = std::max(known[range.lo], range.hi);
   for (const Range& range : ranges) {
-    const bool known = std::any_of(rollup.pending.begin(), rollup.pending.end(), [&](const Range& pending) {
-      return pending.lo <= range.lo && pending.hi >= range.hi;
-    });
-    if (known) continue;
+    const auto after = known.upper_bound(range.lo);
+    if (after != known.begin() && std::prev(after)->second >= range.hi) continue;
     insert_pending(rollup.id, range);
-    rollup.pending.push_back(range);
+    rollup.dirty.push_back(range);
   }
-  (void)turn;
 }
 
-void Merger::remove_windows(const Rollup& rollup, const Range& range) {
-  std::string sql = "DELETE FROM " + rollup.state_name;
-  if (rollup.windowed) sql += " WHERE " + rollup.time_column + " >= $1 AND " + rollup.time_column + " < $2";
+// Replaces a pending range by the part of it that lies below `lo`, if any.
+void Merger::shorten_pending(Rollup& rollup, const Range& range, Micros lo) {
+  delete_pending(rollup.id, range);
+  auto& ranges = range.fresh ? rollup.fresh : rollup.dirty;
+  std::erase_if(ranges, [&](const Range& known) { return known.lo == range.lo && known.hi == range.hi; });
+  if (range.lo >= lo) return;
+  const Range rest{range.lo, std::min(range.hi, lo), range.fresh};
+  insert_pending(rollup.id, rest);
+  ranges.push_back(rest);
+}
+
+// Deletes the state of the windows that are being recomputed.
+void Merger::remove_windows(const Turn& turn, const Rollup& rollup) {
+  std::string sql = "DELETE FROM " + rollup.state_name + " AS s";
+  if (rollup.windowed)
+    sql += " USING unnest($1, $2) AS r (lo, hi) WHERE s." + rollup.time_column + " >= r.lo AND s." +
+           rollup.time_column + " < r.hi";
   const char* text = sql.c_str();
   const Oid type = rollup.windowed ? rollup.column_types.at(rollup.program.keys.size()) : TIMESTAMPTZOID;
+  const int count = static_cast<int>(turn.ranges.size());
   call([&] {
-    Oid types[2] = {type, type};
-    Datum values[2] = {TimestampTzGetDatum(range.lo), TimestampTzGetDatum(range.hi)};
+    auto* lo = static_cast<Datum*>(palloc(sizeof(Datum) * (count + 1)));
+    auto* hi = static_cast<Datum*>(palloc(sizeof(Datum) * (count + 1)));
+    int ranges = 0;
+    for (const Range& range : turn.ranges) {
+      if (range.hi <= turn.lo) continue;
+      lo[ranges] = TimestampTzGetDatum(std::max(range.lo, turn.lo));
+      hi[ranges++] = TimestampTzGetDatum(range.hi);
+    }
+    Oid types[2] = {get_array_type(type), get_array_type(type)};
+    Datum values[2] = {PointerGetDatum(construct_array(lo, ranges, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)),
+                       PointerGetDatum(construct_array(hi, ranges, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE))};
     const Identity identity = become(rollup.owner);
     const int code = SPI_execute_with_args(text, rollup.windowed ? 2 : 0, types, values, nullptr, false, 0);
     if (code != SPI_OK_DELETE) elog(ERROR, "pg_tick: recompute failed: %s", SPI_result_code_string(code));
@@ -424,36 +491,30 @@ void Merger::remove_windows(const Rollup& rollup, const Range& range) {
   });
 }
 
-// Replaces the windows of one range by what the source holds in this snapshot.
+// Replaces windows by what the source holds in this snapshot.
 void Merger::recompute(Turn& turn) {
   Rollup& rollup = *turn.recomputed;
   current_ = rollup.id;
-  const Range whole = turn.range;
   Evaluator* evaluator = call([&] { return find_evaluator(rollup.newest); });
-  if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, turn.range.lo, turn.range.hi);
+  turn.lo = turn.ranges.front().lo;
+  turn.hi = turn.ranges.back().hi;
+  if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, turn.lo, turn.hi);
   Fold panes(evaluator->program);
-  if (rollup.windowed) panes.restrict_to(turn.range.lo, turn.range.hi);
+  if (rollup.windowed) panes.restrict_to(turn.lo, turn.hi);
   scan(turn, evaluator, panes);
   Fold fold(rollup.program);
   fold.merge(panes, rollup.items.at(rollup.newest),
              [&](const Fold& from, size_t slot) -> std::optional<Micros> {
                const auto window = window_of(rollup, from.pane(slot));
-               if (!window || *window < turn.range.lo || *window >= turn.range.hi) return std::nullopt;
-               return window;
+               return window && turn.recomputes(*window) ? window : std::nullopt;
              });
   note_times(turn, rollup.source, panes);
-  remove_windows(rollup, turn.range);
+  remove_windows(turn, rollup);
   merge_into_state(turn, rollup, fold);
-  std::erase_if(rollup.pending, [&](const Range& range) {
-    return range.lo == whole.lo && range.hi == whole.hi && range.fresh == whole.fresh;
-  });
-  delete_pending(rollup.id, whole);
-  if (whole.lo < turn.range.lo) {
-    const Range rest{whole.lo, turn.range.lo, whole.fresh};
-    insert_pending(rollup.id, rest);
-    rollup.pending.insert(rollup.pending.begin(), rest);
-  }
-  if (rollup.status == "backfill" && rollup.pending.empty()) {
+  const std::vector<Range> done = turn.ranges.front().fresh ? turn.ranges : rollup.dirty;
+  for (const Range& range : done)
+    if (range.hi > turn.lo) shorten_pending(rollup, range, turn.lo);
+  if (rollup.status == "backfill" && rollup.fresh.empty()) {
     execute("UPDATE tick_catalog.rollup SET status = 'live' WHERE id = " + std::to_string(rollup.id));
     rollup.status = "live";
   }
@@ -464,14 +525,9 @@ void Merger::recompute(Turn& turn) {
 void Merger::scan(Turn& turn, Evaluator* evaluator, Fold& fold) {
   RowBatch* batch = call([&] { return make_batch(evaluator, CurrentMemoryContext); });
   const Rollup& rollup = *turn.recomputed;
-  call([&] {
-    // Reading the table ourselves must not show an owner more than SQL would.
-    if (pg_class_aclcheck(rollup.source, rollup.owner, ACL_SELECT) != ACLCHECK_OK)
-      ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-                      errmsg("the owner of rollup %s may no longer read its source", rollup.name.c_str())));
-  });
+  check_source_rights(rollup);
   for (const Leaf& leaf : turn.leaves) {
-    if (rollup.windowed && leaf.bounded && (leaf.hi <= turn.range.lo || leaf.lo >= turn.range.hi)) continue;
+    if (rollup.windowed && leaf.bounded && (leaf.hi <= turn.lo || leaf.lo >= turn.hi)) continue;
     Relation relation = nullptr;
     TableScanDesc table = nullptr;
     TupleTableSlot* slot = nullptr;
@@ -496,9 +552,9 @@ void Merger::scan(Turn& turn, Evaluator* evaluator, Fold& fold) {
         for (size_t at = 0; at < fold.slots(); ++at) panes.push_back(fold.pane(at));
         std::nth_element(panes.begin(), panes.begin() + panes.size() / 2, panes.end());
         const Micros middle = window_end(window_start(panes[panes.size() / 2], rollup.size), rollup.size);
-        if (middle <= turn.range.lo || middle >= turn.range.hi) continue;  // one window: nothing to leave out
-        turn.range.lo = middle;
-        fold.restrict_to(turn.range.lo, turn.range.hi);
+        if (middle <= turn.lo || middle >= turn.hi) continue;  // one window: nothing to leave out
+        turn.lo = middle;
+        fold.restrict_to(turn.lo, turn.hi);
       }
     }
     call([&] {

@@ -38,8 +38,9 @@ class Merger {
   void scan(Turn& turn, Evaluator* evaluator, Fold& fold);
   void load_watermarks(Turn& turn);
   void merge_into_state(Turn& turn, const Rollup& rollup, const Fold& fold);
-  void remove_windows(const Rollup& rollup, const Range& range);
-  void mark_dirty(Turn& turn, Rollup& rollup, const Fold& fold);
+  void remove_windows(const Turn& turn, const Rollup& rollup);
+  void mark_dirty(Rollup& rollup, const Fold& fold);
+  void shorten_pending(Rollup& rollup, const Range& range, Micros lo);
   void set_aside_failures(Turn& turn);
   void set_aside_in_turn(Turn& turn, Rollup& rollup, const std::string& reason);
   void set_aside(int rollup, const std::string& reason);
@@ -49,6 +50,9 @@ class Merger {
 
   int64_t generation_ = 0;
   std::vector<Rollup> rollups_;
+  int last_recomputed_ = 0;
+  std::map<Oid, TimestampTz> locked_out_;  // sources whose leaves somebody holds: not before
+  std::map<int, int> lock_failures_;       // of rollups whose state table could not be locked
   int current_ = 0;  // the rollup whose work may fail now, 0 = none
 };
 

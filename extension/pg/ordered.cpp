@@ -46,8 +46,16 @@ void describe(FunctionCallInfo fcinfo, int from, int count, Ranked* ranked) {
   check_order(*ranked);
 }
 
+// For two rows of `count` arguments each, which must have the same types.
 const Ranked* described(FunctionCallInfo fcinfo, int count) {
   if (fcinfo->flinfo->fn_extra == nullptr) {
+    for (int i = 0; i < count; ++i) {
+      const Oid mine = get_fn_expr_argtype(fcinfo->flinfo, i);
+      const Oid other = get_fn_expr_argtype(fcinfo->flinfo, i + count);
+      if (mine != other)
+        ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH), errmsg("cannot compare type %s with type %s",
+                                                                   format_type_be(mine), format_type_be(other))));
+    }
     auto* ranked = static_cast<Ranked*>(MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(Ranked)));
     describe(fcinfo, 0, count, ranked);
     fcinfo->flinfo->fn_extra = ranked;

@@ -84,7 +84,7 @@ void refresh(const Texts* texts) {
 }
 
 void refresh_all() {
-  const Actor caller = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+  const Actor caller = act_as_extension();
   const int level = fixed_path();
   ListCell* cell;
   foreach (cell, read_texts()) refresh(static_cast<Texts*>(lfirst(cell)));

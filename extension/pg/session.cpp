@@ -25,19 +25,36 @@ Actor act_as(Oid role, int flags) {
   Actor before;
   GetUserIdAndSecContext(&before.user, &before.context);
   SetUserIdAndSecContext(role, before.context | flags);
+  before.path = fixed_path();
   return before;
 }
 
+Actor act_as_extension() {
+  return act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+}
+
 void act_again(const Actor& before) {
+  close_path(before.path);
   SetUserIdAndSecContext(before.user, before.context);
 }
 
 int fixed_path() {
-  const int level = NewGUCNestLevel();
   // Compiling takes longer than anything that is run here.
-  (void)set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-  (void)set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-                          true, 0, false);
+  static constexpr const char* settings[][2] = {{"search_path", "pg_catalog, pg_temp"},
+                                                {"jit", "off"},
+                                                {"extra_float_digits", "1"},
+                                                {"bytea_output", "hex"},
+                                                {"IntervalStyle", "postgres"},
+                                                {"DateStyle", "ISO, MDY"},
+                                                {"TimeZone", "UTC"},
+                                                {"xmlbinary", "base64"},
+                                                {"xmloption", "content"}};
+  const int level = NewGUCNestLevel();
+  for (const auto& [name, value] : settings) {
+    const char* present = GetConfigOption(name, false, false);
+    if (present == nullptr || strcmp(present, value) != 0)
+      (void)set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+  }
   return level;
 }
 

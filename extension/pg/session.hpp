@@ -1,4 +1,5 @@
-// Under whose name and search_path a piece of SQL runs, and the short way to run one.
+// Under whose name, search_path and settings a piece of SQL runs, and the short way to run one. The name never
+// changes without the path: what a caller put in front of pg_catalog must not run as somebody else.
 // Nothing here is undone by a destructor: an ereport leaves it to the transaction's abort, which restores
 // both.
 #pragma once
@@ -12,17 +13,20 @@ namespace tick::pg {
 struct Actor {
   Oid user;
   int context;
+  int path;
 };
 
 // Returns the role that owns the extension and its catalogs.
 Oid extension_owner();
 
-// Switches to a role; `flags` are SECURITY_* bits to add. act_again() switches back.
+// Switches to a role under fixed_path(); `flags` are SECURITY_* bits to add. act_again() takes both back.
 Actor act_as(Oid role, int flags);
+Actor act_as_extension();
 void act_again(const Actor& before);
 
-// Sets search_path to pg_catalog, so that whatever is deparsed names its schemas, and jit off. Returns what
-// close_path() takes.
+// Keeps the present role, and sets search_path to pg_catalog, so that whatever is deparsed names its schemas,
+// jit off, and what IMMUTABLE functions read of the session (the output of floats, bytea, intervals) to one
+// value for writers, worker and readers. Returns what close_path() takes.
 int fixed_path();
 void close_path(int level);
 

@@ -1,5 +1,7 @@
 #include "state.hpp"
 
+#include <algorithm>
+
 #include "guard.hpp"
 #include "session.hpp"
 
@@ -7,6 +9,7 @@ namespace tick::pg {
 namespace {
 
 constexpr size_t slice_rows = 4096;
+constexpr size_t slice_memory = 32 * 1024 * 1024;
 
 struct Slice {
   const Rollup& rollup;
@@ -258,8 +261,11 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
 
 void merge_state(const Rollup& rollup, const Fold& fold, TimestampTz now,
                  std::optional<TimestampTz> watermark) {
-  for (size_t from = 0; from < fold.slots(); from += slice_rows) {
-    const size_t to = std::min(from + slice_rows, fold.slots());
+  if (fold.slots() == 0) return;
+  // An array of one slice must fit into PostgreSQL's largest allocation, however wide the values are.
+  const size_t rows = std::clamp<size_t>(slice_memory / (fold.memory() / fold.slots() + 1), 1, slice_rows);
+  for (size_t from = 0; from < fold.slots(); from += rows) {
+    const size_t to = std::min(from + rows, fold.slots());
     const StateColumns state = state_columns(rollup, fold, from, to);
     if (state.cells.size() != rollup.columns.size())
       throw Error{Error::Code::internal, "state table of " + rollup.name + " does not fit its program"};

@@ -200,14 +200,12 @@ void check_inheritance(Oid source, const char* name, const char* text, int locat
 void check_not_ours(Oid source, const char* name, const char* text, int location) {
   Oid types[] = {OIDOID};
   Datum values[] = {ObjectIdGetDatum(source)};
-  const Actor caller = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
-  const int level = fixed_path();
+  const Actor caller = act_as_extension();
   open_catalogs();
   SPI_execute_with_args("SELECT FROM tick_catalog.rollup WHERE $1 IN (state, view)", 1, types, values,
                         nullptr, true, 1);
   const bool ours = SPI_processed > 0;
   close_catalogs();
-  close_path(level);
   act_again(caller);
   if (ours)
     ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),

@@ -1,4 +1,5 @@
 // What a session may ask of the engine: deltas not merged yet, waiting for the worker, its counters.
+#include "capture.hpp"
 #include "catalog.hpp"
 #include "guard.hpp"
 #include "queue.hpp"
@@ -14,7 +15,7 @@ void put_unmerged(ReturnSetInfo* result, int id) {
   Oid view = InvalidOid;
   Actor actor{};
   call([&] {
-    actor = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+    actor = act_as_extension();
     SPI_connect();
     char sql[128];
     snprintf(sql, sizeof sql, "SELECT view FROM tick_catalog.rollup WHERE id = %d", id);
@@ -41,15 +42,25 @@ void put_unmerged(ReturnSetInfo* result, int id) {
     if (!delta) delta = std::make_unique<Fold>(evaluator->program);
     merge_delta(*delta, payload);
   });
+  // What this transaction has written to leaves directly, and not flushed.
+  for (const auto& [program, items] : rollup.items)
+    visit_unflushed(program, [&](const Fold& unflushed) {
+      fold.merge(unflushed, items, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
+        const auto window = window_of(rollup, from.pane(slot));
+        return window && !rollup.is_fresh(*window) ? window : std::nullopt;
+      });
+    });
   for (const auto& [program, delta] : folds)
     fold.merge(*delta, rollup.items.at(program), [&](const Fold& from, size_t slot) -> std::optional<Micros> {
       const auto window = window_of(rollup, from.pane(slot));
-      return window && !rollup.fresh(*window) ? window : std::nullopt;
+      return window && !rollup.is_fresh(*window) ? window : std::nullopt;
     });
   const StateColumns state = state_columns(rollup, fold, 0, fold.slots());
   const size_t columns = state.cells.size();
-  if (static_cast<int>(columns) != result->setDesc->natts)
-    throw Error{Error::Code::invalid_argument, "column definition list does not fit the state table"};
+  bool fits = static_cast<int>(columns) == result->setDesc->natts;
+  for (size_t c = 0; fits && c < columns; ++c)
+    fits = TupleDescAttr(result->setDesc, static_cast<int>(c))->atttypid == rollup.column_types.at(c);
+  if (!fits) throw Error{Error::Code::invalid_argument, "column definition list does not fit the state table"};
   call([&] {
     auto* values = static_cast<Datum*>(palloc(sizeof(Datum) * columns));
     auto* nulls = static_cast<bool*>(palloc(columns));
@@ -91,6 +102,7 @@ bool is_merged(Oid view, const char* until) {
       "SELECT NOT EXISTS (SELECT FROM tick_catalog.frontier f, (SELECT xid FROM tick_catalog.queue_0"
       "  UNION ALL SELECT xid FROM tick_catalog.queue_1 UNION ALL SELECT xid FROM tick_catalog.queue_2) q"
       "  WHERE q.xid >= pg_snapshot_xmin(f.snapshot) AND NOT pg_visible_in_snapshot(q.xid, f.snapshot)"
+      "  AND q.xid IS DISTINCT FROM pg_current_xact_id_if_assigned()"
       "  AND pg_visible_in_snapshot(q.xid, $1::pg_snapshot))"
       " AND NOT EXISTS (SELECT FROM tick_catalog.rollup r JOIN tick_catalog.pending p ON p.rollup = r.id"
       "  WHERE r.status <> 'error' AND (r.view = $2 OR $2 IS NULL))",
@@ -107,7 +119,7 @@ Datum wait_merged(FunctionCallInfo fcinfo) {
     ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("timeout must not be null")));
   const TimestampTz deadline = DatumGetTimestampTz(DirectFunctionCall2(
       timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()), PG_GETARG_DATUM(1)));
-  const Actor actor = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+  const Actor actor = act_as_extension();
   PushActiveSnapshot(GetLatestSnapshot());
   SPI_connect();
   bool null;

@@ -50,24 +50,25 @@ const char* holders(Oid source, LOCKMODE mode) {
   Datum values[] = {ObjectIdGetDatum(source), BoolGetDatum(mode == AccessExclusiveLock)};
   const char* result = nullptr;
   MemoryContext memory = CurrentMemoryContext;
+  const Actor caller = act_as_extension();
   open_catalogs();
   SPI_execute_with_args(
       "SELECT string_agg(DISTINCT CASE WHEN l.pid IS NOT NULL THEN 'process ' || l.pid ELSE 'prepared "
-      "transaction ' || "
-      "coalesce(quote_literal(x.gid), l.virtualtransaction) END, ', ') FROM pg_locks AS l LEFT JOIN "
-      "pg_prepared_xacts AS x ON l.virtualtransaction = '-1/' || x.transaction::text WHERE l.granted AND "
-      "l.locktype = "
+      "transaction ' || coalesce(quote_literal(x.gid), l.virtualtransaction) END, ', ') FROM pg_locks AS l "
+      // A prepared transaction keeps the virtual one that its session had until a restart.
+      "LEFT JOIN pg_locks AS t ON t.pid IS NULL AND l.pid IS NULL AND t.locktype = 'transactionid' AND "
+      "t.granted AND t.virtualtransaction = l.virtualtransaction "
+      "LEFT JOIN pg_prepared_xacts AS x ON x.transaction = t.transactionid WHERE l.granted AND l.locktype = "
       "'relation' AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()) "
-      "AND "
-      "l.relation IN (SELECT $1 UNION ALL SELECT relid FROM pg_partition_tree($1)) AND l.pid IS DISTINCT "
-      "FROM "
-      "pg_backend_pid() AND ($2 OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))",
+      "AND l.relation IN (SELECT $1 UNION ALL SELECT relid FROM pg_partition_tree($1)) AND l.pid IS DISTINCT "
+      "FROM pg_backend_pid() AND ($2 OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))",
       2, types, values, nullptr, true, 1);
   if (SPI_processed == 1) {
     char* found = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
     if (found != nullptr) result = MemoryContextStrdup(memory, found);
   }
   close_catalogs();
+  act_again(caller);
   return result == nullptr ? "none any more" : result;
 }
 
@@ -131,8 +132,7 @@ bool has_programs(Oid source) {
 
 void attach_triggers(Oid source) {
   const char* arguments = program_arguments(source);
-  const Actor before = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
-  const int level = fixed_path();
+  const Actor before = act_as_extension();
   const bool paused = pause_audit(true);
   List* relations = find_all_inheritors(source, NoLock, nullptr);
   if (arguments != nullptr) {
@@ -157,7 +157,6 @@ void attach_triggers(Oid source) {
           "BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.refuse_truncate()");
   }
   (void)pause_audit(paused);
-  close_path(level);
   act_again(before);
 }
 

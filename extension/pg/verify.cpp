@@ -32,7 +32,7 @@ Verified* read_rollup(Oid view) {
   Oid types[] = {OIDOID};
   Datum values[] = {ObjectIdGetDatum(view)};
   MemoryContext memory = CurrentMemoryContext;
-  const Actor caller = act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
+  const Actor caller = act_as_extension();
   open_catalogs();
   SPI_execute_with_args(
       "SELECT definition, source, owner, merged, time_column, window_size, key_columns "

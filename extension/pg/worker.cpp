@@ -244,7 +244,7 @@ void wait_for_work(DatabaseSlot* slot, uint64 seen) {
 void safe_settings() {
   const char* settings[][2] = {{"search_path", "pg_catalog, pg_temp"},
                                {"statement_timeout", "0"},
-                               {"lock_timeout", "0"},
+                               {"lock_timeout", "5s"},
                                {"idle_in_transaction_session_timeout", "0"},
                                {"default_transaction_isolation", "read committed"},
                                {"default_transaction_read_only", "off"},

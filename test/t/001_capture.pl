@@ -107,6 +107,48 @@ exact($node, 'while the queue rotates');
 wait_for($node, q{SELECT sum(pg_relation_size(c.oid)) < 300000 FROM pg_class c WHERE relname ~ '^queue_\d$'});
 exact($node, 'after it has rotated');
 
+# What a transaction has written to a leaf directly is not flushed yet; verify counts it all the same.
+is($node->safe_psql('postgres', "BEGIN; INSERT INTO trades_1 VALUES $row; SELECT count(*) FROM tick.verify('candles_1m'); ROLLBACK"),
+  '0', 'verify sees what the same transaction wrote to a partition');
+
+# Many windows dirty at once are one scan, and the rollups of other tables do not wait for a table that is locked.
+$node->safe_psql('postgres', q{
+  CREATE TABLE wide (k text, ts timestamptz, v float8);
+  INSERT INTO wide SELECT 'a', '2024-01-01 00:00+00'::timestamptz + i * interval '2 minutes', i FROM generate_series(1, 20000) i;
+  SELECT tick.create_rollup('wide_1m', 'SELECT k, tick.tumble(ts, ''1 minute'') AS t, sum(v) AS s FROM wide GROUP BY 1, 2');
+  SELECT tick.wait(NULL)});
+$node->safe_psql('postgres', q{DELETE FROM wide WHERE v::int % 3 = 0});
+is($node->safe_psql('postgres', q{SELECT tick.wait('wide_1m', '20 s')}), 't', 'thousands of dirty windows');
+exact($node, 'thousands of dirty windows');
+my $locker = $node->background_psql('postgres');
+$node->safe_psql('postgres', 'DELETE FROM wide WHERE v < 100');
+$locker->query_safe('BEGIN; LOCK TABLE wide');
+$node->safe_psql('postgres', q{SELECT tick.create_rollup('late', 'SELECT symbol, count(*) AS n FROM trades GROUP BY 1')});
+is($node->safe_psql('postgres', q{SELECT tick.wait('late', '20 s')}), 't', 'a locked source does not stop others');
+$locker->query_safe('COMMIT');
+$locker->quit;
+exact($node, 'after the lock');
+
+# Wide values: flushed early, merged in slices.
+$node->safe_psql('postgres', q{
+  CREATE TABLE blobs (k int, ts timestamptz, v text);
+  SELECT tick.create_rollup('last_blob', 'SELECT k, tick.last(v, ts) AS v FROM blobs GROUP BY 1');
+  INSERT INTO blobs SELECT i, now(), repeat(i::text, 60000) FROM generate_series(1, 1500) i});
+exact($node, 'wide values');
+
+# A function that a rollup calls is replaced.
+$node->safe_psql('postgres', q{
+  CREATE FUNCTION scaled(x float8) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT x * 2';
+  SELECT tick.create_rollup('scaled_sum', 'SELECT symbol, sum(scaled(price)) AS s FROM trades GROUP BY 1');
+  INSERT INTO trades SELECT * FROM random_trades(100, 0.91)});
+exact($node, 'with the first function');
+$node->safe_psql('postgres', q{
+  INSERT INTO trades SELECT * FROM random_trades(10, 0.92);
+  CREATE OR REPLACE FUNCTION scaled(x float8) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT x * 10';
+  INSERT INTO trades SELECT * FROM random_trades(10, 0.93)});
+exact($node, 'with the second');
+$node->safe_psql('postgres', 'DROP TABLE wide, blobs CASCADE');
+
 # The tool that says so must notice: change, delete and add a state row. It is asked in the same transaction, so that
 # the broken row is never committed.
 my %breaks = (
