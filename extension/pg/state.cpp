@@ -1,6 +1,9 @@
 #include "state.hpp"
 
 #include <algorithm>
+#include <map>
+#include <string>
+#include <unordered_map>
 
 #include "guard.hpp"
 #include "session.hpp"
@@ -177,6 +180,59 @@ void merge_row(const Slice& slice, int row, Datum* values, bool* nulls) {
   }
 }
 
+// Where the row of a key and window was last written. Rows move with each update, and this worker is the one that
+// moves them: most are found without the index. A hint only: what lies there must be visible and have the key.
+class Places {
+ public:
+  ItemPointerData* find(const std::string& key) {
+    const auto known = places_.find(key);
+    return known == places_.end() ? nullptr : &known->second;
+  }
+  void remember(const std::string& key, const ItemPointerData& place) {
+    if (places_.size() >= most) places_.clear();
+    places_.insert_or_assign(key, place);
+  }
+
+ private:
+  static constexpr size_t most = 100'000;
+  std::unordered_map<std::string, ItemPointerData> places_;
+};
+
+Places& places_of(Oid table) {
+  static std::map<Oid, Places> places;
+  if (places.size() > 100 && !places.contains(table)) places.clear();  // tables come and go
+  return places[table];
+}
+
+// The bytes of the keys and the window of a row.
+void describe_key(const Slice& slice, int row, std::string& key) {
+  key.clear();
+  const size_t keys = slice.rollup.program.keys.size() + (slice.rollup.windowed ? 1 : 0);
+  for (size_t c = 0; c < keys; ++c) {
+    const Cell& cell = slice.state.cells[c][row];
+    const bool variable = is_variable(slice.rollup.columns[c].type);
+    const uint32_t size = cell.null ? ~0u : variable ? cell.size : 8;
+    key.append(reinterpret_cast<const char*>(&size), sizeof size);
+    if (!cell.null) key.append(variable ? cell.data : reinterpret_cast<const char*>(&cell.word), size);
+  }
+}
+
+// True if the row in the slot has the keys and the window of row `row` of the slice.
+bool has_key(const Slice& slice, int row, TupleTableSlot* slot) {
+  const size_t keys = slice.rollup.program.keys.size() + (slice.rollup.windowed ? 1 : 0);
+  for (size_t c = 0; c < keys; ++c) {
+    const ValueType& type = slice.rollup.columns[c];
+    bool null;
+    const Datum datum = slot_getattr(slot, slice.rollup.attributes[c], &null);
+    const Cell& cell = slice.state.cells[c][row];
+    if (null != cell.null) return false;
+    if (null) continue;
+    const Cell there = to_cell_detoasted(datum, false, type);
+    if (is_variable(type.type) ? there.view() != cell.view() : there.word != cell.word) return false;
+  }
+  return true;
+}
+
 // Fills the scan keys of one row.
 void set_scan_keys(const Slice& slice, Relation index, int row, ScanKey keys) {
   for (int i = 0; i < index->rd_index->indnkeyatts; ++i) {
@@ -210,14 +266,23 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
   IndexScanDesc scan = TICK_INDEX_BEGINSCAN(table, index, GetActiveSnapshot(), index->rd_index->indnkeyatts);
   MemoryContext memory =
       AllocSetContextCreate(CurrentMemoryContext, "pg_tick state row", ALLOCSET_DEFAULT_SIZES);
+  Places& places = places_of(RelationGetRelid(table));
+  static std::string key;  // not on the stack: an ereport may pass
+  const BlockNumber blocks = RelationGetNumberOfBlocks(table);
   for (int row = 0; row < slice.rows; ++row) {
     MemoryContext old = MemoryContextSwitchTo(memory);
-    set_scan_keys(slice, index, row, keys);
-    // A scan keeps some of what it allocates while it runs: not in the row's memory.
-    MemoryContextSwitchTo(old);
-    index_rescan(scan, keys, index->rd_index->indnkeyatts, nullptr, 0);
-    const bool found = index_getnext_slot(scan, ForwardScanDirection, slot);
-    MemoryContextSwitchTo(memory);
+    describe_key(slice, row, key);
+    ItemPointerData* place = places.find(key);
+    bool found = place != nullptr && ItemPointerGetBlockNumber(place) < blocks &&
+                 table_tuple_fetch_row_version(table, place, GetActiveSnapshot(), slot) && has_key(slice, row, slot);
+    if (!found) {
+      set_scan_keys(slice, index, row, keys);
+      // A scan keeps some of what it allocates while it runs: not in the row's memory.
+      MemoryContextSwitchTo(old);
+      index_rescan(scan, keys, index->rd_index->indnkeyatts, nullptr, 0);
+      found = index_getnext_slot(scan, ForwardScanDirection, slot);
+      MemoryContextSwitchTo(memory);
+    }
     auto* values = static_cast<Datum*>(palloc0(sizeof(Datum) * desc->natts));
     auto* nulls = static_cast<bool*>(palloc(desc->natts));
     if (found) {
@@ -239,12 +304,13 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
     nulls[slice.rollup.updated_attribute - 1] = false;
     HeapTuple tuple = heap_form_tuple(desc, values, nulls);
     if (found) {
-      ItemPointerData place = slot->tts_tid;
+      ItemPointerData before = slot->tts_tid;
       ExecClearTuple(slot);
-      CatalogTupleUpdateWithInfo(table, &place, tuple, indexes);
+      CatalogTupleUpdateWithInfo(table, &before, tuple, indexes);
     } else {
       CatalogTupleInsertWithInfo(table, tuple, indexes);
     }
+    places.remember(key, tuple->t_self);
     MemoryContextSwitchTo(old);
     MemoryContextReset(memory);
   }
