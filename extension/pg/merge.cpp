@@ -62,13 +62,13 @@ void mark_set_aside(int rollup, const std::string& reason) {
     SPI_execute_plan(
         kept_plan("UPDATE tick_catalog.rollup SET status = 'error', last_error = $2 WHERE id = $1", 2, types),
         values, nullptr, false, 0);
-    const bool there = SPI_processed == 1;
+    const bool found = SPI_processed == 1;
     SPI_execute_plan(kept_plan("DELETE FROM tick_catalog.pending WHERE rollup = $1", 1, types), values,
                      nullptr, false, 0);
-    if (there)
+    if (found)
       ereport(WARNING, (errmsg("rollup %d is set aside: %s", rollup, text),
                         errhint("Cure the cause, then SELECT tick.resume(rollup) to recompute it.")));
-    return there;
+    return found;
   });
   if (there) insert_pending(rollup, {minus_infinity, plus_infinity, true});
 }
