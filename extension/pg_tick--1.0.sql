@@ -135,6 +135,7 @@ CREATE TABLE tick_catalog.feed (
   connection text NOT NULL,
   position   jsonb NOT NULL,
   updated_at timestamptz NOT NULL,
+  owner      oid NOT NULL,
   PRIMARY KEY (feed, connection)
 );
 
@@ -146,10 +147,11 @@ CREATE FUNCTION tick_catalog.capture() RETURNS trigger LANGUAGE c AS 'MODULE_PAT
 CREATE FUNCTION tick_catalog.flush() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tick_flush';
 CREATE FUNCTION tick_catalog.refuse_truncate() RETURNS trigger
   LANGUAGE c AS 'MODULE_PATHNAME', 'tick_refuse_truncate';
-REVOKE ALL ON FUNCTION tick_catalog.capture(), tick_catalog.flush(), tick_catalog.refuse_truncate() FROM PUBLIC;
 
 -- What a subscription replays must not reach the engine's own tables: this cluster makes its own deltas and states.
 CREATE FUNCTION tick_catalog.ignore_replica() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tick_ignore_replica';
+REVOKE ALL ON FUNCTION tick_catalog.capture(), tick_catalog.flush(), tick_catalog.refuse_truncate(),
+  tick_catalog.ignore_replica() FROM PUBLIC;
 CREATE TRIGGER tick_replica BEFORE INSERT OR UPDATE OR DELETE ON tick_catalog.queue_0
   FOR EACH ROW EXECUTE FUNCTION tick_catalog.ignore_replica();
 ALTER TABLE tick_catalog.queue_0 ENABLE REPLICA TRIGGER tick_replica;
@@ -215,42 +217,17 @@ COMMENT ON VIEW tick.status IS 'one row a rollup: how far it is, and what is wro
 GRANT SELECT ON tick.status TO PUBLIC;
 GRANT SELECT ON tick_catalog.watermark TO PUBLIC;
 
--- Run by the rollup's owner or a member of that role.
 CREATE FUNCTION tick.resume(name regclass) RETURNS void
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  r tick_catalog.rollup;
-BEGIN
-  SELECT * INTO r FROM tick_catalog.rollup WHERE view = name;
-  IF NOT FOUND THEN
-    RAISE EXCEPTION '% is not a rollup', name USING ERRCODE = 'undefined_object';
-  END IF;
-  IF NOT pg_has_role(session_user, r.owner, 'MEMBER') THEN
-    RAISE EXCEPTION 'must be owner of rollup %', name USING ERRCODE = 'insufficient_privilege';
-  END IF;
-  UPDATE tick_catalog.rollup SET status = 'backfill', last_error = NULL WHERE id = r.id AND status = 'error';
-  UPDATE tick_catalog.generation SET value = value + 1;
-  PERFORM tick_catalog.wake();
-END $$;
+  LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'tick_resume';
 COMMENT ON FUNCTION tick.resume(regclass) IS 'recomputes a rollup that was set aside after an error';
 
 CREATE FUNCTION tick.feed(feed text, connection text, "position" jsonb) RETURNS void
-  LANGUAGE sql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-  BEGIN ATOMIC
-    INSERT INTO tick_catalog.feed AS f (feed, connection, position, updated_at)
-      VALUES (feed.feed, feed.connection, feed."position", pg_catalog.now())
-      ON CONFLICT (feed, connection)
-      DO UPDATE SET position = excluded.position, updated_at = excluded.updated_at;
-  END;
+  LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'tick_feed';
 COMMENT ON FUNCTION tick.feed(text, text, jsonb) IS
   'remembers how far a feed has been read; commits with the rows written by the same transaction';
 
 CREATE FUNCTION tick.position(feed text, connection text) RETURNS jsonb
-  LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-  BEGIN ATOMIC
-    SELECT f.position FROM tick_catalog.feed f
-      WHERE f.feed = position.feed AND f.connection = position.connection;
-  END;
+  LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tick_position';
 COMMENT ON FUNCTION tick.position(text, text) IS 'how far a feed has been read, NULL if it is not known';
 
 CREATE VIEW tick.feeds AS SELECT feed, connection, position, updated_at FROM tick_catalog.feed;
@@ -409,18 +386,11 @@ CREATE VIEW tick_catalog.unguarded AS
     WHERE EXISTS (SELECT FROM tick_catalog.program p WHERE p.source = s.relid AND p.current)) u
   WHERE NOT captured OR NOT kept;
 
--- Leaves with rows that the running transaction made part of a source.
-CREATE VIEW tick_catalog.attached_with_rows AS
-  SELECT t.relid AS leaf FROM tick_catalog.source s JOIN pg_catalog.pg_class c ON c.oid = s.relid
-  CROSS JOIN LATERAL pg_catalog.pg_partition_tree(s.relid) t
-  JOIN pg_catalog.pg_inherits i ON i.inhrelid = t.relid
-  WHERE t.isleaf AND i.xmin = pg_catalog.pg_current_xact_id_if_assigned()::xid
-    AND pg_catalog.pg_relation_size(t.relid) > 0;
-
 CREATE FUNCTION tick_catalog.on_alter() RETURNS event_trigger
   LANGUAGE C AS 'MODULE_PATHNAME', 'tick_on_alter';
 CREATE EVENT TRIGGER tick_alter ON ddl_command_end
-  WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TRIGGER', 'ALTER TRIGGER') EXECUTE FUNCTION tick_catalog.on_alter();
+  WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE FOREIGN TABLE',
+               'ALTER FOREIGN TABLE', 'CREATE SCHEMA') EXECUTE FUNCTION tick_catalog.on_alter();
 ALTER EVENT TRIGGER tick_alter ENABLE ALWAYS;
 ALTER EVENT TRIGGER tick_drop ENABLE ALWAYS;
 
@@ -430,6 +400,7 @@ CREATE EVENT TRIGGER tick_rename ON ddl_command_end
   WHEN TAG IN ('ALTER TABLE', 'ALTER VIEW', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER FUNCTION', 'ALTER ROUTINE',
                'ALTER OPERATOR', 'ALTER COLLATION', 'ALTER AGGREGATE')
   EXECUTE FUNCTION tick_catalog.on_rename();
+ALTER EVENT TRIGGER tick_rename ENABLE ALWAYS;
 
 -- What tick.verify falls back on: aggregates of floats that round once.
 CREATE FUNCTION tick_catalog.exact_step(internal, float8) RETURNS internal

@@ -434,7 +434,9 @@ void Fold::offer(const Item& item, Extreme& holder, const Cell& value, const Cel
     const bool greatest = item.kind == ItemKind::max || item.kind == ItemKind::last;
     if (greatest ? comparison <= 0 : comparison >= 0) return;
   }
-  const auto bytes = [&] { return holder.value.bytes.size() + holder.order.bytes.size() + holder.seq.bytes.size(); };
+  const auto bytes = [&] {
+    return holder.value.bytes.size() + holder.order.bytes.size() + holder.seq.bytes.size();
+  };
   kept_bytes_ -= bytes();
   holder.set = true;
   holder.value.keep(value, value_type);

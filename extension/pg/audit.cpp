@@ -64,24 +64,133 @@ List* restore_triggers() {
   return restored;
 }
 
-// After DDL: the same transaction puts back what it took away, so nothing is missed.
-void audit_statement() {
-  const Actor actor = act_as_extension();
-  const int level = fixed_path();
-  const bool before = pause_audit(true);
-  (void)restore_triggers();
-  (void)pause_audit(before);
+// The tables that a statement names in subcommands of a kind.
+List* named_tables(Node* statement, AlterTableType kind) {
+  List* result = NIL;
+  if (!IsA(statement, AlterTableStmt)) return NIL;
+  ListCell* cell;
+  foreach (cell, reinterpret_cast<AlterTableStmt*>(statement)->cmds) {
+    const auto* command = lfirst_node(AlterTableCmd, cell);
+    if (command->subtype != kind) continue;
+    const Oid table = RangeVarGetRelid(castNode(PartitionCmd, command->def)->name, NoLock, true);
+    if (OidIsValid(table)) result = lappend_oid(result, table);
+  }
+  return result;
+}
+
+// Committed rows, and those of this transaction.
+bool holds_rows(Oid relid) {
+  if (get_rel_relkind(relid) != RELKIND_RELATION) return false;
+  Relation relation = table_open(relid, AccessShareLock);
+  Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+  TableScanDesc scan = table_beginscan(relation, snapshot, 0, nullptr);
+  TupleTableSlot* slot = table_slot_create(relation, nullptr);
+  const bool found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+  ExecDropSingleTupleTableSlot(slot);
+  table_endscan(scan);
+  UnregisterSnapshot(snapshot);
+  table_close(relation, NoLock);
+  return found;
+}
+
+// The rollups that read a table as part of their source; nullptr if none do.
+const char* readers(Oid table) {
+  Oid types[] = {OIDOID};
+  Datum values[] = {ObjectIdGetDatum(table)};
+  const char* result = nullptr;
+  MemoryContext memory = CurrentMemoryContext;
   open_catalogs();
-  SPI_execute("SELECT leaf::regclass FROM tick_catalog.attached_with_rows", true, 1);
-  if (SPI_processed > 0 &&
-      strcasestr(debug_query_string == nullptr ? "" : debug_query_string, "attach") != nullptr)
-    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                    errmsg("cannot attach %s: it holds rows that the rollups have not seen",
-                           SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1)),
-                    errhint("Attach it empty, then INSERT the rows.")));
+  SPI_execute_with_args(
+      "SELECT string_agg(r.view::regclass::text, ', ' ORDER BY r.id) FROM tick_catalog.rollup AS r "
+      "WHERE r.source IN (SELECT relid FROM pg_partition_ancestors($1))",
+      1, types, values, nullptr, true, 1);
+  char* found = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+  if (found != nullptr) result = MemoryContextStrdup(memory, found);
   close_catalogs();
-  close_path(level);
-  act_again(actor);
+  return result;
+}
+
+void refuse_rows(List* attached) {
+  ListCell* cell;
+  foreach (cell, attached) {
+    const char* rollups = readers(lfirst_oid(cell));
+    if (rollups == nullptr) continue;
+    ListCell* leaf;
+    foreach (leaf, find_all_inheritors(lfirst_oid(cell), NoLock, nullptr)) {
+      if (holds_rows(lfirst_oid(leaf)))
+        ereport(ERROR,
+                (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                 errmsg("cannot attach %s: it holds rows that the rollups have not seen",
+                        relation_text(lfirst_oid(leaf))),
+                 errdetail("Read by: %s.", rollups), errhint("Attach it empty, then INSERT the rows.")));
+    }
+  }
+}
+
+// Refuses what the statement made of a source's tables and tick.create_rollup would refuse as well.
+void refuse_misfits() {
+  open_catalogs();
+  SPI_execute(
+      "SELECT u.leaf::regclass, u.what, (SELECT string_agg(r.view::regclass::text, ', ' ORDER BY r.id) "
+      "FROM tick_catalog.rollup AS r WHERE r.source = c.oid) "
+      "FROM tick_catalog.source AS s JOIN pg_class AS c ON c.oid = s.relid CROSS JOIN LATERAL ("
+      "SELECT c.oid, 'have row-level security' WHERE c.relrowsecurity UNION ALL "
+      "SELECT i.inhrelid, 'inherit from their source' FROM pg_inherits AS i "
+      "WHERE i.inhparent = c.oid AND c.relkind <> 'p' UNION ALL "
+      "SELECT l.oid, CASE WHEN l.relkind = 'f' THEN 'be a foreign table' ELSE 'be unlogged' END FROM "
+      "(SELECT c.oid UNION SELECT p.relid FROM pg_partition_tree(c.oid) AS p) AS t (oid) JOIN pg_class AS l "
+      "ON l.oid = t.oid WHERE l.relkind = 'f' OR l.relpersistence <> 'p') AS u (leaf, what) WHERE EXISTS ("
+      "SELECT FROM pg_event_trigger_ddl_commands() AS d WHERE d.classid = 'pg_class'::regclass AND ("
+      "d.objid = c.oid OR d.objid IN (SELECT p.relid FROM pg_partition_tree(c.oid) AS p) OR "
+      "d.objid IN (SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = c.oid))) LIMIT 1",
+      true, 1);
+  if (SPI_processed > 0) {
+    HeapTuple tuple = SPI_tuptable->vals[0];
+    TupleDesc desc = SPI_tuptable->tupdesc;
+    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                    errmsg("table %s cannot %s: rollups read it", SPI_getvalue(tuple, desc, 1),
+                           SPI_getvalue(tuple, desc, 2)),
+                    errdetail("Read by: %s.", SPI_getvalue(tuple, desc, 3)),
+                    errhint("Drop the rollups first with tick.drop_rollup.")));
+  }
+  close_catalogs();
+}
+
+// A table that has left its source can be truncated again. PostgreSQL itself drops the triggers it had
+// cloned.
+void release_detached() {
+  StringInfoData sql;
+  initStringInfo(&sql);
+  open_catalogs();
+  SPI_execute(
+      "SELECT g.tgrelid FROM pg_trigger AS g WHERE g.tgname = 'zz_tick_truncate' "
+      "AND g.tgfoid = 'tick_catalog.refuse_truncate()'::regprocedure AND NOT EXISTS ("
+      "SELECT FROM tick_catalog.source AS s WHERE s.relid = g.tgrelid OR s.relid IN ("
+      "SELECT a.relid FROM pg_partition_ancestors(g.tgrelid) AS a))",
+      true, 0);
+  for (uint64 row = 0; row < SPI_processed; ++row) {
+    bool null;
+    const Oid table =
+        DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1, &null));
+    appendStringInfo(&sql, "DROP TRIGGER zz_tick_truncate ON %s;", relation_text(table));
+  }
+  close_catalogs();
+  if (sql.len > 0) run(sql.data);
+}
+
+// After DDL: the same transaction puts back what it took away, so nothing is missed, or ends.
+void audit_statement(Node* statement) {
+  List* attached = named_tables(statement, AT_AttachPartition);
+  const bool detached = named_tables(statement, AT_DetachPartition) != NIL ||
+                        named_tables(statement, AT_DetachPartitionFinalize) != NIL;
+  const Actor caller = act_as_extension();
+  const bool before = pause_audit(true);
+  refuse_misfits();
+  refuse_rows(attached);
+  (void)restore_triggers();
+  if (detached) release_detached();
+  (void)pause_audit(before);
+  act_again(caller);
 }
 
 }  // namespace
@@ -107,6 +216,7 @@ void audit_sources() {
     StartTransactionCommand();
     if (OidIsValid(get_extension_oid("pg_tick", true))) {
       PushActiveSnapshot(GetTransactionSnapshot());
+      const Actor worker = act_as_extension();
       ListCell* cell;
       (void)pause_audit(true);
       List* restored = restore_triggers();
@@ -123,6 +233,7 @@ void audit_sources() {
             "ON CONFLICT DO NOTHING; UPDATE tick_catalog.generation SET value = value + 1",
             source));
       }
+      act_again(worker);
       PopActiveSnapshot();
     }
     CommitTransactionCommand();
@@ -141,7 +252,8 @@ PGDLLEXPORT Datum tick_on_alter(PG_FUNCTION_ARGS);
 Datum tick_on_alter(PG_FUNCTION_ARGS) {
   if (!CALLED_AS_EVENT_TRIGGER(fcinfo)) elog(ERROR, "tick_catalog.on_alter is an event trigger");
   return entry([&] {
-    if (!paused && preloaded()) audit_statement();
+    if (!paused && preloaded())
+      audit_statement(reinterpret_cast<EventTriggerData*>(fcinfo->context)->parsetree);
     return static_cast<Datum>(0);
   });
 }

@@ -147,6 +147,11 @@ void record_items(const Definition* def, int32 group);
 // Gives the group a program without the items nobody uses any more, or removes it with its last rollup.
 void shrink_group(int32 group);
 
+// --- refresh.cpp -------------------------------------------------------------------------------------------
+
+// For the library's start: has rollups follow REASSIGN OWNED.
+void watch_owners();
+
 // --- triggers.cpp ------------------------------------------------------------------------------------------
 
 // Locks the source and everything below it, without making its writers wait for more than a moment.

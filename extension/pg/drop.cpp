@@ -107,9 +107,9 @@ void drop_rollup(Oid view) {
                     errmsg("\"%s\" is not a rollup", name == nullptr ? "?" : name),
                     errhint("tick.status lists the rollups.")));
   if (!TICK_OWNS_RELATION(view, GetUserId())) aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, name);
-  (void)act_as_extension();
+  const Actor again = act_as_extension();
   remove_all(found);
-  act_again(caller);
+  act_again(again);
 }
 
 void clean_up() {

@@ -126,7 +126,7 @@ void compile(Evaluator* evaluator, const ProgramRow& row) {
   evaluator->slot = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
   evaluator->context->ecxt_scantuple = evaluator->slot;
   evaluator->total = true;
-  const Identity identity = become(evaluator->owner);
+  const Actor before = act_as_owner(evaluator->owner);
   ListCell* cell;
   int at = 0;
   foreach (cell, inputs) {
@@ -142,7 +142,7 @@ void compile(Evaluator* evaluator, const ProgramRow& row) {
     }
     ++at;
   }
-  become_again(identity);
+  act_again(before);
   MemoryContextSwitchTo(old);
 }
 
@@ -154,10 +154,12 @@ uint32_t input_collation(Evaluator* evaluator, const ProgramRow& row, int input)
 }
 
 // A function that expressions call may have been replaced, and SQL functions are inlined.
-bool functions_changed = false;
+uint64_t functions_changed = 0;  // how often
 int evaluating = 0;
 
-void on_function(Datum, int, uint32) { functions_changed = true; }
+void on_function(Datum, int, uint32) {
+  ++functions_changed;
+}
 
 std::vector<Evaluator*>& known() {
   static std::vector<Evaluator*> evaluators;
@@ -202,14 +204,14 @@ int evaluate_inputs(RowBatch* batch, Datum** values, bool** nulls, int from, boo
     // At commit there is no snapshot left, and a user's function may run SQL.
     const bool snapshot = !ActiveSnapshotSet();
     if (snapshot) PushActiveSnapshot(GetTransactionSnapshot());
-    const Identity identity = become(evaluator->owner);
+    const Actor before = act_as_owner(evaluator->owner);
     ++evaluating;
     for (int at = from; at < count; ++at) {
       input = at;
       if (evaluator->plain[at] < 0) evaluate_input(batch, at, values[at], nulls[at]);
     }
     --evaluating;
-    become_again(identity);
+    act_again(before);
     if (snapshot) PopActiveSnapshot();
   };
   if (!subtransaction) {
@@ -235,19 +237,14 @@ int evaluate_inputs(RowBatch* batch, Datum** values, bool** nulls, int from, boo
 
 }  // namespace
 
-Identity become(Oid owner) {
-  const Actor before = act_as(owner, SECURITY_RESTRICTED_OPERATION | SECURITY_LOCAL_USERID_CHANGE);
-  return {before, fixed_path()};
-}
-
-void become_again(const Identity& identity) {
-  close_path(identity.path);
-  act_again(identity.before);
+Actor act_as_owner(Oid owner) {
+  return act_as(owner, SECURITY_RESTRICTED_OPERATION | SECURITY_LOCAL_USERID_CHANGE);
 }
 
 // Reads and compiles a program into memory of its own; false if there is none.
 static bool read_evaluator(int64 id, Evaluator* evaluator, ProgramRow* row) {
-  MemoryContext memory = AllocSetContextCreate(CurrentMemoryContext, "pg_tick program", ALLOCSET_DEFAULT_SIZES);
+  MemoryContext memory =
+      AllocSetContextCreate(CurrentMemoryContext, "pg_tick program", ALLOCSET_DEFAULT_SIZES);
   MemoryContext old = MemoryContextSwitchTo(memory);
   const bool found = read_program(id, row);
   MemoryContextSwitchTo(old);
@@ -262,42 +259,46 @@ static bool read_evaluator(int64 id, Evaluator* evaluator, ProgramRow* row) {
 }
 
 // Compiles again what calls functions. Not while one of them runs: it may be the caller.
-static void recompile() {
-  if (!functions_changed || evaluating > 0) return;
-  functions_changed = false;
-  for (Evaluator* evaluator : known()) {
-    if (evaluator->total) continue;
-    Evaluator fresh{};
-    ProgramRow row;
-    if (!read_evaluator(evaluator->program.id, &fresh, &row)) continue;
-    MemoryContext old = evaluator->memory;
-    evaluator->memory = fresh.memory;
-    evaluator->owner = fresh.owner;
-    evaluator->attribute = fresh.attribute;
-    evaluator->column_type = fresh.column_type;
-    evaluator->plain = fresh.plain;
-    evaluator->input_type = fresh.input_type;
-    evaluator->expression = fresh.expression;
-    evaluator->context = fresh.context;
-    evaluator->slot = fresh.slot;
-    MemoryContextDelete(old);
-  }
+static void recompile(Evaluator* evaluator) {
+  if (evaluator->total || evaluator->compiled_at == functions_changed || evaluating > 0) return;
+  const uint64_t now = functions_changed;
+  Evaluator fresh{};
+  ProgramRow row;
+  if (!read_evaluator(evaluator->program.id, &fresh, &row)) return;
+  MemoryContext old = evaluator->memory;
+  evaluator->compiled_at = now;
+  evaluator->memory = fresh.memory;
+  evaluator->owner = fresh.owner;
+  evaluator->attribute = fresh.attribute;
+  evaluator->column_type = fresh.column_type;
+  evaluator->plain = fresh.plain;
+  evaluator->input_type = fresh.input_type;
+  evaluator->expression = fresh.expression;
+  evaluator->context = fresh.context;
+  evaluator->slot = fresh.slot;
+  MemoryContextDelete(old);
 }
 
-void end_evaluation() { evaluating = 0; }
+void end_evaluation() {
+  evaluating = 0;
+}
 
 Evaluator* find_evaluator(int64 id) {
   static bool watching = false;
   if (!watching) CacheRegisterSyscacheCallback(PROCOID, on_function, static_cast<Datum>(0));
   watching = true;
   const Oid catalog = catalog_relation("program");
-  recompile();
-  for (Evaluator* evaluator : known())
-    if (evaluator->program.id == id && evaluator->catalog == catalog) return evaluator;
+  for (Evaluator* evaluator : known()) {
+    if (evaluator->program.id != id || evaluator->catalog != catalog) continue;
+    recompile(evaluator);
+    return evaluator;
+  }
+  const uint64_t now = functions_changed;
   ProgramRow row;
   Evaluator plain{};
   if (!read_evaluator(id, &plain, &row)) return nullptr;
   plain.catalog = catalog;
+  plain.compiled_at = now;
   const int count = row.input_count;
   auto* collations = static_cast<uint32_t*>(palloc(sizeof(uint32_t) * (count + 1)));
   for (int i = 0; i < count; ++i) collations[i] = input_collation(&plain, row, i);

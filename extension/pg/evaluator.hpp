@@ -21,6 +21,7 @@ struct Evaluator {
   Oid catalog;  // the table it was read from: ids start anew with the extension
   Oid source;
   Oid owner;
+  uint64_t compiled_at;   // how often functions had been replaced then
   bool total;             // no expression can raise or runs a user's code
   MemoryContext memory;   // of the expressions below
   int columns;            // attributes of the source that are read
@@ -63,12 +64,7 @@ void push_row(RowBatch* batch, TupleTableSlot* row, const AttrNumber* attributes
 // capture (isolated = true) it is noted in the fold as a Failure and the rows count as NULL there.
 void fold_batch(RowBatch* batch, Fold& fold, bool retract, bool isolated);
 
-// Switches to a role for the code of users, with a restricted security context and a fixed search_path.
-struct Identity {
-  Actor before;
-  int path;
-};
-Identity become(Oid owner);
-void become_again(const Identity& identity);
+// Switches to the owner of a rollup for whatever a user has supplied; act_again() switches back.
+Actor act_as_owner(Oid owner);
 
 }  // namespace tick::pg

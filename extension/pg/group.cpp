@@ -22,7 +22,7 @@ struct Draft {
   List* items;  // List* of five ints
 };
 
-// A rollup of the group, with the items of the old program that it uses.
+// A rollup that is in the group still, with the items of the old program that it uses.
 struct Member {
   int32 rollup;
   List* items;  // int
@@ -139,9 +139,11 @@ List* read_members(const Draft* draft) {
   List* members = NIL;
   MemoryContext memory = CurrentMemoryContext;
   open_catalogs();
-  const uint64 rows =
-      read("SELECT rollup, items FROM tick_catalog.rollup_program WHERE program = $1 ORDER BY rollup",
-           Int64GetDatum(draft->old_program), INT8OID);
+  const uint64 rows = read(
+      "SELECT p.rollup, p.items FROM tick_catalog.rollup_program AS p JOIN tick_catalog.program AS g "
+      "ON g.id = p.program JOIN tick_catalog.rollup AS r ON r.id = p.rollup AND r.group_id = g.group_id "
+      "WHERE p.program = $1 ORDER BY p.rollup",
+      Int64GetDatum(draft->old_program), INT8OID);
   for (uint64 row = 0; row < rows; ++row) {
     MemoryContext spi = MemoryContextSwitchTo(memory);
     auto* member = static_cast<Member*>(palloc(sizeof(Member)));
@@ -160,8 +162,8 @@ int64 window_length(const WindowSize& size) {
   return size.days > 0 ? size.days * micros_per_day : size.micros;
 }
 
-// The widest pane that serves all windows of the group, and those of a pane `with`; 0 if there are none. Makes
-// `narrowest` the length of the narrowest window if that is less.
+// The widest pane that serves all windows of the group, and those of a pane `with`; 0 if there are none.
+// Makes `narrowest` the length of the narrowest window if that is less.
 int64 group_pane(int32 group, int64 with, int64* narrowest) {
   int64 pane = with;
   open_catalogs();

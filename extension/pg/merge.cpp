@@ -231,13 +231,14 @@ TurnResult Merger::attempt() {
     CommitTransactionCommand();
   });
   for (const Rollup& rollup : rollups_)
-    if (rollup.status != "error" && rollup.pending() && !locked_out_.contains(rollup.source)) turn.result.more = true;
+    if (rollup.status != "error" && rollup.pending() && !locked_out_.contains(rollup.source))
+      turn.result.more = true;
   if (turn.cut != 0) turn.result.more = true;
   return turn.result;
 }
 
-// Chooses a rollup with windows to recompute: what to lock has to be known before the snapshot. They take turns; one
-// whose source is locked by somebody is passed over for a while.
+// Chooses a rollup with windows to recompute: what to lock has to be known before the snapshot. They take
+// turns; one whose source is locked by somebody is passed over for a while.
 void Merger::plan_recompute(Turn& turn) {
   if (generation_ == 0) return;
   const TimestampTz now = GetCurrentTimestamp();
@@ -245,7 +246,8 @@ void Merger::plan_recompute(Turn& turn) {
   Rollup* chosen = nullptr;
   for (Rollup& rollup : rollups_) {
     if (rollup.status == "error" || !rollup.pending() || locked_out_.contains(rollup.source)) continue;
-    if (chosen == nullptr || (chosen->id <= last_recomputed_ && rollup.id > last_recomputed_)) chosen = &rollup;
+    if (chosen == nullptr || (chosen->id <= last_recomputed_ && rollup.id > last_recomputed_))
+      chosen = &rollup;
   }
   if (chosen == nullptr) return;
   last_recomputed_ = chosen->id;
@@ -482,12 +484,13 @@ void Merger::remove_windows(const Turn& turn, const Rollup& rollup) {
       hi[ranges++] = TimestampTzGetDatum(range.hi);
     }
     Oid types[2] = {get_array_type(type), get_array_type(type)};
-    Datum values[2] = {PointerGetDatum(construct_array(lo, ranges, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)),
-                       PointerGetDatum(construct_array(hi, ranges, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE))};
-    const Identity identity = become(rollup.owner);
+    Datum values[2] = {
+        PointerGetDatum(construct_array(lo, ranges, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)),
+        PointerGetDatum(construct_array(hi, ranges, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE))};
+    const Actor before = act_as_owner(rollup.owner);
     const int code = SPI_execute_with_args(text, rollup.windowed ? 2 : 0, types, values, nullptr, false, 0);
     if (code != SPI_OK_DELETE) elog(ERROR, "pg_tick: recompute failed: %s", SPI_result_code_string(code));
-    become_again(identity);
+    act_again(before);
   });
 }
 

@@ -53,7 +53,7 @@ class Merger {
   int last_recomputed_ = 0;
   std::map<Oid, TimestampTz> locked_out_;  // sources whose leaves somebody holds: not before
   std::map<int, int> lock_failures_;       // of rollups whose state table could not be locked
-  int current_ = 0;  // the rollup whose work may fail now, 0 = none
+  int current_ = 0;                        // the rollup whose work may fail now, 0 = none
 };
 
 }  // namespace tick::pg

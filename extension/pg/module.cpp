@@ -1,5 +1,6 @@
 // Loads the library: settings, shared memory, the launcher, and the transaction callbacks of the capture.
 #include "capture.hpp"
+#include "define.hpp"
 #include "guard.hpp"
 #include "shared.hpp"
 #include "worker.hpp"
@@ -71,4 +72,5 @@ void _PG_init(void) {
   previous_startup = shmem_startup_hook;
   shmem_startup_hook = on_startup;
   register_launcher();
+  watch_owners();
 }

@@ -53,8 +53,9 @@ const Ranked* described(FunctionCallInfo fcinfo, int count) {
       const Oid mine = get_fn_expr_argtype(fcinfo->flinfo, i);
       const Oid other = get_fn_expr_argtype(fcinfo->flinfo, i + count);
       if (mine != other)
-        ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH), errmsg("cannot compare type %s with type %s",
-                                                                   format_type_be(mine), format_type_be(other))));
+        ereport(ERROR,
+                (errcode(ERRCODE_DATATYPE_MISMATCH),
+                 errmsg("cannot compare type %s with type %s", format_type_be(mine), format_type_be(other))));
     }
     auto* ranked = static_cast<Ranked*>(MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(Ranked)));
     describe(fcinfo, 0, count, ranked);

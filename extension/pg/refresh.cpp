@@ -1,6 +1,7 @@
-// Keeps the SQL texts of the catalogs true when what they name is renamed or moved: after such DDL every
-// rollup's texts are written anew from its definition view, which PostgreSQL itself keeps true. PostgreSQL
-// only.
+// Keeps the catalogs true when what they name is renamed, moved or given to another role: after such DDL
+// every rollup's texts are written anew from its definition view, which PostgreSQL itself keeps true. Nothing
+// of a rollup is looked at under another name than its owner's. PostgreSQL only.
+#include "audit.hpp"
 #include "define.hpp"
 #include "guard.hpp"
 #include "session.hpp"
@@ -11,30 +12,52 @@ namespace {
 
 struct Texts {
   int32 rollup;
+  int32 group;
+  Oid view;
   Oid state;
   Oid definition;
   Oid source;
   Oid owner;
+  Oid heir;        // who owns its objects by now
+  Interval* size;  // nullptr without a window
   const char* upsert;
   const char* merged;
 };
 
-List* read_texts() {
+constexpr const char* columns =
+    "SELECT r.id, r.group_id, r.view, r.state, r.definition, r.source, r.owner, "
+    "CASE WHEN v.relowner <> r.owner THEN v.relowner WHEN s.relowner <> r.owner THEN s.relowner "
+    "ELSE d.relowner END, r.window_size, r.upsert, r.merged FROM tick_catalog.rollup AS r "
+    "JOIN pg_class AS v ON v.oid = r.view JOIN pg_class AS s ON s.oid = r.state "
+    "JOIN pg_class AS d ON d.oid = r.definition WHERE ";
+
+// The rollups that a condition selects; `argument` is its $1.
+List* read_texts(const char* condition, Oid argument) {
   List* result = NIL;
+  Oid types[] = {OIDOID};
+  Datum values[] = {ObjectIdGetDatum(argument)};
   MemoryContext memory = CurrentMemoryContext;
   open_catalogs();
-  SPI_execute("SELECT id, state, definition, source, owner, upsert, merged FROM tick_catalog.rollup", true,
-              0);
+  SPI_execute_with_args(psprintf("%s%s ORDER BY r.id", columns, condition), 1, types, values, nullptr, true,
+                        0);
   for (uint64 row = 0; row < SPI_processed; ++row) {
-    bool null;
-    Datum field[7];
-    for (int i = 0; i < 7; ++i)
-      field[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &null);
+    bool null[11];
+    Datum field[11];
+    for (int i = 0; i < 11; ++i)
+      field[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &null[i]);
     MemoryContext spi = MemoryContextSwitchTo(memory);
     auto* texts = static_cast<Texts*>(palloc(sizeof(Texts)));
-    *texts = Texts{DatumGetInt32(field[0]),      DatumGetObjectId(field[1]), DatumGetObjectId(field[2]),
-                   DatumGetObjectId(field[3]),   DatumGetObjectId(field[4]), TextDatumGetCString(field[5]),
-                   TextDatumGetCString(field[6])};
+    *texts = Texts{DatumGetInt32(field[0]),
+                   DatumGetInt32(field[1]),
+                   DatumGetObjectId(field[2]),
+                   DatumGetObjectId(field[3]),
+                   DatumGetObjectId(field[4]),
+                   DatumGetObjectId(field[5]),
+                   DatumGetObjectId(field[6]),
+                   DatumGetObjectId(field[7]),
+                   null[8] ? nullptr : DatumGetIntervalP(datumCopy(field[8], false, sizeof(Interval))),
+                   TextDatumGetCString(field[9]),
+                   TextDatumGetCString(field[10])};
     result = lappend(result, texts);
     MemoryContextSwitchTo(spi);
   }
@@ -42,61 +65,211 @@ List* read_texts() {
   return result;
 }
 
+void write(const char* sql, int count, Oid* types, Datum* values) {
+  SPI_connect();
+  if (SPI_execute_with_args(sql, count, types, values, nullptr, false, 0) < 0)
+    elog(ERROR, "pg_tick: cannot write the catalogs");
+  SPI_finish();
+}
+
+// For the caches of worker and writers.
+void tell_engine() {
+  run("UPDATE tick_catalog.generation SET value = value + 1");
+  wake_at_commit();
+}
+
+// What a rollup's owner wrote is looked at under the owner's name.
+Actor act_as_owner(const Texts* texts) {
+  return act_as(texts->owner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+}
+
 Definition* read_definition(const Texts* texts) {
   auto* def = static_cast<Definition*>(palloc0(sizeof(Definition)));
   Relation relation = table_open(texts->definition, AccessShareLock);
+  if (relation->rd_rel->relkind != RELKIND_VIEW)
+    elog(ERROR, "pg_tick: \"%s\" is not the definition of a rollup", RelationGetRelationName(relation));
   def->query = static_cast<Query*>(copyObjectImpl(get_view_query(relation)));
   table_close(relation, NoLock);
   def->text = pg_get_querydef(static_cast<Query*>(copyObjectImpl(def->query)), false);
   def->source = texts->source;
   def->owner = texts->owner;
   def->id = texts->rollup;
+  def->size = texts->size;
   analyse(def);
   return def;
 }
 
-void check_columns(const Definition* def, Oid state) {
+// Returns the first state column that has another name than the definition gives it, nullptr if none has.
+const char* renamed_column(const Definition* def, Oid state) {
   ListCell* cell;
   foreach (cell, def->columns) {
     const char* name = static_cast<StateColumn*>(lfirst(cell))->name;
     const AttrNumber number = static_cast<AttrNumber>(foreach_current_index(cell) + 1);
-    if (strcmp(get_attname(state, number, false), name) != 0)
-      ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                      errmsg("cannot rename column \"%s\" of the state of a rollup", name),
-                      errhint("Rename the column of the rollup's view.")));
+    if (strcmp(get_attname(state, number, false), name) != 0) return name;
   }
+  return nullptr;
 }
 
-void refresh(const Texts* texts) {
+// Returns renamed_column(), and writes nothing then.
+const char* refresh(const Texts* texts) {
+  const Actor extension = act_as_owner(texts);
   Definition* def = read_definition(texts);
-  check_columns(def, texts->state);
-  const char* upsert = upsert_sql(def, texts->state);
-  const char* merged = merged_sql(def, texts->state);
-  if (strcmp(upsert, texts->upsert) == 0 && strcmp(merged, texts->merged) == 0) return;
+  const char* renamed = renamed_column(def, texts->state);
+  const char* upsert = renamed != nullptr ? texts->upsert : upsert_sql(def, texts->state);
+  const char* merged = renamed != nullptr ? texts->merged : merged_sql(def, texts->state);
+  act_again(extension);
+  if (strcmp(upsert, texts->upsert) == 0 && strcmp(merged, texts->merged) == 0) return renamed;
   Oid types[] = {INT4OID, TEXTOID, TEXTOID};
   Datum values[] = {Int32GetDatum(texts->rollup), CStringGetTextDatum(upsert), CStringGetTextDatum(merged)};
-  SPI_connect();
-  SPI_execute_with_args("UPDATE tick_catalog.rollup SET upsert = $2, merged = $3 WHERE id = $1", 3, types,
-                        values, nullptr, false, 0);
-  SPI_finish();
-  run("UPDATE tick_catalog.generation SET value = value + 1");
-  wake_at_commit();
+  write("UPDATE tick_catalog.rollup SET upsert = $2, merged = $3 WHERE id = $1", 3, types, values);
+  tell_engine();
+  return nullptr;
+}
+
+void set_aside(const Texts* texts, const ErrorData* error) {
+  Oid types[] = {INT4OID, TEXTOID};
+  Datum values[] = {Int32GetDatum(texts->rollup), CStringGetTextDatum(error->message)};
+  write("UPDATE tick_catalog.rollup SET status = 'error', last_error = $2 WHERE id = $1", 2, types, values);
+  run(
+      psprintf("DELETE FROM tick_catalog.pending WHERE rollup = %d; INSERT INTO tick_catalog.pending "
+               "(rollup, lo, hi, fresh) VALUES (%d, " INT64_FORMAT ", " INT64_FORMAT ", true)",
+               texts->rollup, texts->rollup, minus_infinity, plus_infinity));
+  tell_engine();
+  ereport(WARNING, (errmsg("rollup \"%s\" is set aside: %s", get_rel_name(texts->view), error->message)));
+}
+
+// What is wrong with somebody else's rollup must not stop whoever renames something.
+void refresh_apart(const Texts* texts) {
+  const char* renamed = nullptr;
+  ErrorData* error = nullptr;
+  MemoryContext memory = CurrentMemoryContext;
+  ResourceOwner owner = CurrentResourceOwner;
+  BeginInternalSubTransaction(nullptr);
+  MemoryContextSwitchTo(memory);
+  try {
+    call([&] { renamed = refresh(texts); });
+  } catch (const PgError& raised) {
+    error = raised.data;
+  }
+  if (error == nullptr)
+    ReleaseCurrentSubTransaction();
+  else
+    RollbackAndReleaseCurrentSubTransaction();
+  MemoryContextSwitchTo(memory);
+  CurrentResourceOwner = owner;
+  if (renamed != nullptr)
+    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                    errmsg("cannot rename column \"%s\" of the state of a rollup", renamed),
+                    errhint("Rename the column of the rollup's view.")));
+  if (error == nullptr) return;
+  // Cancel, resources and locks are not the rollup's fault.
+  const int category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+  if (category == ERRCODE_OPERATOR_INTERVENTION || category == ERRCODE_INSUFFICIENT_RESOURCES ||
+      category == ERRCODE_TRANSACTION_ROLLBACK || error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+    ReThrowError(error);
+  set_aside(texts, error);
 }
 
 void refresh_all() {
   const Actor caller = act_as_extension();
-  const int level = fixed_path();
   ListCell* cell;
-  foreach (cell, read_texts()) refresh(static_cast<Texts*>(lfirst(cell)));
-  close_path(level);
+  foreach (cell, read_texts("true", InvalidOid)) refresh_apart(static_cast<Texts*>(lfirst(cell)));
   act_again(caller);
 }
 
+void give(Oid relation, Oid role) {
+  run(psprintf("ALTER %s %s OWNER TO %s", get_rel_relkind(relation) == RELKIND_VIEW ? "VIEW" : "TABLE",
+               relation_text(relation), quote_identifier(GetUserNameFromId(role, false))));
+}
+
+// A rollup that has passed to another role is captured, merged and recomputed as that role from now on. A
+// program names its owner and is immutable, so the rollup moves to a group of the new one.
+void follow_owner(Texts* texts) {
+  lock_source(texts->source);
+  for (Oid object : {texts->view, texts->state, texts->definition}) give(object, texts->heir);
+  texts->owner = texts->heir;
+  const Actor extension = act_as_owner(texts);
+  Definition* def = read_definition(texts);
+  act_again(extension);
+  const int32 group = join_group(def);
+  Oid types[] = {INT4OID, INT4OID, OIDOID};
+  Datum values[] = {Int32GetDatum(texts->rollup), Int32GetDatum(group), ObjectIdGetDatum(texts->owner)};
+  write("UPDATE tick_catalog.rollup SET group_id = $2, owner = $3 WHERE id = $1", 3, types, values);
+  record_items(def, group);
+  shrink_group(texts->group);
+  attach_triggers(texts->source);
+  tell_engine();
+}
+
+void follow_owners() {
+  if (!OidIsValid(catalog_relation("rollup"))) return;
+  const bool busy = pause_audit(true);  // what follows alters owners itself
+  if (busy) return;
+  const Actor caller = act_as_extension();
+  ListCell* cell;
+  foreach (cell, read_texts("r.owner <> ANY (ARRAY[v.relowner, s.relowner, d.relowner])", InvalidOid))
+    follow_owner(static_cast<Texts*>(lfirst(cell)));
+  act_again(caller);
+  (void)pause_audit(false);
+}
+
+bool changes_owner(Node* statement) {
+  if (!IsA(statement, AlterTableStmt)) return false;
+  ListCell* cell;
+  foreach (cell, reinterpret_cast<AlterTableStmt*>(statement)->cmds) {
+    if (lfirst_node(AlterTableCmd, cell)->subtype == AT_ChangeOwner) return true;
+  }
+  return false;
+}
+
+// Queues a rollup that was set aside to be recomputed.
+void resume(Oid view) {
+  const char* name = get_rel_name(view);
+  const Actor caller = act_as_extension();
+  List* found = read_texts("r.view = $1", view);
+  act_again(caller);
+  if (found == NIL)
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+                    errmsg("\"%s\" is not a rollup", name == nullptr ? "?" : name),
+                    errhint("tick.status lists the rollups.")));
+  const auto* texts = static_cast<Texts*>(linitial(found));
+  if (!TICK_OWNS_RELATION(view, GetUserId())) aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, name);
+  const Actor again = act_as_extension();
+  (void)refresh(texts);
+  Oid types[] = {INT4OID};
+  Datum values[] = {Int32GetDatum(texts->rollup)};
+  write(
+      "UPDATE tick_catalog.rollup SET status = 'backfill', last_error = NULL WHERE id = $1 AND status = "
+      "'error'",
+      1, types, values);
+  tell_engine();
+  act_again(again);
+}
+
+ProcessUtility_hook_type previous_utility = nullptr;
+
+// REASSIGN OWNED fires no event trigger.
+void on_utility(PlannedStmt* statement, const char* query, bool read_only, ProcessUtilityContext context,
+                ParamListInfo parameters, QueryEnvironment* environment, DestReceiver* destination,
+                QueryCompletion* completion) {
+  const bool reassigned = IsA(statement->utilityStmt, ReassignOwnedStmt);
+  const auto utility = previous_utility != nullptr ? previous_utility : standard_ProcessUtility;
+  utility(statement, query, read_only, context, parameters, environment, destination, completion);
+  if (reassigned) entry([] { follow_owners(); });
+}
+
 }  // namespace
+
+void watch_owners() {
+  previous_utility = ProcessUtility_hook;
+  ProcessUtility_hook = on_utility;
+}
+
 }  // namespace tick::pg
 
 extern "C" {
 PG_FUNCTION_INFO_V1(tick_on_rename);
+PG_FUNCTION_INFO_V1(tick_resume);
 
 PGDLLEXPORT Datum tick_on_rename(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&]() -> Datum {
@@ -106,7 +279,16 @@ PGDLLEXPORT Datum tick_on_rename(PG_FUNCTION_ARGS) {
     const auto* data = reinterpret_cast<EventTriggerData*>(fcinfo->context);
     if (IsA(data->parsetree, RenameStmt) || IsA(data->parsetree, AlterObjectSchemaStmt))
       tick::pg::refresh_all();
+    else if (tick::pg::changes_owner(data->parsetree))
+      tick::pg::follow_owners();
     PG_RETURN_NULL();
+  });
+}
+
+PGDLLEXPORT Datum tick_resume(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum {
+    tick::pg::resume(PG_GETARG_OID(0));
+    PG_RETURN_VOID();
   });
 }
 }

@@ -135,7 +135,8 @@ std::vector<Rollup> load_rollups(int id) {
     for (const auto& row : read_text(
              ("SELECT lo, hi, fresh FROM tick_catalog.pending WHERE rollup = " + of + " ORDER BY hi DESC")
                  .c_str()))
-      (row[2] == "t" ? rollup.fresh : rollup.dirty).push_back({number(row[0]), number(row[1]), row[2] == "t"});
+      (row[2] == "t" ? rollup.fresh : rollup.dirty)
+          .push_back({number(row[0]), number(row[1]), row[2] == "t"});
     const int64_t newest = rollup.newest;
     const Evaluator* evaluator = call([&] { return find_evaluator(newest); });
     if (evaluator == nullptr) throw Error{Error::Code::internal, "rollup " + rollup.name + " has no program"};

@@ -36,10 +36,10 @@ struct Rollup {
   std::vector<AttrNumber> attributes;
   AttrNumber revision_attribute = 0, updated_attribute = 0;
   std::map<int64_t, std::vector<int16_t>> items;  // program -> its items, in the order of the rollup's
-  std::vector<Range> fresh;          // pending and never computed: usually none or one
-  std::vector<Range> dirty;          // pending because rows have left
-  int64_t newest = 0;  // program
-  Program program;     // the rollup's own items over the newest program's inputs
+  std::vector<Range> fresh;                       // pending and never computed: usually none or one
+  std::vector<Range> dirty;                       // pending because rows have left
+  int64_t newest = 0;                             // program
+  Program program;                                // the rollup's own items over the newest program's inputs
 
   bool pending() const { return !fresh.empty() || !dirty.empty(); }
   bool is_fresh(Micros window) const;

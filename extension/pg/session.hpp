@@ -1,5 +1,5 @@
-// Under whose name, search_path and settings a piece of SQL runs, and the short way to run one. The name never
-// changes without the path: what a caller put in front of pg_catalog must not run as somebody else.
+// Under whose name, search_path and settings a piece of SQL runs, and the short way to run one. The name
+// never changes without the path: what a caller put in front of pg_catalog must not run as somebody else.
 // Nothing here is undone by a destructor: an ereport leaves it to the transaction's abort, which restores
 // both.
 #pragma once

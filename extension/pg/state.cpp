@@ -52,11 +52,11 @@ void write_by_upsert(const Slice& slice) {
   values[columns + 1] = TimestampTzGetDatum(slice.watermark.value_or(0));
   nulls[columns + 1] = slice.watermark ? ' ' : 'n';
   // Whatever a user has put on the state table runs as its owner, never as us.
-  const Identity identity = become(rollup.owner);
+  const Actor before = act_as_owner(rollup.owner);
   SPIPlanPtr plan = kept_plan(rollup.upsert.c_str(), static_cast<int>(columns + 2), types);
   const int code = SPI_execute_plan(plan, values, nulls, false, 0);
   if (code != SPI_OK_INSERT) elog(ERROR, "pg_tick: merge failed: %s", SPI_result_code_string(code));
-  become_again(identity);
+  act_again(before);
 }
 
 // ---- directly
@@ -180,8 +180,9 @@ void merge_row(const Slice& slice, int row, Datum* values, bool* nulls) {
   }
 }
 
-// Where the row of a key and window was last written. Rows move with each update, and this worker is the one that
-// moves them: most are found without the index. A hint only: what lies there must be visible and have the key.
+// Where the row of a key and window was last written. Rows move with each update, and this worker is the one
+// that moves them: most are found without the index. A hint only: what lies there must be visible and have
+// the key.
 class Places {
  public:
   ItemPointerData* find(const std::string& key) {
@@ -274,7 +275,8 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
     describe_key(slice, row, key);
     ItemPointerData* place = places.find(key);
     bool found = place != nullptr && ItemPointerGetBlockNumber(place) < blocks &&
-                 table_tuple_fetch_row_version(table, place, GetActiveSnapshot(), slot) && has_key(slice, row, slot);
+                 table_tuple_fetch_row_version(table, place, GetActiveSnapshot(), slot) &&
+                 has_key(slice, row, slot);
     if (!found) {
       set_scan_keys(slice, index, row, keys);
       // A scan keeps some of what it allocates while it runs: not in the row's memory.

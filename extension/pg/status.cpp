@@ -60,7 +60,8 @@ void put_unmerged(ReturnSetInfo* result, int id) {
   bool fits = static_cast<int>(columns) == result->setDesc->natts;
   for (size_t c = 0; fits && c < columns; ++c)
     fits = TupleDescAttr(result->setDesc, static_cast<int>(c))->atttypid == rollup.column_types.at(c);
-  if (!fits) throw Error{Error::Code::invalid_argument, "column definition list does not fit the state table"};
+  if (!fits)
+    throw Error{Error::Code::invalid_argument, "column definition list does not fit the state table"};
   call([&] {
     auto* values = static_cast<Datum*>(palloc(sizeof(Datum) * columns));
     auto* nulls = static_cast<bool*>(palloc(columns));
