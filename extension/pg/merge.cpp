@@ -465,28 +465,55 @@ void Merger::shorten_pending(Rollup& rollup, const Range& range, Micros lo) {
   ranges.push_back(rest);
 }
 
-// Deletes the state of the windows that are being recomputed.
-void Merger::remove_windows(const Turn& turn, const Rollup& rollup) {
+// The windows whose state a recompute replaces. Windows that rows have left are replaced as asked; when
+// everything is computed again, only what the source still covers is: candles outlive the partitions they
+// were made from.
+std::vector<Range> Merger::replaced_windows(const Turn& turn, const Rollup& rollup, const Fold& fold) {
+  std::vector<Range> windows;
+  if (turn.ranges.front().lo != minus_infinity) {
+    windows = turn.ranges;
+  } else {
+    for (const Leaf& leaf : turn.leaves)
+      if (leaf.bounded) windows.push_back({window_start(leaf.lo, rollup.size), leaf.hi, false});
+    const size_t leaves = windows.size();
+    std::set<Micros> others;
+    for (size_t slot = 0; slot < fold.slots(); ++slot) {
+      const Micros window = fold.pane(slot);
+      if (std::none_of(windows.begin(), windows.begin() + leaves,
+                       [&](const Range& range) { return window >= range.lo && window < range.hi; }))
+        others.insert(window);
+    }
+    if (leaves == 0 && !others.empty())
+      windows.push_back({*others.begin(), plus_infinity, false});
+    else
+      for (Micros window : others) windows.push_back({window, window_end(window, rollup.size), false});
+  }
+  std::erase_if(windows, [&](const Range& range) { return range.hi <= turn.lo || range.lo >= turn.hi; });
+  for (Range& range : windows)
+    range = {std::max(range.lo, turn.lo), std::min(range.hi, turn.hi), range.fresh};
+  return windows;
+}
+
+// Deletes the state of windows that are being recomputed.
+void Merger::remove_windows(const Rollup& rollup, const std::vector<Range>& windows) {
   std::string sql = "DELETE FROM " + rollup.state_name + " AS s";
   if (rollup.windowed)
     sql += " USING unnest($1, $2) AS r (lo, hi) WHERE s." + rollup.time_column + " >= r.lo AND s." +
            rollup.time_column + " < r.hi";
   const char* text = sql.c_str();
   const Oid type = rollup.windowed ? rollup.column_types.at(rollup.program.keys.size()) : TIMESTAMPTZOID;
-  const int count = static_cast<int>(turn.ranges.size());
+  const int count = static_cast<int>(windows.size());
   call([&] {
     auto* lo = static_cast<Datum*>(palloc(sizeof(Datum) * (count + 1)));
     auto* hi = static_cast<Datum*>(palloc(sizeof(Datum) * (count + 1)));
-    int ranges = 0;
-    for (const Range& range : turn.ranges) {
-      if (range.hi <= turn.lo) continue;
-      lo[ranges] = TimestampTzGetDatum(std::max(range.lo, turn.lo));
-      hi[ranges++] = TimestampTzGetDatum(range.hi);
+    for (int i = 0; i < count; ++i) {
+      lo[i] = TimestampTzGetDatum(windows[i].lo);
+      hi[i] = TimestampTzGetDatum(windows[i].hi);
     }
     Oid types[2] = {get_array_type(type), get_array_type(type)};
     Datum values[2] = {
-        PointerGetDatum(construct_array(lo, ranges, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)),
-        PointerGetDatum(construct_array(hi, ranges, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE))};
+        PointerGetDatum(construct_array(lo, count, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)),
+        PointerGetDatum(construct_array(hi, count, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE))};
     const Actor before = act_as_owner(rollup.owner);
     const int code = SPI_execute_with_args(text, rollup.windowed ? 2 : 0, types, values, nullptr, false, 0);
     if (code != SPI_OK_DELETE) elog(ERROR, "pg_tick: recompute failed: %s", SPI_result_code_string(code));
@@ -512,7 +539,7 @@ void Merger::recompute(Turn& turn) {
                return window && turn.recomputes(*window) ? window : std::nullopt;
              });
   note_times(turn, rollup.source, panes);
-  remove_windows(turn, rollup);
+  remove_windows(rollup, rollup.windowed ? replaced_windows(turn, rollup, fold) : std::vector<Range>{});
   merge_into_state(turn, rollup, fold);
   const std::vector<Range> done = turn.ranges.front().fresh ? turn.ranges : rollup.dirty;
   for (const Range& range : done)

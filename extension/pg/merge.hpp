@@ -38,7 +38,8 @@ class Merger {
   void scan(Turn& turn, Evaluator* evaluator, Fold& fold);
   void load_watermarks(Turn& turn);
   void merge_into_state(Turn& turn, const Rollup& rollup, const Fold& fold);
-  void remove_windows(const Turn& turn, const Rollup& rollup);
+  std::vector<Range> replaced_windows(const Turn& turn, const Rollup& rollup, const Fold& fold);
+  void remove_windows(const Rollup& rollup, const std::vector<Range>& windows);
   void mark_dirty(Rollup& rollup, const Fold& fold);
   void shorten_pending(Rollup& rollup, const Range& range, Micros lo);
   void set_aside_failures(Turn& turn);

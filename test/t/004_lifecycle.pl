@@ -106,6 +106,16 @@ $node->safe_psql('postgres', 'DROP TABLE trades_2');
 is($node->safe_psql('postgres', q{SELECT tick.wait(NULL); SELECT count(*) > 0 FROM candles_1m WHERE ts >= '2024-03-02+00' AND ts < '2024-03-03+00'}),
   "t\nt", 'candles outlive a dropped partition');
 
+# So they do when everything is computed again.
+my $candles = 'SELECT count(*), sum(trades), sum(volume::numeric) FROM candles_1m';
+my $before = $node->safe_psql('postgres', $candles);
+$node->safe_psql('postgres', q{
+  UPDATE tick_catalog.rollup SET status = 'error';
+  INSERT INTO tick_catalog.pending SELECT id, -9223372036854775808, 9223372036854775807, true FROM tick_catalog.rollup;
+  SELECT tick.resume('candles_1m')});
+is($node->safe_psql('postgres', 'SELECT tick.wait(NULL)'), 't', 'computed again');
+is($node->safe_psql('postgres', $candles), $before, 'candles of dropped partitions outlive a resume');
+
 # Crashes: worker, backend, postmaster, immediate stop.
 $node->safe_psql('postgres', 'DROP TABLE trades CASCADE');
 make_trades($node, 1);
