@@ -456,6 +456,10 @@ int run_replay(const Config& config, const ReplayOptions& replay) {
               (stats.rows == 0 && chain.position().record > 0 ? " (was in already)" : ""));
     if (code != exit_ok) return code;
     if (!complete) return exit_ok;
+    if (stats.malformed > 0) {
+      log::warn(file + ": malformed records were passed over for good; put corrected ones into a new file");
+      if (stats.malformed == stats.messages) return exit_failed;
+    }
   }
   return exit_ok;
 }

@@ -118,11 +118,13 @@ void refuse_rows(List* attached) {
     ListCell* leaf;
     foreach (leaf, find_all_inheritors(lfirst_oid(cell), NoLock, nullptr)) {
       if (holds_rows(lfirst_oid(leaf)))
-        ereport(ERROR,
-                (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                 errmsg("cannot attach %s: it holds rows that the rollups have not seen",
-                        relation_text(lfirst_oid(leaf))),
-                 errdetail("Read by: %s.", rollups), errhint("Attach it empty, then INSERT the rows.")));
+        ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                        errmsg("cannot attach %s: it holds rows that the rollups have not seen",
+                               relation_text(lfirst_oid(leaf))),
+                        errdetail("Read by: %s.", rollups),
+                        errhint("Attach it empty, then INSERT the rows the rollups have not seen. Rows of a "
+                                "partition that was "
+                                "detached are in them already and would count twice.")));
     }
   }
 }

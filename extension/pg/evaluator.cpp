@@ -184,10 +184,23 @@ void evaluate_input(RowBatch* batch, int input, Datum* values, bool* nulls) {
   ExecClearTuple(slot);
 }
 
-// Evaluates inputs in order. Returns -1, or the input that failed with its message copied.
+// The inputs that a program's keys, time, WHERE and items use: a rollup must not fail for what only others
+// use.
+void mark_needed(const Program& program, bool* needed) {
+  const auto mark = [&](int16_t input) {
+    if (input >= 0) needed[input] = true;
+  };
+  for (int16_t key : program.keys) mark(key);
+  mark(program.time);
+  mark(program.where);
+  for (const Item& item : program.items)
+    for (int16_t input : {item.value, item.order, item.seq, item.filter}) mark(input);
+}
+
+// Evaluates the needed inputs in order. Returns -1, or the input that failed with its message copied.
 // isolated: in an internal subtransaction, so that an error leaves the writer's transaction as it was.
-int evaluate_inputs(RowBatch* batch, Datum** values, bool** nulls, int from, bool isolated, char* message,
-                    size_t message_size) {
+int evaluate_inputs(RowBatch* batch, const bool* needed, Datum** values, bool** nulls, int from,
+                    bool isolated, char* message, size_t message_size) {
   Evaluator* evaluator = batch->evaluator;
   const int count = static_cast<int>(evaluator->program.inputs.size());
   MemoryContext old = MemoryContextSwitchTo(batch->memory);
@@ -208,7 +221,7 @@ int evaluate_inputs(RowBatch* batch, Datum** values, bool** nulls, int from, boo
     ++evaluating;
     for (int at = from; at < count; ++at) {
       input = at;
-      if (evaluator->plain[at] < 0) evaluate_input(batch, at, values[at], nulls[at]);
+      if (needed[at] && evaluator->plain[at] < 0) evaluate_input(batch, at, values[at], nulls[at]);
     }
     --evaluating;
     act_again(before);
@@ -400,8 +413,12 @@ void fold_batch(RowBatch* batch, Fold& fold, bool retract, bool isolated) {
   const int rows = batch->rows;
   Datum** values = nullptr;
   bool** nulls = nullptr;
+  bool* needed = nullptr;
+  const Program& program = fold.program();
   call([&] {
     MemoryContext old = MemoryContextSwitchTo(batch->memory);
+    needed = static_cast<bool*>(palloc0(count + 1));
+    mark_needed(program, needed);
     values = static_cast<Datum**>(palloc0(sizeof(Datum*) * (count + 1)));
     nulls = static_cast<bool**>(palloc0(sizeof(bool*) * (count + 1)));
     for (int i = 0; i < count; ++i) {
@@ -409,6 +426,7 @@ void fold_batch(RowBatch* batch, Fold& fold, bool retract, bool isolated) {
       values[i] = plain >= 0 ? batch->values + plain * batch_rows
                              : static_cast<Datum*>(palloc0(sizeof(Datum) * rows));
       nulls[i] = plain >= 0 ? batch->nulls + plain * batch_rows : static_cast<bool*>(palloc0(rows));
+      if (plain < 0 && !needed[i]) memset(nulls[i], 1, rows);
     }
     MemoryContextSwitchTo(old);
   });
@@ -416,9 +434,9 @@ void fold_batch(RowBatch* batch, Fold& fold, bool retract, bool isolated) {
     char message[256];
     int failed = -1;
     if (isolated)
-      failed = evaluate_inputs(batch, values, nulls, from, true, message, sizeof message);
+      failed = evaluate_inputs(batch, needed, values, nulls, from, true, message, sizeof message);
     else
-      call([&] { evaluate_inputs(batch, values, nulls, from, false, message, sizeof message); });
+      call([&] { evaluate_inputs(batch, needed, values, nulls, from, false, message, sizeof message); });
     if (failed < 0) break;
     memset(nulls[failed], 1, rows);
     fold.fail(static_cast<int16_t>(failed), message);

@@ -59,9 +59,10 @@ RowBatch* make_batch(Evaluator* evaluator, MemoryContext parent);
 // Copies what the program reads of one row. May ereport; the batch then is as before.
 void push_row(RowBatch* batch, TupleTableSlot* row, const AttrNumber* attributes);
 
-// Evaluates the buffered rows and hands the columns to the fold, then empties the batch. Throws PgError and
-// Error. With `retract` the rows have left. In a recompute (isolated = false) an error is thrown; in a
-// capture (isolated = true) it is noted in the fold as a Failure and the rows count as NULL there.
+// Evaluates what the fold's program uses of the buffered rows (its inputs are the evaluator's) and hands the
+// columns to the fold, then empties the batch. Throws PgError and Error. With `retract` the rows have left.
+// In a recompute (isolated = false) an error is thrown; in a capture (isolated = true) it is noted in the
+// fold as a Failure and the rows count as NULL there.
 void fold_batch(RowBatch* batch, Fold& fold, bool retract, bool isolated);
 
 // Switches to the owner of a rollup for whatever a user has supplied; act_again() switches back.

@@ -1,6 +1,7 @@
 #include "merge.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <set>
 
 #include "catalog.hpp"
@@ -529,15 +530,16 @@ void Merger::recompute(Turn& turn) {
   turn.lo = turn.ranges.front().lo;
   turn.hi = turn.ranges.back().hi;
   if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, turn.lo, turn.hi);
-  Fold panes(evaluator->program);
+  Fold panes(rollup.program);
   if (rollup.windowed) panes.restrict_to(turn.lo, turn.hi);
   scan(turn, evaluator, panes);
   Fold fold(rollup.program);
-  fold.merge(panes, rollup.items.at(rollup.newest),
-             [&](const Fold& from, size_t slot) -> std::optional<Micros> {
-               const auto window = window_of(rollup, from.pane(slot));
-               return window && turn.recomputes(*window) ? window : std::nullopt;
-             });
+  std::vector<int16_t> same(rollup.program.items.size());
+  std::iota(same.begin(), same.end(), static_cast<int16_t>(0));
+  fold.merge(panes, same, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
+    const auto window = window_of(rollup, from.pane(slot));
+    return window && turn.recomputes(*window) ? window : std::nullopt;
+  });
   note_times(turn, rollup.source, panes);
   remove_windows(rollup, rollup.windowed ? replaced_windows(turn, rollup, fold) : std::vector<Range>{});
   merge_into_state(turn, rollup, fold);

@@ -322,7 +322,10 @@ void store_rows(FunctionCallInfo fcinfo, const char* sql, const Bounds& bounds) 
 
 void verify(FunctionCallInfo fcinfo) {
   InitMaterializedSRF(fcinfo, 0);
-  if (PG_ARGISNULL(0)) return;
+  if (PG_ARGISNULL(0))
+    ereport(ERROR,
+            (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("verify takes one rollup, not NULL"),
+             errhint("For all of them: SELECT s.rollup, v.* FROM tick.status s, tick.verify(s.rollup) v.")));
   const Oid view = PG_GETARG_OID(0);
   const int level = fixed_path();
   const Verified* rollup = read_rollup(view);

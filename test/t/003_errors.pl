@@ -57,6 +57,18 @@ is(state('ratio'), 'error: division by zero', 'set aside by the recompute too');
 $node->safe_psql('postgres', "DELETE FROM trades WHERE qty = 0; SELECT tick.resume('ratio')");
 exact($node, 'cured');
 
+# A recompute fails for what its own rollup uses, not for what others of the group do.
+$node->safe_psql('postgres', q{
+  CREATE TABLE w (s text, a float8, b float8);
+  INSERT INTO w VALUES ('A', 1, 0);
+  SELECT tick.create_rollup('w_bad', 'SELECT s, sum(a / b) AS v FROM w GROUP BY 1');
+  SELECT tick.create_rollup('w_good', 'SELECT s, sum(a) AS v FROM w GROUP BY 1')});
+is($node->safe_psql('postgres', "SELECT tick.wait('w_good')"), 't', 'history beside a failing rollup');
+$node->safe_psql('postgres', 'UPDATE w SET a = 5');
+is($node->safe_psql('postgres', "SELECT tick.wait('w_good'); SELECT v FROM w_good"), "t\n5", 'correction beside it');
+is(state('w_bad'), 'error: division by zero', 'which is set aside');
+$node->safe_psql('postgres', 'DROP TABLE w CASCADE');
+
 # An error in the merge: something on the state table raises. It runs as its owner, not as the worker.
 $node->safe_psql('postgres', q{
   CREATE ROLE owner LOGIN; GRANT CREATE ON SCHEMA public TO owner; GRANT SELECT, TRIGGER ON trades TO owner;
