@@ -67,8 +67,21 @@ bool is_plain_index(Relation index) {
          RelationGetIndexExpressions(index) == NIL && RelationGetIndexPredicate(index) == NIL;
 }
 
+// True if an index is over just the keys and the window: an owner may have made others that are unique.
+bool is_key_index(const Rollup& rollup, Relation table, Relation index, int keys) {
+  if (!index->rd_index->indisunique || index->rd_index->indnkeyatts != keys) return false;
+  for (int i = 0; i < keys; ++i) {
+    const AttrNumber attribute = index->rd_index->indkey.values[i];
+    const auto end = rollup.attributes.begin() + keys;
+    if (std::find(rollup.attributes.begin(), end, attribute) == end ||
+        index->rd_indcollation[i] != TupleDescAttr(RelationGetDescr(table), attribute - 1)->attcollation)
+      return false;
+  }
+  return true;
+}
+
 // The unique index over the keys and the window if nothing on the table needs the executor, else InvalidOid.
-Oid find_key_index(Relation table, int keys) {
+Oid find_key_index(const Rollup& rollup, Relation table, int keys) {
   const TupleConstr* constraints = RelationGetDescr(table)->constr;
   if (table->rd_rel->relkind != RELKIND_RELATION || table->rd_rel->relam != HEAP_TABLE_AM_OID ||
       table->trigdesc != nullptr || table->rd_rules != nullptr || table->rd_rel->relrowsecurity ||
@@ -80,8 +93,7 @@ Oid find_key_index(Relation table, int keys) {
   foreach (cell, RelationGetIndexList(table)) {
     Relation index = index_open(lfirst_oid(cell), AccessShareLock);
     if (!is_plain_index(index)) plain = false;
-    if (index->rd_index->indisunique && index->rd_index->indnkeyatts == keys)
-      result = RelationGetRelid(index);
+    if (is_key_index(rollup, table, index, keys)) result = RelationGetRelid(index);
     index_close(index, NoLock);
   }
   return plain ? result : InvalidOid;
@@ -341,7 +353,7 @@ void merge_state(const Rollup& rollup, const Fold& fold, TimestampTz now,
     const int keys = static_cast<int>(rollup.program.keys.size()) + (rollup.windowed ? 1 : 0);
     call([&] {
       Relation table = table_open(rollup.state, RowExclusiveLock);
-      const Oid key_index = keys == 0 ? InvalidOid : find_key_index(table, keys);
+      const Oid key_index = keys == 0 ? InvalidOid : find_key_index(rollup, table, keys);
       if (OidIsValid(key_index))
         write_directly(slice, table, key_index);
       else

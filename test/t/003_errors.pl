@@ -91,6 +91,17 @@ is(state('theirs'), 'error: mine', 'one that raises sets the rollup aside');
 $node->safe_psql('postgres', 'SET ROLE owner; DROP TRIGGER attack ON theirs_state; SELECT tick.resume(\'theirs\')');
 exact($node, 'without it');
 
+# A unique index of the owner's own is not taken for that of the keys.
+$node->safe_psql('postgres', q{
+  CREATE TABLE one_key (k text, v int8);
+  SELECT tick.create_rollup('by_key', 'SELECT k, max(v) AS m, count(*) AS n FROM one_key GROUP BY 1');
+  INSERT INTO one_key VALUES ('a', 1), ('b', 2)});
+exact($node, 'one key');
+$node->safe_psql('postgres', q{CREATE UNIQUE INDEX ON by_key_state (m);
+  SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE backend_type = 'pg_tick worker';
+  INSERT INTO one_key VALUES ('a', 3), ('c', 5)});
+exact($node, 'beside a unique index of the owner');
+
 # User code in the capture runs as the owner too, and sees no other search_path.
 $node->safe_psql('postgres', q{
   SET ROLE owner;
