@@ -16,9 +16,19 @@ CREATE TABLE tick_catalog.source (
   relid            oid PRIMARY KEY,
   watermark_delay  interval NOT NULL DEFAULT '10 seconds',
   idle_timeout     interval NOT NULL DEFAULT '60 seconds',
-  max_skew         interval NOT NULL DEFAULT '5 seconds'
+  max_skew         interval NOT NULL DEFAULT '5 seconds',
+  watermark_by     text,
+  freeze_after     interval,
+  raw_from         timestamptz,
+  dedup_key        text[],
+  dedup_id         text,
+  dedup_group      text,
+  retention        interval,
+  partition_size   interval,
+  partitions_ahead int4 NOT NULL DEFAULT 3
 );
 COMMENT ON TABLE tick_catalog.source IS 'tables that rollups read';
+COMMENT ON COLUMN tick_catalog.source.raw_from IS 'the table is complete from this time on; NULL: from its beginning';
 
 -- Rollups with the same source, owner, keys, WHERE and time expression share one fold per row.
 CREATE TABLE tick_catalog.capture_group (
