@@ -20,57 +20,102 @@ struct RawDelta {
   size_t size;
 };
 
-Datum xid_array(const std::vector<uint64_t>& xids) {
-  Datum* values = static_cast<Datum*>(palloc(sizeof(Datum) * (xids.size() + 1)));
-  for (size_t i = 0; i < xids.size(); ++i)
-    values[i] = FullTransactionIdGetDatum(FullTransactionIdFromU64(xids[i]));
-  return PointerGetDatum(
-      construct_array(values, static_cast<int>(xids.size()), XID8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+// The tables of the ring, each read by its index on xid. Without the executor: a turn is short, and setting
+// up a query would be a good part of it. Plain PostgreSQL code; palloc'ed, freed with the transaction after
+// an error.
+struct Ring {
+  Relation table[queue_tables];
+  Relation index[queue_tables];
+  IndexScanDesc scan[queue_tables];
+  TupleTableSlot* slot[queue_tables];
+  bool there[queue_tables];  // the slot holds the next row
+  MemoryContext memory;      // of the payloads of one batch
+};
+
+Ring* open_ring() {
+  auto* ring = static_cast<Ring*>(palloc0(sizeof(Ring)));
+  ring->memory = AllocSetContextCreate(CurrentMemoryContext, "pg_tick deltas", ALLOCSET_DEFAULT_SIZES);
+  for (int i = 0; i < queue_tables; ++i) {
+    char name[24];
+    snprintf(name, sizeof name, "queue_%d", i);
+    ring->table[i] = table_open(catalog_relation(name), AccessShareLock);
+    snprintf(name, sizeof name, "queue_%d_xid", i);
+    ring->index[i] = index_open(catalog_relation(name), AccessShareLock);
+    ring->slot[i] = table_slot_create(ring->table[i], nullptr);
+    ring->scan[i] = TICK_INDEX_BEGINSCAN(ring->table[i], ring->index[i], GetActiveSnapshot(), 1);
+  }
+  return ring;
 }
 
-// Streams one query of (xid, program, payload); returns the xid at which it stopped, or 0.
-uint64_t stream(const char* sql, Oid type, const std::function<Datum()>& argument, size_t limit, size_t& read,
-                const DeltaConsumer& consume) {
-  Portal portal = nullptr;
-  const Datum value = argument();
-  call([&] {
-    Oid types[1] = {type};
-    Datum values[1] = {value};
-    portal = SPI_cursor_open(nullptr, kept_plan(sql, 1, types), values, nullptr, true);
-  });
-  uint64_t last = 0, stopped = 0;
-  std::vector<RawDelta> deltas(fetch_rows);
-  while (stopped == 0) {
-    SPITupleTable* table = nullptr;
-    uint64_t count = 0;
-    call([&] {
-      SPI_cursor_fetch(portal, true, fetch_rows);
-      table = SPI_tuptable;
-      count = SPI_processed;
-      for (uint64_t i = 0; i < count; ++i) {
-        bool null;
-        deltas[i].xid = U64FromFullTransactionId(
-            DatumGetFullTransactionId(SPI_getbinval(table->vals[i], table->tupdesc, 1, &null)));
-        deltas[i].program = DatumGetInt64(SPI_getbinval(table->vals[i], table->tupdesc, 2, &null));
-        bytea* payload = DatumGetByteaPP(SPI_getbinval(table->vals[i], table->tupdesc, 3, &null));
-        deltas[i].data = VARDATA_ANY(payload);
-        deltas[i].size = static_cast<size_t>(VARSIZE_ANY_EXHDR(payload));
-      }
-    });
-    for (uint64_t i = 0; i < count && stopped == 0; ++i) {
-      if (limit != 0 && read >= limit && deltas[i].xid != last) {
-        stopped = deltas[i].xid;
-        break;
-      }
+void close_ring(Ring* ring) {
+  for (int i = 0; i < queue_tables; ++i) {
+    index_endscan(ring->scan[i]);
+    ExecDropSingleTupleTableSlot(ring->slot[i]);
+    index_close(ring->index[i], NoLock);
+    table_close(ring->table[i], NoLock);
+  }
+  MemoryContextDelete(ring->memory);
+  pfree(ring);
+}
+
+void seek(Ring* ring, StrategyNumber strategy, RegProcedure compare, uint64_t xid) {
+  ScanKeyData key;
+  ScanKeyInit(&key, 1, strategy, compare, FullTransactionIdGetDatum(FullTransactionIdFromU64(xid)));
+  for (int i = 0; i < queue_tables; ++i) {
+    index_rescan(ring->scan[i], &key, 1, nullptr, 0);
+    ring->there[i] = index_getnext_slot(ring->scan[i], ForwardScanDirection, ring->slot[i]);
+  }
+}
+
+uint64_t xid_of(TupleTableSlot* slot) {
+  bool null;
+  return U64FromFullTransactionId(DatumGetFullTransactionId(slot_getattr(slot, 1, &null)));
+}
+
+// The next rows in the order of their xids, until there are fetch_rows of them or none is left.
+int fetch(Ring* ring, RawDelta* deltas) {
+  CHECK_FOR_INTERRUPTS();
+  MemoryContextReset(ring->memory);
+  MemoryContext old = MemoryContextSwitchTo(ring->memory);
+  int count = 0;
+  while (count < fetch_rows) {
+    int least = -1;
+    for (int i = 0; i < queue_tables; ++i)
+      if (ring->there[i] && (least < 0 || xid_of(ring->slot[i]) < xid_of(ring->slot[least]))) least = i;
+    if (least < 0) break;
+    TupleTableSlot* slot = ring->slot[least];
+    bool null;
+    RawDelta* delta = &deltas[count++];
+    delta->xid = xid_of(slot);
+    delta->program = DatumGetInt64(slot_getattr(slot, 2, &null));
+    bytea* payload = DatumGetByteaPCopy(slot_getattr(slot, 3, &null));
+    delta->data = VARDATA(payload);
+    delta->size = static_cast<size_t>(VARSIZE(payload) - VARHDRSZ);
+    // A scan keeps some of what it allocates while it runs: not in the batch's memory.
+    MemoryContextSwitchTo(old);
+    ring->there[least] = index_getnext_slot(ring->scan[least], ForwardScanDirection, slot);
+    MemoryContextSwitchTo(ring->memory);
+  }
+  MemoryContextSwitchTo(old);
+  return count;
+}
+
+// Hands over what a search finds; returns the xid at which the limit stopped it, or 0.
+uint64_t stream(Ring* ring, StrategyNumber strategy, RegProcedure compare, uint64_t xid, size_t limit,
+                size_t& read, const DeltaConsumer& consume) {
+  static RawDelta deltas[fetch_rows];
+  call([&] { seek(ring, strategy, compare, xid); });
+  uint64_t last = 0;
+  for (;;) {
+    const int count = call([&] { return fetch(ring, deltas); });
+    for (int i = 0; i < count; ++i) {
+      if (limit != 0 && read >= limit && deltas[i].xid != last) return deltas[i].xid;
       consume(deltas[i].program, {deltas[i].data, deltas[i].size});
       read += deltas[i].size;
       last = deltas[i].xid;
     }
-    call([&] { SPI_freetuptable(table); });
-    if (count < fetch_rows) break;
+    if (count < fetch_rows) return 0;
   }
-  call([&] { SPI_cursor_close(portal); });
-  return stopped;
 }
 
 // Since when a table of the ring is known to be drained: any snapshot that may still need it is older than
@@ -122,22 +167,14 @@ Frontier Frontier::below(uint64_t x) const {
 
 uint64_t read_deltas(const Frontier& frontier, size_t limit, const DeltaConsumer& consume) {
   size_t read = 0;
-  if (!frontier.xip.empty() && !planted("greatest_xid"))
-    stream(
-        "SELECT xid, program, payload FROM tick_catalog.queue_0 WHERE xid = ANY ($1)"
-        " UNION ALL SELECT xid, program, payload FROM tick_catalog.queue_1 WHERE xid = ANY ($1)"
-        " UNION ALL SELECT xid, program, payload FROM tick_catalog.queue_2 WHERE xid = ANY ($1)",
-        get_array_type(XID8OID), [&] { return call([&] { return xid_array(frontier.xip); }); }, 0, read,
-        consume);
-  return stream(
-      "SELECT xid, program, payload FROM (SELECT * FROM tick_catalog.queue_0"
-      " UNION ALL SELECT * FROM tick_catalog.queue_1 UNION ALL SELECT * FROM tick_catalog.queue_2) q"
-      " WHERE xid >= $1 ORDER BY xid",
-      XID8OID,
-      [&] {
-        return call([&] { return FullTransactionIdGetDatum(FullTransactionIdFromU64(frontier.xmax)); });
-      },
-      limit, read, consume);
+  Ring* ring = call([] { return open_ring(); });
+  if (!planted("greatest_xid"))
+    for (uint64_t xid : frontier.xip)
+      (void)stream(ring, BTEqualStrategyNumber, F_XID8EQ, xid, 0, read, consume);
+  const uint64_t cut =
+      stream(ring, BTGreaterEqualStrategyNumber, F_XID8GE, frontier.xmax, limit, read, consume);
+  call([&] { close_ring(ring); });
+  return cut;
 }
 
 void rotate_queue() {

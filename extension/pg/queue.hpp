@@ -28,7 +28,7 @@ struct Frontier {
 using DeltaConsumer = std::function<void(int64_t program, std::string_view payload)>;
 
 // Hands over every delta that the active snapshot sees and `frontier` does not. With a limit (bytes, 0 =
-// none) it stops between two transactions; the result then is the first xid not consumed, else 0. Inside SPI.
+// none) it stops between two transactions; the result then is the first xid not consumed, else 0.
 // Throws.
 uint64_t read_deltas(const Frontier& frontier, size_t limit, const DeltaConsumer& consume);
 
