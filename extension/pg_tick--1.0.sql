@@ -25,9 +25,11 @@ CREATE TABLE tick_catalog.source (
   dedup_group      text,
   retention        interval,
   partition_size   interval,
-  partitions_ahead int4 NOT NULL DEFAULT 3
+  partitions_ahead int4 NOT NULL DEFAULT 3,
+  declared         bool NOT NULL DEFAULT false
 );
 COMMENT ON TABLE tick_catalog.source IS 'tables that rollups read';
+COMMENT ON COLUMN tick_catalog.source.declared IS 'by tick.add_source: it stays when its last rollup has gone';
 COMMENT ON COLUMN tick_catalog.source.raw_from IS 'the table is complete from this time on; NULL: from its beginning';
 
 -- Rollups with the same source, owner, keys, WHERE and time expression share one fold per row.
@@ -376,6 +378,26 @@ COMMENT ON FUNCTION tick.create_rollup(text, text) IS 'makes a view that always 
 CREATE FUNCTION tick.drop_rollup(name regclass) RETURNS void
   LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_drop_rollup';
 COMMENT ON FUNCTION tick.drop_rollup(regclass) IS 'drops a rollup with its state';
+CREATE FUNCTION tick.add_source(
+    source regclass, watermark_delay interval DEFAULT NULL, idle_timeout interval DEFAULT NULL,
+    max_skew interval DEFAULT NULL, watermark_by text DEFAULT NULL, freeze_after interval DEFAULT NULL,
+    dedup_key text[] DEFAULT NULL, dedup_id text DEFAULT NULL, dedup_group text DEFAULT NULL,
+    retention interval DEFAULT NULL, partition_size interval DEFAULT NULL, partitions_ahead int4 DEFAULT NULL)
+  RETURNS void LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_add_source';
+COMMENT ON FUNCTION tick.add_source(regclass, interval, interval, interval, text, interval, text[], text, text, interval, interval, int4)
+  IS 'declares a table a source of rollups, with the settings given; NULL leaves a setting as it is';
+CREATE FUNCTION tick.alter_source(
+    source regclass, watermark_delay interval DEFAULT NULL, idle_timeout interval DEFAULT NULL,
+    max_skew interval DEFAULT NULL, watermark_by text DEFAULT NULL, freeze_after interval DEFAULT NULL,
+    dedup_key text[] DEFAULT NULL, dedup_id text DEFAULT NULL, dedup_group text DEFAULT NULL,
+    retention interval DEFAULT NULL, partition_size interval DEFAULT NULL, partitions_ahead int4 DEFAULT NULL,
+    reset text[] DEFAULT NULL)
+  RETURNS void LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_alter_source';
+COMMENT ON FUNCTION tick.alter_source(regclass, interval, interval, interval, text, interval, text[], text, text, interval, interval, int4, text[])
+  IS 'changes the settings given; reset puts those it names back to their defaults';
+CREATE FUNCTION tick.drop_source(source regclass) RETURNS void
+  LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_drop_source';
+COMMENT ON FUNCTION tick.drop_source(regclass) IS 'takes a declaration back; the source goes with its last rollup';
 CREATE FUNCTION tick_catalog.on_drop() RETURNS event_trigger
   LANGUAGE C AS 'MODULE_PATHNAME', 'tick_on_drop';
 CREATE EVENT TRIGGER tick_drop ON sql_drop EXECUTE FUNCTION tick_catalog.on_drop();

@@ -4,6 +4,7 @@
 #include "guard.hpp"
 #include "session.hpp"
 #include "shared.hpp"
+#include "source.hpp"
 
 namespace tick::pg {
 namespace {
@@ -94,15 +95,6 @@ void write(const char* sql, int count, Oid* types, Datum* values, const char* nu
   SPI_finish();
 }
 
-void write_source(Oid source) {
-  Oid types[] = {OIDOID};
-  Datum values[] = {ObjectIdGetDatum(source)};
-  write("INSERT INTO tick_catalog.source (relid) VALUES ($1) ON CONFLICT DO NOTHING", 1, types, values,
-        nullptr);
-  write("INSERT INTO tick_catalog.watermark (source) VALUES ($1) ON CONFLICT DO NOTHING", 1, types, values,
-        nullptr);
-}
-
 void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 group) {
   const int keys = list_length(def->keys);
   const int first = keys + (def->window != nullptr ? 1 : 0);
@@ -160,7 +152,7 @@ Oid create_rollup(text* name, const char* query) {
   const Oid view = get_relname_relid(def->name, def->schema);
 
   caller = act_as_extension();
-  write_source(def->source);
+  register_source(def->source);
   const int32 group = join_group(def);
   write_rollup(def, view, state, definition, group);
   record_items(def, group);

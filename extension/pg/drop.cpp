@@ -5,6 +5,7 @@
 #include "guard.hpp"
 #include "session.hpp"
 #include "shared.hpp"
+#include "source.hpp"
 
 namespace tick::pg {
 namespace {
@@ -64,14 +65,7 @@ void release_source(Oid source) {
     if (!has_programs(source)) lock_source(source, AccessExclusiveLock);
     attach_triggers(source);
   }
-  run(
-      psprintf("DELETE FROM tick_catalog.source AS s WHERE s.relid = %u AND NOT EXISTS "
-               "(SELECT FROM tick_catalog.rollup AS r WHERE r.source = s.relid)",
-               source));
-  run(
-      psprintf("DELETE FROM tick_catalog.watermark AS w WHERE w.source = %u AND NOT EXISTS "
-               "(SELECT FROM tick_catalog.source AS s WHERE s.relid = w.source)",
-               source));
+  forget_source(source);
 }
 
 // The mutex of a turn. No turn runs from here to the end of the transaction: it would wait for the state we
@@ -112,6 +106,29 @@ void drop_rollup(Oid view) {
   act_again(again);
 }
 
+// Declared sources that no rollup reads.
+void forget_dropped_sources() {
+  List* dropped = NIL;
+  MemoryContext memory = CurrentMemoryContext;
+  open_catalogs();
+  SPI_execute(
+      "SELECT s.relid FROM tick_catalog.source AS s JOIN pg_event_trigger_dropped_objects() AS d ON d.objid "
+      "= "
+      "s.relid WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0",
+      true, 0);
+  for (uint64 row = 0; row < SPI_processed; ++row) {
+    bool null;
+    const Oid source =
+        DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1, &null));
+    MemoryContext spi = MemoryContextSwitchTo(memory);
+    dropped = lappend_oid(dropped, source);
+    MemoryContextSwitchTo(spi);
+  }
+  close_catalogs();
+  ListCell* cell;
+  foreach (cell, dropped) forget_source(lfirst_oid(cell));
+}
+
 void clean_up() {
   const Actor caller = act_as_extension();
   remove_all(
@@ -119,6 +136,7 @@ void clean_up() {
                    "'pg_class'::regclass AND d.objsubid = 0 AND d.objid IN (r.view, r.state, "
                    "r.definition, r.source))",
                    InvalidOid));
+  forget_dropped_sources();
   act_again(caller);
 }
 
