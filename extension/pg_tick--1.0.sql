@@ -164,30 +164,16 @@ CREATE FUNCTION tick_catalog.refuse_truncate() RETURNS trigger
 CREATE FUNCTION tick_catalog.ignore_replica() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tick_ignore_replica';
 REVOKE ALL ON FUNCTION tick_catalog.capture(), tick_catalog.flush(), tick_catalog.refuse_truncate(),
   tick_catalog.ignore_replica() FROM PUBLIC;
-CREATE TRIGGER tick_replica BEFORE INSERT OR UPDATE OR DELETE ON tick_catalog.queue_0
-  FOR EACH ROW EXECUTE FUNCTION tick_catalog.ignore_replica();
-ALTER TABLE tick_catalog.queue_0 ENABLE REPLICA TRIGGER tick_replica;
-CREATE TRIGGER tick_replica BEFORE INSERT OR UPDATE OR DELETE ON tick_catalog.queue_1
-  FOR EACH ROW EXECUTE FUNCTION tick_catalog.ignore_replica();
-ALTER TABLE tick_catalog.queue_1 ENABLE REPLICA TRIGGER tick_replica;
-CREATE TRIGGER tick_replica BEFORE INSERT OR UPDATE OR DELETE ON tick_catalog.queue_2
-  FOR EACH ROW EXECUTE FUNCTION tick_catalog.ignore_replica();
-ALTER TABLE tick_catalog.queue_2 ENABLE REPLICA TRIGGER tick_replica;
-CREATE TRIGGER tick_replica BEFORE INSERT OR UPDATE OR DELETE ON tick_catalog.frontier
-  FOR EACH ROW EXECUTE FUNCTION tick_catalog.ignore_replica();
-ALTER TABLE tick_catalog.frontier ENABLE REPLICA TRIGGER tick_replica;
-CREATE TRIGGER tick_replica_truncate BEFORE TRUNCATE ON tick_catalog.queue_0
-  FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.ignore_replica();
-ALTER TABLE tick_catalog.queue_0 ENABLE REPLICA TRIGGER tick_replica_truncate;
-CREATE TRIGGER tick_replica_truncate BEFORE TRUNCATE ON tick_catalog.queue_1
-  FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.ignore_replica();
-ALTER TABLE tick_catalog.queue_1 ENABLE REPLICA TRIGGER tick_replica_truncate;
-CREATE TRIGGER tick_replica_truncate BEFORE TRUNCATE ON tick_catalog.queue_2
-  FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.ignore_replica();
-ALTER TABLE tick_catalog.queue_2 ENABLE REPLICA TRIGGER tick_replica_truncate;
-CREATE TRIGGER tick_replica_truncate BEFORE TRUNCATE ON tick_catalog.frontier
-  FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.ignore_replica();
-ALTER TABLE tick_catalog.frontier ENABLE REPLICA TRIGGER tick_replica_truncate;
+CREATE FUNCTION tick_catalog.refuse_replica(catalog pg_catalog.regclass) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  EXECUTE format('CREATE TRIGGER tick_replica BEFORE INSERT OR UPDATE OR DELETE ON %s
+    FOR EACH ROW EXECUTE FUNCTION tick_catalog.ignore_replica()', catalog);
+  EXECUTE format('CREATE TRIGGER tick_replica_truncate BEFORE TRUNCATE ON %s
+    FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.ignore_replica()', catalog);
+  EXECUTE format('ALTER TABLE %s ENABLE REPLICA TRIGGER tick_replica, ENABLE REPLICA TRIGGER tick_replica_truncate', catalog);
+END $$;
+REVOKE ALL ON FUNCTION tick_catalog.refuse_replica(pg_catalog.regclass) FROM PUBLIC;
 
 CREATE FUNCTION tick_catalog.unmerged(rollup int4) RETURNS SETOF record
   LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tick_unmerged';
@@ -524,3 +510,20 @@ REVOKE ALL ON FUNCTION tick_catalog.on_function() FROM PUBLIC;
 CREATE EVENT TRIGGER tick_function ON ddl_command_end
   WHEN TAG IN ('CREATE FUNCTION', 'ALTER FUNCTION') EXECUTE FUNCTION tick_catalog.on_function();
 ALTER EVENT TRIGGER tick_function ENABLE ALWAYS;
+
+-- Must stay the last of this script. No catalog takes in what a subscription replays, and each can be updated although a
+-- publication has it.
+DO $$
+DECLARE
+  catalog pg_catalog.regclass;
+BEGIN
+  FOR catalog IN SELECT c.oid FROM pg_catalog.pg_class c
+    WHERE c.relnamespace OPERATOR(pg_catalog.=) 'tick_catalog'::pg_catalog.regnamespace AND c.relkind OPERATOR(pg_catalog.=) 'r'
+  LOOP
+    PERFORM tick_catalog.refuse_replica(catalog);
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_index i
+                   WHERE i.indrelid OPERATOR(pg_catalog.=) catalog::pg_catalog.oid AND i.indisprimary) THEN
+      EXECUTE pg_catalog.format('ALTER TABLE %s REPLICA IDENTITY FULL', catalog);
+    END IF;
+  END LOOP;
+END $$;

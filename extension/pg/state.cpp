@@ -80,11 +80,20 @@ bool is_key_index(const Rollup& rollup, Relation table, Relation index, int keys
   return true;
 }
 
+// True if something on the table fires for the worker; our own triggers against replicas do not.
+bool fires_triggers(const TriggerDesc* triggers) {
+  for (int i = 0; triggers != nullptr && i < triggers->numtriggers; ++i) {
+    const char enabled = triggers->triggers[i].tgenabled;
+    if (enabled == TRIGGER_FIRES_ON_ORIGIN || enabled == TRIGGER_FIRES_ALWAYS) return true;
+  }
+  return false;
+}
+
 // The unique index over the keys and the window if nothing on the table needs the executor, else InvalidOid.
 Oid find_key_index(const Rollup& rollup, Relation table, int keys) {
   const TupleConstr* constraints = RelationGetDescr(table)->constr;
   if (table->rd_rel->relkind != RELKIND_RELATION || table->rd_rel->relam != HEAP_TABLE_AM_OID ||
-      table->trigdesc != nullptr || table->rd_rules != nullptr || table->rd_rel->relrowsecurity ||
+      fires_triggers(table->trigdesc) || table->rd_rules != nullptr || table->rd_rel->relrowsecurity ||
       (constraints != nullptr && (constraints->num_check > 0 || constraints->has_generated_stored)))
     return InvalidOid;
   Oid result = InvalidOid;
