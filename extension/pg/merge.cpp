@@ -373,6 +373,11 @@ void Merger::set_aside_failures(Turn& turn) {
       for (Rollup& rollup : rollups_) {
         const auto items = rollup.items.find(program);
         if (rollup.status == "error" || items == rollup.items.end()) continue;
+        // Nothing has been computed yet: the recompute will meet the row, unless it is gone by then.
+        if (std::any_of(rollup.fresh.begin(), rollup.fresh.end(), [](const Range& range) {
+              return range.lo == minus_infinity && range.hi == plus_infinity;
+            }))
+          continue;
         const bool uses =
             shared || std::any_of(items->second.begin(), items->second.end(), [&](int16_t index) {
               const Item& item = of.items.at(index);

@@ -57,6 +57,12 @@ is(state('ratio'), 'error: division by zero', 'set aside by the recompute too');
 $node->safe_psql('postgres', "DELETE FROM trades WHERE qty = 0; SELECT tick.resume('ratio')");
 exact($node, 'cured');
 
+# The failing row leaves in the transaction that resumes: what is recomputed does not have it.
+$node->safe_psql('postgres', "INSERT INTO trades VALUES ('C', '2024-03-01 12:00+00', 1, 0, 1)");
+$node->safe_psql('postgres', 'SELECT tick.wait(NULL)');
+$node->safe_psql('postgres', "BEGIN; DELETE FROM trades WHERE qty = 0; SELECT tick.resume('ratio'); COMMIT");
+exact($node, 'cured and resumed at once');
+
 # A recompute fails for what its own rollup uses, not for what others of the group do.
 $node->safe_psql('postgres', q{
   CREATE TABLE w (s text, a float8, b float8);
