@@ -453,6 +453,10 @@ int64_t DecimalSum::count() const {
   return total;
 }
 
+bool DecimalSum::lost_special() const {
+  return rare_ && (rare_->nan < 0 || rare_->infinity < 0 || rare_->minus_infinity < 0);
+}
+
 // The inputs by display scale, ascending, none with count 0.
 std::vector<DecimalSum::ScaleCount> DecimalSum::scales() const {
   std::vector<ScaleCount> result;

@@ -63,6 +63,8 @@ class DecimalSum {
 
   // Number of inputs, those taken back subtracted.
   int64_t count() const;
+  // True if more NaN, or more infinities of a sign, were taken back than added.
+  bool lost_special() const;
 
   // Returns the bytes PostgreSQL's sum() gives for the inputs: the largest display scale among them; NaN
   // wins, opposite infinities are NaN. Zero inputs give 0. Throws Error numeric_out_of_range beyond numeric's

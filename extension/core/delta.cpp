@@ -1,6 +1,6 @@
 // The packed delta record: how a fold travels from the writer to the worker. Layout (all integers LEB128):
 //   version | rows | failures (input, message) | keys | key cells | slots (key, pane, max_time, removed,
-//   partials)
+//   partials; of an extreme the best that came and the best that left)
 #include <cstring>
 
 #include "fold.hpp"
@@ -8,7 +8,8 @@
 namespace tick {
 namespace {
 
-constexpr unsigned char delta_version = 1;
+constexpr unsigned char delta_version = 2;
+constexpr unsigned char extreme_set = 1, extreme_gone = 2;
 
 class Writer {
  public:
@@ -131,7 +132,7 @@ void encode(const Fold& fold, std::string& out) {
       const Partials& partials = fold.items_[index];
       switch (partials.kind) {
         case PartialKind::count:
-          writer.number(static_cast<uint64_t>(partials.counts[at]));
+          writer.integer(partials.counts[at]);
           break;
         case PartialKind::integer:
           writer.integer(static_cast<int64_t>(partials.integers[at] >> 64));
@@ -144,16 +145,20 @@ void encode(const Fold& fold, std::string& out) {
           partials.decimals[at].encode(out);
           break;
         case PartialKind::extreme: {
-          const Extreme& extreme = partials.extremes[at];
           const Item& item = program.items[index];
-          writer.byte(extreme.set ? 1 : 0);
-          if (!extreme.set) break;
-          const auto kept = [&](const Kept& value, int16_t input) {
-            if (input >= 0) writer.cell(value.cell(program.inputs[input].type), program.inputs[input].type);
+          const bool gone = !partials.gone.empty() && partials.gone[at].set;
+          writer.byte((partials.extremes[at].set ? extreme_set : 0) | (gone ? extreme_gone : 0));
+          const auto put = [&](const Extreme& extreme) {
+            const Place parts = place(program, item, extreme);
+            const auto part = [&](const Cell& cell, int16_t input) {
+              if (input >= 0) writer.cell(cell, program.inputs[input].type);
+            };
+            part(parts.value, item.value);
+            part(parts.order, item.order);
+            part(parts.seq, item.seq);
           };
-          kept(extreme.value, item.value);
-          kept(extreme.order, item.order);
-          kept(extreme.seq, item.seq);
+          if (partials.extremes[at].set) put(partials.extremes[at]);
+          if (gone) put(partials.gone[at]);
           break;
         }
       }
@@ -185,12 +190,15 @@ void merge_delta(Fold& fold, std::string_view delta) {
     const Micros pane = reader.integer();
     const uint32_t slot = fold.find_slot(key_of[key], pane);
     fold.slot_[slot].max_time = std::max<Micros>(fold.slot_[slot].max_time, reader.integer());
-    fold.slot_[slot].removed += static_cast<int64_t>(reader.number());
+    const auto removed = static_cast<int64_t>(reader.number());
+    if (removed < 0) corrupted("removed rows");
+    fold.slot_[slot].removed += removed;
+    if (removed > 0 && !fold.has_gone_) fold.make_gone();
     for (size_t index = 0; index < program.items.size(); ++index) {
       Partials& partials = fold.items_[index];
       switch (partials.kind) {
         case PartialKind::count:
-          partials.counts[slot] += static_cast<int64_t>(reader.number());
+          partials.counts[slot] += reader.integer();
           break;
         case PartialKind::integer: {
           const auto high = static_cast<unsigned __int128>(static_cast<__int128>(reader.integer()));
@@ -204,14 +212,20 @@ void merge_delta(Fold& fold, std::string_view delta) {
           partials.decimals[slot].merge(DecimalSum::decode(reader.rest()));
           break;
         case PartialKind::extreme: {
-          if (reader.byte() == 0) break;
           const Item& item = program.items[index];
-          const auto kept = [&](int16_t input) {
-            return input < 0 ? Cell::none() : reader.cell(program.inputs[input].type);
+          const unsigned char flags = reader.byte();
+          if (flags > (extreme_set | extreme_gone) || ((flags & extreme_gone) != 0 && removed == 0))
+            corrupted("extreme");
+          const auto take = [&](Extreme& holder) {
+            const auto part = [&](int16_t input) {
+              return input < 0 ? Cell::none() : reader.cell(program.inputs[input].type);
+            };
+            const Cell value = part(item.value), order = part(item.order), seq = part(item.seq);
+            if (value.null || (item.order >= 0 && order.null)) corrupted("value");
+            fold.offer(item, holder, {value, order, seq});
           };
-          const Cell value = kept(item.value), order = kept(item.order), seq = kept(item.seq);
-          if (value.null || (item.order >= 0 && order.null)) corrupted("value");
-          fold.offer(item, partials.extremes[slot], value, order, seq);
+          if ((flags & extreme_set) != 0) take(partials.extremes[slot]);
+          if ((flags & extreme_gone) != 0) take(partials.gone[slot]);
           break;
         }
       }

@@ -115,9 +115,33 @@ void Partials::resize(size_t slots) {
   }
 }
 
+Place place(const Program& program, const Item& item, const Extreme& extreme) {
+  const auto part = [&](const Kept& kept, int16_t input) {
+    return input < 0 || !extreme.set ? Cell::none() : kept.cell(program.inputs[input].type);
+  };
+  return {part(extreme.value, item.value), part(extreme.order, item.order), part(extreme.seq, item.seq)};
+}
+
+int compare(const Program& program, const Item& item, const Place& a, const Place& b) {
+  int result = 0;
+  if (item.order >= 0) result = compare(program.inputs[item.order], a.order, b.order, program.compare_text);
+  if (result == 0 && item.seq >= 0) {
+    if (a.seq.null || b.seq.null)
+      result = int(b.seq.null) - int(a.seq.null);
+    else
+      result = compare(program.inputs[item.seq], a.seq, b.seq, program.compare_text);
+  }
+  return result != 0 ? result : compare(program.inputs[item.value], a.value, b.value, program.compare_text);
+}
+
+bool beats(const Program& program, const Item& item, const Place& a, const Place& b) {
+  const int order = compare(program, item, a, b);
+  return item.kind == ItemKind::max || item.kind == ItemKind::last ? order > 0 : order < 0;
+}
+
 Fold::Fold(const Program& program) : program_(&program) {
   for (const Item& item : program.items)
-    items_.push_back(Partials{partial_kind(program, item), {}, {}, {}, {}, {}});
+    items_.push_back(Partials{partial_kind(program, item), {}, {}, {}, {}, {}, {}});
   key_table_.assign(64, 0);
   slot_table_.assign(64, 0);
   canonical_.resize(program.keys.size());
@@ -140,7 +164,7 @@ size_t Fold::memory() const {
         per_slot += sizeof(DecimalSum);
         break;
       case PartialKind::extreme:
-        per_slot += sizeof(Extreme);
+        per_slot += has_gone_ ? 2 * sizeof(Extreme) : sizeof(Extreme);
         break;
     }
   }
@@ -235,9 +259,16 @@ uint32_t Fold::find_slot(uint32_t key, Micros pane) {
   const uint32_t id = static_cast<uint32_t>(slot_.size());
   slot_.push_back({key, pane, minus_infinity, 0});
   for (Partials& item : items_) item.resize(slot_.size());
+  if (has_gone_) make_gone();
   slot_table_[at] = id + 1;
   if (slot_.size() * 2 > slot_table_.size()) grow_slots();
   return last_slot_[key] = id;
+}
+
+void Fold::make_gone() {
+  has_gone_ = true;
+  for (Partials& item : items_)
+    if (item.kind == PartialKind::extreme) item.gone.resize(slot_.size());
 }
 
 // Fills row_slot_: the slot of each row, or no_slot where the row is not to be folded.
@@ -280,7 +311,7 @@ void Fold::find_slots(std::span<const Column> inputs, size_t rows) {
 
 void Fold::add(std::span<const Column> inputs, size_t rows) {
   find_slots(inputs, rows);
-  for (size_t item = 0; item < items_.size(); ++item) add_item(item, inputs, rows);
+  for (size_t item = 0; item < items_.size(); ++item) add_item<1>(item, inputs, rows);
   rows_ += static_cast<int64_t>(rows);
 }
 
@@ -288,13 +319,17 @@ void Fold::retract(std::span<const Column> inputs, size_t rows) {
   find_slots(inputs, rows);
   for (size_t row = 0; row < rows; ++row)
     if (row_slot_[row] != no_slot) ++slot_[row_slot_[row]].removed;
+  make_gone();
+  for (size_t item = 0; item < items_.size(); ++item) add_item<-1>(item, inputs, rows);
 }
 
+// direction -1: the rows have left.
+template <int direction>
 void Fold::add_item(size_t index, std::span<const Column> inputs, size_t rows) {
   const Item& item = program_->items[index];
   Partials& partials = items_[index];
   if (partials.kind == PartialKind::extreme) {
-    add_extremes(partials, item, inputs, rows);
+    add_extremes(direction > 0 ? partials.extremes : partials.gone, item, inputs, rows);
     return;
   }
   const Cell* values = item.value < 0 ? nullptr : inputs[item.value].data();
@@ -312,25 +347,35 @@ void Fold::add_item(size_t index, std::span<const Column> inputs, size_t rows) {
   };
   switch (partials.kind) {
     case PartialKind::count:
-      each([&](uint32_t slot, const Cell&) { ++partials.counts[slot]; });
+      each([&](uint32_t slot, const Cell&) { partials.counts[slot] += direction; });
       break;
     case PartialKind::integer:
-      each([&](uint32_t slot, const Cell& cell) { partials.integers[slot] += cell.word; });
+      each([&](uint32_t slot, const Cell& cell) {
+        partials.integers[slot] += direction * __int128{cell.word};
+      });
       break;
     case PartialKind::exact:
-      if (square)
-        each([&](uint32_t slot, const Cell& cell) { partials.exacts[slot].add_square(cell.real); });
-      else
-        each([&](uint32_t slot, const Cell& cell) { partials.exacts[slot].add(cell.real); });
+      each([&](uint32_t slot, const Cell& cell) {
+        ExactSum& sum = partials.exacts[slot];
+        if (square)
+          direction > 0 ? sum.add_square(cell.real) : sum.subtract_square(cell.real);
+        else
+          direction > 0 ? sum.add(cell.real) : sum.subtract(cell.real);
+      });
       break;
-    case PartialKind::decimal:
-      if (program_->inputs[item.value].type != Type::numeric)
-        each([&](uint32_t slot, const Cell& cell) { partials.decimals[slot].add_square_int(cell.word); });
-      else if (square)
-        each([&](uint32_t slot, const Cell& cell) { partials.decimals[slot].add_square(cell.view()); });
-      else
-        each([&](uint32_t slot, const Cell& cell) { partials.decimals[slot].add(cell.view()); });
+    case PartialKind::decimal: {
+      const bool integer = program_->inputs[item.value].type != Type::numeric;
+      each([&](uint32_t slot, const Cell& cell) {
+        DecimalSum& sum = partials.decimals[slot];
+        if (integer)
+          direction > 0 ? sum.add_square_int(cell.word) : sum.subtract_square_int(cell.word);
+        else if (square)
+          direction > 0 ? sum.add_square(cell.view()) : sum.subtract_square(cell.view());
+        else
+          direction > 0 ? sum.add(cell.view()) : sum.subtract(cell.view());
+      });
       break;
+    }
     case PartialKind::extreme:
       break;
   }
@@ -339,12 +384,13 @@ void Fold::add_item(size_t index, std::span<const Column> inputs, size_t rows) {
 // min and max of fixed-width values. Whatever is not a plain win or loss (first value, tie, NaN) goes through
 // offer().
 template <typename Get>
-void Fold::add_bounds(const Item& item, Partials& partials, const Cell* values, size_t rows, Get get) {
+void Fold::add_bounds(const Item& item, std::vector<Extreme>& holders, const Cell* values, size_t rows,
+                      Get get) {
   const bool greatest = item.kind == ItemKind::max;
   for (size_t row = 0; row < rows; ++row) {
     const uint32_t slot = row_slot_[row];
     if (slot == no_slot || values[row].null) continue;
-    Extreme& holder = partials.extremes[slot];
+    Extreme& holder = holders[slot];
     if (holder.set) [[likely]] {
       const auto value = get(values[row].word), held = get(holder.value.word);
       if (greatest ? value < held : value > held) continue;
@@ -353,18 +399,18 @@ void Fold::add_bounds(const Item& item, Partials& partials, const Cell* values, 
         continue;
       }
     }
-    offer(item, holder, values[row], Cell::none(), Cell::none());
+    offer(item, holder, {values[row], Cell::none(), Cell::none()});
   }
 }
 
 // first and last of fixed-width values in an order of words; ties go through offer().
-void Fold::add_ends(const Item& item, Partials& partials, const Cell* values, const Cell* orders,
+void Fold::add_ends(const Item& item, std::vector<Extreme>& holders, const Cell* values, const Cell* orders,
                     const Cell* seqs, size_t rows) {
   const bool last = item.kind == ItemKind::last;
   for (size_t row = 0; row < rows; ++row) {
     const uint32_t slot = row_slot_[row];
     if (slot == no_slot || values[row].null || orders[row].null) continue;
-    Extreme& holder = partials.extremes[slot];
+    Extreme& holder = holders[slot];
     if (holder.set && orders[row].word != holder.order.word) [[likely]] {
       if ((orders[row].word > holder.order.word) != last) continue;
       holder.value.word = values[row].word;
@@ -375,11 +421,12 @@ void Fold::add_ends(const Item& item, Partials& partials, const Cell* values, co
       }
       continue;
     }
-    offer(item, holder, values[row], orders[row], seqs != nullptr ? seqs[row] : Cell::none());
+    offer(item, holder, {values[row], orders[row], seqs != nullptr ? seqs[row] : Cell::none()});
   }
 }
 
-void Fold::add_extremes(Partials& partials, const Item& item, std::span<const Column> inputs, size_t rows) {
+void Fold::add_extremes(std::vector<Extreme>& holders, const Item& item, std::span<const Column> inputs,
+                        size_t rows) {
   const Cell* values = inputs[item.value].data();
   const Cell* orders = item.order < 0 ? nullptr : inputs[item.order].data();
   const Cell* seqs = item.seq < 0 ? nullptr : inputs[item.seq].data();
@@ -389,59 +436,41 @@ void Fold::add_extremes(Partials& partials, const Item& item, std::span<const Co
   const bool plain = item.filter < 0 && !is_variable(value_type);
   if (plain && orders == nullptr) {
     if (is_float(value_type))
-      add_bounds(item, partials, values, rows, [](int64_t word) { return std::bit_cast<double>(word); });
+      add_bounds(item, holders, values, rows, [](int64_t word) { return std::bit_cast<double>(word); });
     else
-      add_bounds(item, partials, values, rows, [](int64_t word) { return word; });
+      add_bounds(item, holders, values, rows, [](int64_t word) { return word; });
     return;
   }
   if (plain && word_order && (seqs == nullptr || !is_variable(program_->inputs[item.seq].type))) {
-    add_ends(item, partials, values, orders, seqs, rows);
+    add_ends(item, holders, values, orders, seqs, rows);
     return;
   }
   for (size_t row = 0; row < rows; ++row) {
     const uint32_t slot = row_slot_[row];
     if (slot == no_slot || values[row].null || !passes(inputs, item.filter, row)) continue;
     if (orders != nullptr && orders[row].null) continue;
-    Extreme& holder = partials.extremes[slot];
+    Extreme& holder = holders[slot];
     if (word_order && holder.set && orders[row].word != holder.order.word &&
         (orders[row].word > holder.order.word) != (item.kind == ItemKind::last))
       continue;
-    offer(item, holder, values[row], orders != nullptr ? orders[row] : Cell::none(),
-          seqs != nullptr ? seqs[row] : Cell::none());
+    offer(item, holder,
+          {values[row], orders != nullptr ? orders[row] : Cell::none(),
+           seqs != nullptr ? seqs[row] : Cell::none()});
   }
 }
 
 // Lets a value compete for the holder's place.
-void Fold::offer(const Item& item, Extreme& holder, const Cell& value, const Cell& order, const Cell& seq) {
+void Fold::offer(const Item& item, Extreme& holder, const Place& candidate) {
   const Program& program = *program_;
-  const Type value_type = program.inputs[item.value].type;
-  if (holder.set) {
-    int comparison = 0;
-    if (item.order >= 0) {
-      const Input& type = program.inputs[item.order];
-      comparison = compare(type, order, holder.order.cell(type.type), program.compare_text);
-    }
-    if (comparison == 0 && item.seq >= 0) {
-      const Input& type = program.inputs[item.seq];
-      if (seq.null || holder.seq.null)
-        comparison = int(holder.seq.null) - int(seq.null);
-      else
-        comparison = compare(type, seq, holder.seq.cell(type.type), program.compare_text);
-    }
-    if (comparison == 0)
-      comparison =
-          compare(program.inputs[item.value], value, holder.value.cell(value_type), program.compare_text);
-    const bool greatest = item.kind == ItemKind::max || item.kind == ItemKind::last;
-    if (greatest ? comparison <= 0 : comparison >= 0) return;
-  }
+  if (holder.set && !beats(program, item, candidate, place(program, item, holder))) return;
   const auto bytes = [&] {
     return holder.value.bytes.size() + holder.order.bytes.size() + holder.seq.bytes.size();
   };
   kept_bytes_ -= bytes();
   holder.set = true;
-  holder.value.keep(value, value_type);
-  if (item.order >= 0) holder.order.keep(order, program.inputs[item.order].type);
-  if (item.seq >= 0) holder.seq.keep(seq, program.inputs[item.seq].type);
+  holder.value.keep(candidate.value, program.inputs[item.value].type);
+  if (item.order >= 0) holder.order.keep(candidate.order, program.inputs[item.order].type);
+  if (item.seq >= 0) holder.seq.keep(candidate.seq, program.inputs[item.seq].type);
   kept_bytes_ += bytes();
 }
 
@@ -462,14 +491,12 @@ void Fold::merge_partial(size_t index, size_t slot, const Partials& from, size_t
       partials.decimals[slot].merge(from.decimals[from_slot]);
       break;
     case PartialKind::extreme: {
-      const Extreme& other = from.extremes[from_slot];
-      if (!other.set) break;
       const Item& item = program_->items[index];
-      const auto cell = [&](const Kept& kept, int16_t input) {
-        return input < 0 ? Cell::none() : kept.cell(program_->inputs[input].type);
+      const auto compete = [&](const Extreme& other, Extreme& holder) {
+        if (other.set) offer(item, holder, place(*program_, item, other));
       };
-      offer(item, partials.extremes[slot], cell(other.value, item.value), cell(other.order, item.order),
-            cell(other.seq, item.seq));
+      compete(from.extremes[from_slot], partials.extremes[slot]);
+      if (!from.gone.empty()) compete(from.gone[from_slot], partials.gone[slot]);
       break;
     }
   }
@@ -478,6 +505,7 @@ void Fold::merge_partial(size_t index, size_t slot, const Partials& from, size_t
 void Fold::merge(const Fold& from, std::span<const int16_t> items, const Route& route) {
   const size_t width = program_->keys.size();
   std::vector<uint32_t> key_of(from.key_hash_.size(), no_slot);
+  if (from.has_gone_) make_gone();
   for (size_t at = 0; at < from.slots(); ++at) {
     const std::optional<Micros> window = route(from, at);
     if (!window) continue;

@@ -1,7 +1,7 @@
 // The one fold: rows, deltas and other folds go in, partials per (keys, pane) come out. Capture, the worker's
 // pre-merge and recompute all use this class, so they cannot disagree.
-// Promises: any order and any split of the input gives the same partials to the last bit. Works on column
-// spans.
+// Promises: any order and any split of the input gives the same partials to the last bit; rows that leave are
+// subtracted as exactly as they were added. Works on column spans.
 #pragma once
 
 #include <functional>
@@ -40,7 +40,19 @@ struct Extreme {
   Kept value, order, seq;
 };
 
-// The partials of one item, one element a slot; only the vector of its kind is used.
+// What competes for the place of an extreme.
+struct Place {
+  Cell value, order, seq;
+};
+Place place(const Program& program, const Item& item, const Extreme& extreme);
+// The total order of an item's places: (order, seq with NULL lowest, value, bytes).
+int compare(const Program& program, const Item& item, const Place& a, const Place& b);
+// True if `a` takes the place from `b`.
+bool beats(const Program& program, const Item& item, const Place& a, const Place& b);
+
+// The partials of one item, one element a slot; only the vectors of its kind are used. Rows that have left
+// are subtracted from counts and sums, which may be negative; an extreme cannot be taken back, so the best of
+// those that have left is kept beside (`gone`, empty until the fold has seen any).
 struct Partials {
   PartialKind kind;
   std::vector<int64_t> counts;
@@ -48,6 +60,7 @@ struct Partials {
   std::vector<ExactSum> exacts;
   std::vector<DecimalSum> decimals;
   std::vector<Extreme> extremes;
+  std::vector<Extreme> gone;
 
   void resize(size_t slots);
 };
@@ -61,7 +74,7 @@ class Fold {
 
   // Folds rows; inputs[i] is the column of Program::inputs[i]. Throws Error if a type is not summable.
   void add(std::span<const Column> inputs, size_t rows);
-  // Notes that rows have left: their (keys, pane) has to be recomputed. Partials stay as they are.
+  // Folds rows that have left.
   void retract(std::span<const Column> inputs, size_t rows);
 
   // Where a slot of another fold goes: the window to merge it into, or nothing to leave it out.
@@ -80,6 +93,7 @@ class Fold {
 
   Micros pane(size_t slot) const { return slot_[slot].pane; }
   Micros max_time(size_t slot) const { return slot_[slot].max_time; }
+  // Rows that have left, whatever was added beside.
   int64_t removed(size_t slot) const { return slot_[slot].removed; }
   Cell key(size_t slot, size_t k) const { return keys_[slot_[slot].key * program_->keys.size() + k]; }
   const Partials& partials(size_t item) const { return items_[item]; }
@@ -109,18 +123,22 @@ class Fold {
   void grow_keys();
   void grow_slots();
   Cell own(const Cell& cell, Type type);
+  void make_gone();
+  template <int direction>
   void add_item(size_t item, std::span<const Column> inputs, size_t rows);
-  void add_extremes(Partials& partials, const Item& item, std::span<const Column> inputs, size_t rows);
+  void add_extremes(std::vector<Extreme>& holders, const Item& item, std::span<const Column> inputs,
+                    size_t rows);
   template <typename Get>
-  void add_bounds(const Item& item, Partials& partials, const Cell* values, size_t rows, Get get);
-  void add_ends(const Item& item, Partials& partials, const Cell* values, const Cell* orders,
+  void add_bounds(const Item& item, std::vector<Extreme>& holders, const Cell* values, size_t rows, Get get);
+  void add_ends(const Item& item, std::vector<Extreme>& holders, const Cell* values, const Cell* orders,
                 const Cell* seqs, size_t rows);
   void merge_partial(size_t item, size_t slot, const Partials& from, size_t from_slot);
-  void offer(const Item& item, Extreme& holder, const Cell& value, const Cell& order, const Cell& seq);
+  void offer(const Item& item, Extreme& holder, const Place& candidate);
 
   const Program* program_;
   Micros lo_ = minus_infinity, hi_ = plus_infinity;
   int64_t rows_ = 0;
+  bool has_gone_ = false;  // rows have left: every slot has its `gone`
   std::vector<Slot> slot_;
   std::vector<Partials> items_;
   std::vector<Failure> failures_;

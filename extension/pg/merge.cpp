@@ -408,8 +408,7 @@ void Merger::merge_deltas(Turn& turn) {
       });
     }
     if (fold.slots() > 0) check_source_rights(rollup);
-    merge_into_state(turn, rollup, fold);
-    mark_dirty(rollup, fold);
+    mark_dirty(rollup, merge_into_state(turn, rollup, fold));
     current_ = 0;
   }
   for (const auto& [program, fold] : turn.folds) {
@@ -428,18 +427,18 @@ void Merger::note_times(Turn& turn, Oid source, const Fold& fold) {
     if (fold.max_time(slot) <= turn.started + max_skew) newest = std::max(newest, fold.max_time(slot));
 }
 
-void Merger::merge_into_state(Turn& turn, const Rollup& rollup, const Fold& fold) {
-  if (fold.slots() == 0) return;
+std::set<Micros> Merger::merge_into_state(Turn& turn, const Rollup& rollup, const Fold& fold) {
+  if (fold.slots() == 0) return {};
   const auto known = turn.watermarks.find(rollup.source);
-  merge_state(rollup, fold, turn.started,
-              known == turn.watermarks.end() ? std::nullopt : std::make_optional<TimestampTz>(known->second));
+  // In a bounded turn a row may leave before it has come.
+  return merge_state(
+      rollup, fold, turn.started,
+      known == turn.watermarks.end() ? std::nullopt : std::make_optional<TimestampTz>(known->second),
+      turn.cut == 0);
 }
 
-// Rows have left these windows: they are recomputed from the source, in a later turn.
-void Merger::mark_dirty(Rollup& rollup, const Fold& fold) {
-  std::set<Micros> windows;
-  for (size_t slot = 0; slot < fold.slots(); ++slot)
-    if (fold.removed(slot) > 0) windows.insert(fold.pane(slot));
+// An extremum may have left these windows: they are recomputed from the source, in a later turn.
+void Merger::mark_dirty(Rollup& rollup, const std::set<Micros>& windows) {
   std::vector<Range> ranges;
   for (Micros window : windows) {
     const Range range = rollup.windowed ? Range{window, window_end(window, rollup.size), false}

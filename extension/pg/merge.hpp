@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <set>
 
 #include "rollup.hpp"
 
@@ -37,10 +38,10 @@ class Merger {
   void recompute(Turn& turn);
   void scan(Turn& turn, Evaluator* evaluator, Fold& fold);
   void load_watermarks(Turn& turn);
-  void merge_into_state(Turn& turn, const Rollup& rollup, const Fold& fold);
+  std::set<Micros> merge_into_state(Turn& turn, const Rollup& rollup, const Fold& fold);
   std::vector<Range> replaced_windows(const Turn& turn, const Rollup& rollup, const Fold& fold);
   void remove_windows(const Rollup& rollup, const std::vector<Range>& windows);
-  void mark_dirty(Rollup& rollup, const Fold& fold);
+  void mark_dirty(Rollup& rollup, const std::set<Micros>& windows);
   void shorten_pending(Rollup& rollup, const Range& range, Micros lo);
   void set_aside_failures(Turn& turn);
   void set_aside_in_turn(Turn& turn, Rollup& rollup, const std::string& reason);

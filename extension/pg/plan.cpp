@@ -287,6 +287,10 @@ const char* merged_sql(Definition* def, Oid state) {
       columns.data, relation_text(state), columns.data, def->id, definitions.data);
   for (int i = 0; i < identifying(def); ++i)
     appendStringInfo(&sql, "%sp.%s", i == 0 ? " GROUP BY " : ", ", quote_identifier(column(def, i)->name));
+  // A group that nothing is left of is no row.
+  if (grouped(def))
+    appendStringInfo(&sql, " HAVING sum(p.%s) > 0",
+                     quote_identifier(column(def, item(def, 0)->column)->name));
   appendStringInfoString(&sql, ") AS s");
   return sql.data;
 }

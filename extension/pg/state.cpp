@@ -16,14 +16,64 @@ constexpr size_t slice_memory = 32 * 1024 * 1024;
 
 struct Slice {
   const Rollup& rollup;
+  const Fold& fold;
+  size_t from;  // its first slot
   const StateColumns& state;
   int rows;
   TimestampTz now;
   std::optional<TimestampTz> watermark;
+  bool complete;
+  std::set<Micros>& lost;
+
+  bool any_left(int row) const { return fold.removed(from + row) > 0; }
+  void lose(int row) const { lost.insert(fold.pane(from + row)); }
 };
+
+// Columns of the state table that identify a row; the next one counts its rows.
+size_t identifying(const Rollup& rollup) {
+  return rollup.program.keys.size() + (rollup.windowed ? 1 : 0);
+}
 
 // ---- by the upsert
 // -----------------------------------------------------------------------------------------
+
+// Deletes the rows that nothing is left of. Runs as the owner.
+void remove_empty(const Slice& slice) {
+  const Rollup& rollup = slice.rollup;
+  auto* windows = static_cast<Datum*>(palloc(sizeof(Datum) * slice.rows));
+  int count = 0;
+  for (int row = 0; slice.complete && row < slice.rows; ++row)
+    if (slice.any_left(row)) windows[count++] = TimestampTzGetDatum(slice.fold.pane(slice.from + row));
+  if (count == 0) return;
+  StringInfoData sql;
+  initStringInfo(&sql);
+  appendStringInfo(
+      &sql, "DELETE FROM %s WHERE %s <= 0", rollup.state_name.c_str(),
+      quote_identifier(get_attname(rollup.state, rollup.attributes[identifying(rollup)], false)));
+  const Oid type = rollup.windowed ? rollup.column_types[rollup.program.keys.size()] : TIMESTAMPTZOID;
+  if (rollup.windowed) appendStringInfo(&sql, " AND %s = ANY ($1)", rollup.time_column.c_str());
+  Oid types[1] = {get_array_type(type)};
+  Datum values[1] = {
+      PointerGetDatum(construct_array(windows, count, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE))};
+  const int code = SPI_execute_with_args(sql.data, rollup.windowed ? 1 : 0, types, values, nullptr, false, 0);
+  if (code != SPI_OK_DELETE) elog(ERROR, "pg_tick: merge failed: %s", SPI_result_code_string(code));
+}
+
+// The upsert does not say what it found: whatever left may have been the extremum.
+void note_lost(const Slice& slice) {
+  const std::vector<Item>& items = slice.rollup.program.items;
+  for (int row = 0; row < slice.rows; ++row) {
+    if (!slice.any_left(row)) continue;
+    const size_t slot = slice.from + row;
+    bool lost = !slice.complete;
+    for (size_t i = 0; i < items.size(); ++i) {
+      const Partials& partials = slice.fold.partials(i);
+      lost = lost || (!partials.gone.empty() && partials.gone[slot].set) ||
+             (partials.kind == PartialKind::decimal && partials.decimals[slot].lost_special());
+    }
+    if (lost) slice.lose(row);
+  }
+}
 
 void write_by_upsert(const Slice& slice) {
   const Rollup& rollup = slice.rollup;
@@ -56,7 +106,9 @@ void write_by_upsert(const Slice& slice) {
   SPIPlanPtr plan = kept_plan(rollup.upsert.c_str(), static_cast<int>(columns + 2), types);
   const int code = SPI_execute_plan(plan, values, nulls, false, 0);
   if (code != SPI_OK_INSERT) elog(ERROR, "pg_tick: merge failed: %s", SPI_result_code_string(code));
+  remove_empty(slice);
   act_again(before);
+  note_lost(slice);
 }
 
 // ---- directly
@@ -126,11 +178,14 @@ Cell to_cell_detoasted(Datum datum, bool null, const ValueType& type) {
   return to_cell(datum, null, type);
 }
 
-// Merges the partials of row `row` of the slice into the row that values/nulls hold.
-void merge_row(const Slice& slice, int row, Datum* values, bool* nulls) {
+// Merges the partials of row `row` of the slice into the row that values/nulls hold. Returns whether an
+// extremum may have left: the best of what has left is not worse than what is there now.
+bool merge_row(const Slice& slice, int row, Datum* values, bool* nulls) {
   const Rollup& rollup = slice.rollup;
   const Program& program = rollup.program;
-  size_t c = program.keys.size() + (rollup.windowed ? 1 : 0);
+  const size_t slot = slice.from + row;
+  bool lost = false;
+  size_t c = identifying(rollup);
   const auto old_cell = [&](size_t column) {
     const int at = rollup.attributes[column] - 1;
     return to_cell_detoasted(values[at], nulls[at], rollup.columns[column]);
@@ -140,7 +195,9 @@ void merge_row(const Slice& slice, int row, Datum* values, bool* nulls) {
     values[at] = to_datum(cell, rollup.columns[column]);
     nulls[at] = cell.null;
   };
-  for (const Item& item : program.items) {
+  for (size_t i = 0; i < program.items.size(); ++i) {
+    const Item& item = program.items[i];
+    const Partials& partials = slice.fold.partials(i);
     const ValueType& type = rollup.columns[c];
     const int at = rollup.attributes[c] - 1;
     const Cell& added = slice.state.cells[c][row];
@@ -153,6 +210,8 @@ void merge_row(const Slice& slice, int row, Datum* values, bool* nulls) {
           if (pg_add_s64_overflow(DatumGetInt64(values[at]), added.word, &sum))
             ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE), errmsg("bigint out of range")));
           values[at] = Int64GetDatum(sum);
+        } else if (partials.kind == PartialKind::decimal && partials.decimals[slot].lost_special()) {
+          lost = true;  // numeric cannot say what is left when NaN or an infinity leaves
         } else if (type.type == Type::numeric) {
           values[at] = DirectFunctionCall2(numeric_add, values[at], to_datum(added, type));
         } else {
@@ -165,40 +224,71 @@ void merge_row(const Slice& slice, int row, Datum* values, bool* nulls) {
       case ItemKind::max:
       case ItemKind::first:
       case ItemKind::last: {
-        const bool ordered = item.order >= 0;
-        const size_t width = 1 + (ordered ? 1 : 0) + (item.seq >= 0 ? 1 : 0);
+        const size_t seq = c + (item.order >= 0 ? 2 : 1);
+        const size_t width = seq - c + (item.seq >= 0 ? 1 : 0);
+        const auto held = [&]() -> Place {
+          return {old_cell(c), item.order >= 0 ? old_cell(c + 1) : Cell::none(),
+                  item.seq >= 0 ? old_cell(seq) : Cell::none()};
+        };
         if (!added.null) {
-          const bool greatest = item.kind == ItemKind::max || item.kind == ItemKind::last;
-          const Cell old = old_cell(c);
-          int order = greatest ? 1 : -1;
-          if (!old.null) {
-            order = 0;
-            if (ordered)
-              order = compare(program.inputs[item.order], slice.state.cells[c + 1][row], old_cell(c + 1),
-                              compare_text);
-            if (order == 0 && item.seq >= 0) {
-              const Cell& seq = slice.state.cells[c + 2][row];
-              const Cell old_seq = old_cell(c + 2);
-              order = seq.null || old_seq.null
-                          ? int(old_seq.null) - int(seq.null)
-                          : compare(program.inputs[item.seq], seq, old_seq, compare_text);
-            }
-            if (order == 0) order = compare(program.inputs[item.value], added, old, compare_text);
-          }
-          if (greatest ? order > 0 : order < 0)
+          const Place candidate = place(program, item, partials.extremes[slot]);
+          if (nulls[at] || beats(program, item, candidate, held()))
             for (size_t part = 0; part < width; ++part) put(c + part, slice.state.cells[c + part][row]);
         }
+        if (!partials.gone.empty() && partials.gone[slot].set)
+          lost =
+              lost || nulls[at] || !beats(program, item, held(), place(program, item, partials.gone[slot]));
         c += width;
         break;
       }
     }
   }
-  const int revision = rollup.revision_attribute - 1;
-  if (rollup.windowed && slice.watermark) {
-    const Micros start = slice.state.cells[program.keys.size()][row].word;
-    if (window_end(start, rollup.size) <= *slice.watermark)
-      values[revision] = Int64GetDatum(DatumGetInt64(values[revision]) + 1);
+  return lost;
+}
+
+// What the partials of row `row` of the slice are as a row of their own. Returns as merge_row() does.
+bool make_row(const Slice& slice, int row, Datum* values, bool* nulls) {
+  const Rollup& rollup = slice.rollup;
+  for (size_t c = 0; c < rollup.columns.size(); ++c) {
+    const Cell& cell = slice.state.cells[c][row];
+    values[rollup.attributes[c] - 1] = to_datum(cell, rollup.columns[c]);
+    nulls[rollup.attributes[c] - 1] = cell.null;
   }
+  values[rollup.revision_attribute - 1] = Int64GetDatum(0);
+  nulls[rollup.revision_attribute - 1] = false;
+  const Program& program = rollup.program;
+  const size_t slot = slice.from + row;
+  bool lost = false;
+  for (size_t i = 0; slice.any_left(row) && i < program.items.size(); ++i) {
+    const Partials& partials = slice.fold.partials(i);
+    if (partials.kind == PartialKind::decimal) lost = lost || partials.decimals[slot].lost_special();
+    if (partials.gone.empty() || !partials.gone[slot].set) continue;
+    const Item& item = program.items[i];
+    lost = lost || !partials.extremes[slot].set ||
+           !beats(program, item, place(program, item, partials.extremes[slot]),
+                  place(program, item, partials.gone[slot]));
+  }
+  return lost;
+}
+
+// True if the window of the row was final before this turn.
+bool was_final(const Slice& slice, int row) {
+  return slice.rollup.windowed && slice.watermark &&
+         window_end(slice.fold.pane(slice.from + row), slice.rollup.size) <= *slice.watermark;
+}
+
+// True if two rows of the table have the same partials.
+bool same_partials(const Rollup& rollup, TupleDesc desc, TupleTableSlot* before, const Datum* values,
+                   const bool* nulls) {
+  for (size_t c = identifying(rollup); c < rollup.columns.size(); ++c) {
+    const int at = rollup.attributes[c] - 1;
+    const Form_pg_attribute attribute = TupleDescAttr(desc, at);
+    if (before->tts_isnull[at] != nulls[at] ||
+        (!nulls[at] &&
+         !datum_image_eq(before->tts_values[at], values[at], attribute->attbyval, attribute->attlen)))
+      return false;
+  }
+  return true;
 }
 
 // Where the row of a key and window was last written. Rows move with each update, and this worker is the one
@@ -214,6 +304,7 @@ class Places {
     if (places_.size() >= most) places_.clear();
     places_.insert_or_assign(key, place);
   }
+  void forget(const std::string& key) { places_.erase(key); }
 
  private:
   static constexpr size_t most = 100'000;
@@ -308,32 +399,42 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
     }
     auto* values = static_cast<Datum*>(palloc0(sizeof(Datum) * desc->natts));
     auto* nulls = static_cast<bool*>(palloc(desc->natts));
+    bool lost;
     if (found) {
       slot_getallattrs(slot);
       memcpy(values, slot->tts_values, sizeof(Datum) * desc->natts);
       memcpy(nulls, slot->tts_isnull, desc->natts);
-      merge_row(slice, row, values, nulls);
+      lost = merge_row(slice, row, values, nulls);
     } else {
       memset(nulls, 1, desc->natts);
-      for (size_t c = 0; c < slice.rollup.columns.size(); ++c) {
-        const Cell& cell = slice.state.cells[c][row];
-        values[slice.rollup.attributes[c] - 1] = to_datum(cell, slice.rollup.columns[c]);
-        nulls[slice.rollup.attributes[c] - 1] = cell.null;
-      }
-      values[slice.rollup.revision_attribute - 1] = Int64GetDatum(0);
-      nulls[slice.rollup.revision_attribute - 1] = false;
+      lost = make_row(slice, row, values, nulls);
     }
-    values[slice.rollup.updated_attribute - 1] = TimestampTzGetDatum(slice.now);
-    nulls[slice.rollup.updated_attribute - 1] = false;
-    HeapTuple tuple = heap_form_tuple(desc, values, nulls);
-    if (found) {
+    const int64 left = DatumGetInt64(values[slice.rollup.attributes[identifying(slice.rollup)] - 1]);
+    const bool empty = left <= 0 && slice.complete;
+    if (empty ? left < 0 : lost || left <= 0) slice.lose(row);
+    const bool unchanged =
+        found && slice.any_left(row) && same_partials(slice.rollup, desc, slot, values, nulls);
+    if (empty && found) {
       ItemPointerData before = slot->tts_tid;
       ExecClearTuple(slot);
-      CatalogTupleUpdateWithInfo(table, &before, tuple, indexes);
-    } else {
-      CatalogTupleInsertWithInfo(table, tuple, indexes);
+      CatalogTupleDelete(table, &before);
+      places.forget(key);
+    } else if (!empty && !unchanged) {
+      const int revision = slice.rollup.revision_attribute - 1;
+      if (found && was_final(slice, row))
+        values[revision] = Int64GetDatum(DatumGetInt64(values[revision]) + 1);
+      values[slice.rollup.updated_attribute - 1] = TimestampTzGetDatum(slice.now);
+      nulls[slice.rollup.updated_attribute - 1] = false;
+      HeapTuple tuple = heap_form_tuple(desc, values, nulls);
+      if (found) {
+        ItemPointerData before = slot->tts_tid;
+        ExecClearTuple(slot);
+        CatalogTupleUpdateWithInfo(table, &before, tuple, indexes);
+      } else {
+        CatalogTupleInsertWithInfo(table, tuple, indexes);
+      }
+      places.remember(key, tuple->t_self);
     }
-    places.remember(key, tuple->t_self);
     MemoryContextSwitchTo(old);
     MemoryContextReset(memory);
   }
@@ -348,9 +449,10 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
 
 }  // namespace
 
-void merge_state(const Rollup& rollup, const Fold& fold, TimestampTz now,
-                 std::optional<TimestampTz> watermark) {
-  if (fold.slots() == 0) return;
+std::set<Micros> merge_state(const Rollup& rollup, const Fold& fold, TimestampTz now,
+                             std::optional<TimestampTz> watermark, bool complete) {
+  std::set<Micros> lost;
+  if (fold.slots() == 0) return lost;
   // An array of one slice must fit into PostgreSQL's largest allocation, however wide the values are.
   const size_t rows = std::clamp<size_t>(slice_memory / (fold.memory() / fold.slots() + 1), 1, slice_rows);
   for (size_t from = 0; from < fold.slots(); from += rows) {
@@ -358,8 +460,8 @@ void merge_state(const Rollup& rollup, const Fold& fold, TimestampTz now,
     const StateColumns state = state_columns(rollup, fold, from, to);
     if (state.cells.size() != rollup.columns.size())
       throw Error{Error::Code::internal, "state table of " + rollup.name + " does not fit its program"};
-    const Slice slice{rollup, state, static_cast<int>(to - from), now, watermark};
-    const int keys = static_cast<int>(rollup.program.keys.size()) + (rollup.windowed ? 1 : 0);
+    const Slice slice{rollup, fold, from, state, static_cast<int>(to - from), now, watermark, complete, lost};
+    const int keys = static_cast<int>(identifying(rollup));
     call([&] {
       Relation table = table_open(rollup.state, RowExclusiveLock);
       const Oid key_index = keys == 0 ? InvalidOid : find_key_index(rollup, table, keys);
@@ -370,6 +472,7 @@ void merge_state(const Rollup& rollup, const Fold& fold, TimestampTz now,
       table_close(table, NoLock);
     });
   }
+  return lost;
 }
 
 }  // namespace tick::pg
