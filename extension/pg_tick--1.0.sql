@@ -181,7 +181,8 @@ COMMENT ON FUNCTION tick_catalog.unmerged(int4) IS
   'rows of the state table that committed deltas will add, as the calling query sees them';
 
 CREATE FUNCTION tick_catalog.worker_counters(
-    OUT worker int4, OUT waiting_since timestamptz, OUT last_lag_ms float8, OUT turns int8)
+    OUT worker int4, OUT waiting_since timestamptz, OUT last_lag_ms float8, OUT turns int8,
+    OUT started_at timestamptz, OUT held_ms float8)
   RETURNS record LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'tick_worker_counters';
 
 CREATE FUNCTION tick_catalog.wake() RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'tick_wake';
@@ -192,13 +193,17 @@ CREATE FUNCTION tick.wait(name regclass, timeout interval DEFAULT '30 seconds') 
 COMMENT ON FUNCTION tick.wait(regclass, interval) IS
   'waits until everything committed before the call is in the rollup (NULL: in all of them); false after the timeout';
 
+CREATE FUNCTION tick_catalog.present_rate(rate float8, last_arrival timestamptz) RETURNS float8
+  LANGUAGE sql VOLATILE AS $$
+  SELECT coalesce($1 * pg_catalog.exp(-least(extract(epoch FROM pg_catalog.clock_timestamp() - $2), 3000)::float8 / 5), 0) $$;
+COMMENT ON FUNCTION tick_catalog.present_rate(float8, timestamptz) IS 'rows a second, as it has decayed since the last arrival';
+
 CREATE VIEW tick.status AS
   SELECT r.view::pg_catalog.regclass AS rollup,
          r.source::pg_catalog.regclass AS source,
          CASE WHEN r.status = 'live' AND EXISTS (SELECT FROM tick_catalog.pending p WHERE p.rollup = r.id)
               THEN 'recompute' ELSE r.status END AS state,
-         coalesce(w.rate * exp(-least(extract(epoch FROM clock_timestamp() - w.last_arrival), 3000)::float8 / 5), 0)
-           AS rows_per_second,
+         tick_catalog.present_rate(w.rate, w.last_arrival) AS rows_per_second,
          (SELECT count(*) FROM tick_catalog.frontier f,
             (SELECT xid FROM tick_catalog.queue_0 UNION ALL SELECT xid FROM tick_catalog.queue_1
              UNION ALL SELECT xid FROM tick_catalog.queue_2) q
@@ -510,6 +515,120 @@ REVOKE ALL ON FUNCTION tick_catalog.on_function() FROM PUBLIC;
 CREATE EVENT TRIGGER tick_function ON ddl_command_end
   WHEN TAG IN ('CREATE FUNCTION', 'ALTER FUNCTION') EXECUTE FUNCTION tick_catalog.on_function();
 ALTER EVENT TRIGGER tick_function ENABLE ALWAYS;
+
+-- ---------------------------------------------------------------------------------------------------------
+-- What the engine tells about itself. Everybody sees what he may read.
+-- ---------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION tick_catalog.turns(OUT started timestamptz, OUT ms float8, OUT deltas int8, OUT rows int8)
+  RETURNS SETOF record LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'tick_turns';
+CREATE FUNCTION tick_catalog.partitions(source oid, OUT partition oid, OUT lo timestamptz, OUT hi timestamptz, OUT attic bool)
+  RETURNS SETOF record LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'tick_partitions';
+
+CREATE VIEW tick.rollups AS
+  SELECT r.view::pg_catalog.regclass AS rollup,
+         r.source::pg_catalog.regclass AS source,
+         pg_catalog.pg_get_viewdef(r.definition) AS query,
+         r.owner::pg_catalog.regrole AS owner,
+         r.window_size,
+         r.key_columns AS keys,
+         r.group_id,
+         CASE WHEN r.window_size IS NOT NULL THEN
+           (SELECT pg_catalog.make_interval(secs => p.pane / 1e6) FROM tick_catalog.program p
+            WHERE p.group_id = r.group_id AND p.current) END AS pane,
+         t.strategy,
+         t.state,
+         (SELECT count(*) FROM tick_catalog.pending p WHERE p.rollup = r.id) AS pending_ranges,
+         r.created_at
+  FROM tick_catalog.rollup r JOIN tick.status t ON t.rollup = r.view;
+COMMENT ON VIEW tick.rollups IS 'one row a rollup: what it is and how it is kept';
+
+CREATE VIEW tick.sources AS
+  SELECT s.relid::pg_catalog.regclass AS source,
+         c.relowner::pg_catalog.regrole AS owner,
+         (SELECT count(*) FROM tick_catalog.rollup r WHERE r.source = s.relid) AS rollups,
+         s.declared, s.watermark_delay, s.idle_timeout, s.max_skew, s.watermark_by, s.freeze_after,
+         s.dedup_key, s.dedup_id, s.dedup_group, s.retention, s.partition_size, s.partitions_ahead,
+         w.watermark, w.max_time, w.last_arrival, w.rows,
+         tick_catalog.present_rate(w.rate, w.last_arrival) AS rows_per_second,
+         s.raw_from,
+         p.count AS partitions, p.lo AS partitions_from, p.hi AS partitions_to, p.attic
+  FROM tick_catalog.source s
+  JOIN pg_catalog.pg_class c ON c.oid = s.relid
+  LEFT JOIN tick_catalog.watermark w ON w.source = s.relid
+  CROSS JOIN LATERAL (
+    SELECT count(*), min(p.lo) AS lo, max(p.hi) AS hi, max(p.partition) FILTER (WHERE p.attic)::pg_catalog.regclass AS attic
+    FROM tick_catalog.partitions(s.relid) p) p
+  WHERE pg_catalog.has_table_privilege(s.relid, 'SELECT');
+COMMENT ON VIEW tick.sources IS 'one row a source: its settings, and how far it has come';
+
+CREATE VIEW tick.turns AS SELECT started, ms, deltas, rows FROM tick_catalog.turns();
+COMMENT ON VIEW tick.turns IS 'the last turns of the worker that changed something';
+
+-- Who holds back the horizon behind which old versions of rows can be removed.
+CREATE VIEW tick_catalog.holder AS
+  SELECT holder, since FROM (
+    SELECT pg_catalog.format('process %s (%s, %s)', a.pid, coalesce(nullif(a.application_name, ''), a.backend_type),
+                             coalesce(a.state, 'running')) AS holder,
+           a.xact_start AS since,
+           greatest(pg_catalog.age(a.backend_xmin), pg_catalog.age(a.backend_xid)) AS age
+    FROM pg_catalog.pg_stat_activity a WHERE a.backend_type <> 'pg_tick worker'
+    UNION ALL
+    SELECT pg_catalog.format('prepared transaction %L', x.gid), x.prepared, pg_catalog.age(x.transaction)
+    FROM pg_catalog.pg_prepared_xacts x
+    UNION ALL
+    SELECT pg_catalog.format('replication slot %I', s.slot_name), NULL, pg_catalog.age(s.xmin)
+    FROM pg_catalog.pg_replication_slots s) h
+  WHERE age IS NOT NULL ORDER BY age DESC, since LIMIT 1;
+
+CREATE VIEW tick.worker AS
+  SELECT c.worker AS pid, c.started_at, c.turns,
+         coalesce(t.busy, 0) AS busy, t.last_ms, t.p50_ms, t.p99_ms, t.max_ms, t.deltas, t.rows,
+         coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - c.waiting_since)::float8 * 1000, c.last_lag_ms) AS lag_ms,
+         pg_catalog.make_interval(secs => c.held_ms / 1000) AS held_for,
+         h.holder AS held_by, h.since AS held_since
+  FROM tick_catalog.worker_counters() c
+  CROSS JOIN LATERAL (
+    SELECT sum(ms) FILTER (WHERE recent) / 1000
+             / nullif(extract(epoch FROM pg_catalog.clock_timestamp() - min(started) FILTER (WHERE recent))::float8, 0) AS busy,
+           (pg_catalog.array_agg(ms ORDER BY started DESC))[1] AS last_ms,
+           percentile_cont(0.5) WITHIN GROUP (ORDER BY ms) AS p50_ms,
+           percentile_cont(0.99) WITHIN GROUP (ORDER BY ms) AS p99_ms,
+           max(ms) AS max_ms, sum(deltas)::int8 AS deltas, sum(rows)::int8 AS rows
+    FROM (SELECT *, started > pg_catalog.clock_timestamp() - interval '1 minute' AS recent FROM tick_catalog.turns()) t) t
+  LEFT JOIN tick_catalog.holder h ON c.held_ms > 0;
+COMMENT ON VIEW tick.worker IS 'the worker of this database: its last turns, and who holds it up';
+GRANT SELECT ON tick.rollups, tick.sources, tick.turns, tick.worker TO PUBLIC;
+
+CREATE FUNCTION tick.explain(name regclass) RETURNS SETOF text
+  LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  r tick.rollups;
+  s tick.sources;
+BEGIN
+  SELECT * INTO r FROM tick.rollups t WHERE t.rollup = name;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION '"%" is not a rollup that you may read', name USING ERRCODE = 'wrong_object_type',
+      HINT = 'tick.rollups lists the rollups.';
+  END IF;
+  SELECT * INTO s FROM tick.sources t WHERE t.source = r.source;
+  RETURN NEXT format('source %s: %s', r.source,
+    CASE WHEN s.source IS NULL THEN 'you may not read it' ELSE
+      format('final %s after the newest time, or %s after the last arrival', s.watermark_delay, s.idle_timeout)
+      || coalesce('; raw rows are kept ' || s.retention, '') || coalesce('; complete from ' || s.raw_from, '')
+      || CASE WHEN s.partitions > 0 THEN format('; %s partitions', s.partitions) ELSE '' END END);
+  RETURN NEXT format('  group %s: rows are folded once per %s%s, for %s', r.group_id,
+    coalesce(nullif(array_to_string(r.keys, ', '), ''), 'table'),
+    coalesce(' and pane of ' || r.pane, ''),
+    (SELECT string_agg(t.rollup::text, ', ' ORDER BY t.rollup::text) FROM tick.rollups t WHERE t.group_id = r.group_id));
+  RETURN NEXT format('    rollup %s: %s, strategy %s, %s%s', r.rollup,
+    CASE WHEN r.window_size IS NULL THEN 'no window'
+         WHEN extract(month FROM r.window_size) + extract(year FROM r.window_size) > 0 THEN format('window of %s', r.window_size)
+         ELSE format('window of %s = %s panes', r.window_size,
+                     ceil(extract(epoch FROM r.window_size) / extract(epoch FROM r.pane))) END,
+    r.strategy, r.state, CASE WHEN r.pending_ranges > 0 THEN format(', %s ranges to compute', r.pending_ranges) ELSE '' END);
+END $$;
+COMMENT ON FUNCTION tick.explain(regclass) IS 'how a rollup comes about: source, group, panes, strategy';
 
 -- Must stay the last of this script. No catalog takes in what a subscription replays, and each can be updated although a
 -- publication has it.

@@ -333,6 +333,7 @@ void Merger::consume(Turn& turn) {
       for (const auto& [program, items] : rollup.items) wanted.insert(program);
   turn.cut = read_deltas(turn.before, static_cast<size_t>(tick_turn_memory) * 1024,
                          [&](int64_t program, std::string_view payload) {
+                           ++turn.result.deltas;
                            auto& fold = turn.folds[program];
                            if (!wanted.contains(program)) return;  // no rollup wants it any more
                            if (!fold) {
@@ -418,6 +419,7 @@ void Merger::merge_deltas(Turn& turn) {
     rows = std::max(rows, fold->rows());
     note_times(turn, source, *fold);
   }
+  for (const auto& [source, rows] : turn.rows) turn.result.rows += rows;
 }
 
 // One row from the future must never move a watermark: decided once, here, for each pane.

@@ -15,6 +15,8 @@ struct TurnResult {
   bool rollups = false;  // the database has any
   bool changed = false;  // something was merged or recomputed
   bool more = false;     // a bounded turn, or history left to recompute: come again at once
+  int64_t deltas = 0;    // taken in
+  int64_t rows = 0;      // that they were folded from
 };
 
 class Merger {

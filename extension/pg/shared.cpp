@@ -48,6 +48,8 @@ void shared_startup() {
       pg_atomic_init_u64(&slot.waiting_since, 0);
       pg_atomic_init_u64(&slot.last_lag, 0);
       pg_atomic_init_u64(&slot.turns, 0);
+      pg_atomic_init_u64(&slot.held_for, 0);
+      pg_atomic_init_u64(&slot.measured, 0);
     }
   }
   LWLockRelease(AddinShmemInitLock);

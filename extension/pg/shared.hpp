@@ -12,6 +12,14 @@ namespace tick::pg {
 
 inline constexpr int max_databases = 128;
 inline constexpr int queue_tables = 3;
+inline constexpr uint64 turn_samples = 256;
+
+// One turn that changed something.
+struct TurnSample {
+  TimestampTz started;
+  uint64 micros;
+  int64 deltas, rows;
+};
 
 // One database that has, or may have, rollups.
 struct DatabaseSlot {
@@ -25,6 +33,10 @@ struct DatabaseSlot {
   pg_atomic_uint64 waiting_since;  // TimestampTz of the first commit not yet taken up, 0 = none
   pg_atomic_uint64 last_lag;       // microseconds from that commit to its merge's commit
   pg_atomic_uint64 turns;
+  pg_atomic_uint64 held_for;  // microseconds for which somebody has held back the xmin horizon
+  TimestampTz started_at;     // the worker's
+  pg_atomic_uint64 measured;  // turns that are, or were, in `samples`; written by the worker alone
+  TurnSample samples[turn_samples];
   TimestampTz next_start;  // launcher only: not before
   int failures;            // launcher only: consecutive
 };

@@ -1,4 +1,4 @@
-// What a session may ask of the engine: deltas not merged yet, waiting for the worker, its counters.
+// What a session may ask of the engine: deltas not merged yet, and waiting for the worker.
 #include "capture.hpp"
 #include "catalog.hpp"
 #include "guard.hpp"
@@ -154,28 +154,6 @@ Datum wait_merged(FunctionCallInfo fcinfo) {
   PG_RETURN_BOOL(merged);
 }
 
-Datum worker_counters(FunctionCallInfo fcinfo) {
-  TupleDesc desc;
-  if (get_call_result_type(fcinfo, nullptr, &desc) != TYPEFUNC_COMPOSITE)
-    elog(ERROR, "return type must be a row type");
-  desc = BlessTupleDesc(desc);
-  Datum values[4] = {};
-  bool nulls[4] = {true, true, true, true};
-  const DatabaseSlot* slot = my_slot();
-  if (slot != nullptr) {
-    auto* mine = const_cast<DatabaseSlot*>(slot);
-    const uint64 since = pg_atomic_read_u64(&mine->waiting_since);
-    values[0] = Int32GetDatum(mine->worker);
-    nulls[0] = mine->worker == 0;
-    values[1] = TimestampTzGetDatum(static_cast<TimestampTz>(since));
-    nulls[1] = since == 0;
-    values[2] = Float8GetDatum(static_cast<double>(pg_atomic_read_u64(&mine->last_lag)) / 1000.0);
-    values[3] = Int64GetDatum(static_cast<int64>(pg_atomic_read_u64(&mine->turns)));
-    nulls[2] = nulls[3] = false;
-  }
-  return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
-}
-
 }  // namespace
 }  // namespace tick::pg
 
@@ -186,8 +164,6 @@ PG_FUNCTION_INFO_V1(tick_unmerged);
 PGDLLEXPORT Datum tick_unmerged(PG_FUNCTION_ARGS);
 PG_FUNCTION_INFO_V1(tick_wait);
 PGDLLEXPORT Datum tick_wait(PG_FUNCTION_ARGS);
-PG_FUNCTION_INFO_V1(tick_worker_counters);
-PGDLLEXPORT Datum tick_worker_counters(PG_FUNCTION_ARGS);
 PG_FUNCTION_INFO_V1(tick_wake);
 PGDLLEXPORT Datum tick_wake(PG_FUNCTION_ARGS);
 }
@@ -202,10 +178,6 @@ Datum tick_unmerged(PG_FUNCTION_ARGS) {
 
 Datum tick_wait(PG_FUNCTION_ARGS) {
   return entry([&] { return wait_merged(fcinfo); });
-}
-
-Datum tick_worker_counters(PG_FUNCTION_ARGS) {
-  return entry([&] { return worker_counters(fcinfo); });
 }
 
 // Asks for the worker when this transaction commits.

@@ -10,6 +10,7 @@
 #include "catalog.hpp"
 #include "guard.hpp"
 #include "merge.hpp"
+#include "observe.hpp"
 #include "queue.hpp"
 #include "shared.hpp"
 
@@ -299,6 +300,7 @@ void work(Oid database) {
     before_shmem_exit(leave_slot, 0);
     pg_atomic_write_u32(&worker_slot->requested, 0);
     worker_slot->latch = MyLatch;
+    worker_slot->started_at = GetCurrentTimestamp();
     pg_write_barrier();
     worker_slot->worker = MyProcPid;
     BackgroundWorkerUnblockSignals();
@@ -337,6 +339,7 @@ void work(Oid database) {
     }
     const TimestampTz ended = GetCurrentTimestamp();
     pg_atomic_fetch_add_u64(&slot->turns, 1);
+    if (result.changed) note_turn(slot, started, ended, result);
     if (since != 0) pg_atomic_write_u64(&slot->last_lag, static_cast<uint64>(ended - since));
     if (!result.rollups) {
       // Nothing to do here: a later create_rollup asks for a new worker. It may just have done so.
@@ -349,8 +352,10 @@ void work(Oid database) {
       rotate_queue();
     }
     if (result.more) continue;
+    const TimestampTz held_for = horizon.held_for();
+    pg_atomic_write_u64(&slot->held_for, static_cast<uint64>(held_for));
     const TimestampTz interval =
-        std::max<TimestampTz>(static_cast<TimestampTz>(tick_turn_interval) * 1000, horizon.held_for() / 200);
+        std::max<TimestampTz>(static_cast<TimestampTz>(tick_turn_interval) * 1000, held_for / 200);
     if (result.changed) sleep_until(started + interval);
     if (pg_atomic_read_u64(&slot->pending) == seen) wait_for_work(slot, seen);
     if (ended - last_check > USECS_PER_SEC) {
