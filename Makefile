@@ -54,10 +54,10 @@ PG_CPPFLAGS = -Iextension -isystem $(includedir_server)
 PG_CXXFLAGS = -std=gnu++20 -O2 -ffp-contract=off -Wall -Wextra -Werror -Wno-register -Wno-missing-field-initializers
 SHLIB_LINK += -lstdc++
 EXTRA_CLEAN = build/core build/ingestor build/unit build/sanitize build/faults build/check build/bench build/stage \
-	build/tick-ingest build/linked build/pg[0-9]*
+	build/tick-ingest build/random build/linked build/pg[0-9]*
 
-# `check` alone does not read PGXS, which has a rule of that name that only refuses.
-ifneq ($(filter-out check,$(or $(MAKECMDGOALS),all)),)
+# `check` and `soak` alone do not read PGXS, which has a rule of that name that only refuses.
+ifneq ($(filter-out check soak,$(or $(MAKECMDGOALS),all)),)
 ifneq ($(PGXS),)
 override with_llvm := no
 include $(PGXS)
@@ -93,7 +93,7 @@ build/faults/pg_tick$(DLSUFFIX): $(FAULT_OBJS) build/linked
 all: $(SCRIPTS_built)
 clean: clean-demo
 -include $(OBJS:.o=.d) $(FAULT_OBJS:.o=.d)
-else ifneq ($(filter-out check,$(or $(MAKECMDGOALS),all)),)
+else ifneq ($(filter-out check soak,$(or $(MAKECMDGOALS),all)),)
 all install faults:
 	@echo "no PostgreSQL server headers found by PG_CONFIG=$(PG_CONFIG): run 'make deps' first" >&2; exit 1
 clean: clean-demo
@@ -132,6 +132,12 @@ build/unit/core: $(UNIT_CORE_OBJS) $(CORE_OBJS)
 build/unit/ingestor: $(UNIT_INGEST_OBJS) $(INGEST_LIB_OBJS) $(CORE_OBJS)
 	$(if $(V),,@echo "  LD $@")
 	$(Q)g++ -g -o $@ $^ $(GTEST_LIBS) $(INGEST_LIBS)
+
+# What drives the random test: concurrent writers, kills and the comparison (test/random).
+build/random: $(wildcard test/random/*.cpp test/random/*.hpp)
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CXX $@")
+	$(Q)g++ $(STRICT) $(if $(PG_INCLUDE),-isystem $(PG_INCLUDE)) -o $@ test/random/driver.cpp -lpq
 
 # Under ASan and UBSan; the Beast translation unit is slow to compile and stays as it is.
 SANE = $(patsubst build/%,build/sanitize/%,$(1))
@@ -177,11 +183,15 @@ lint:
 	@test/lint
 
 fmt:
-	clang-format-14 -i $(wildcard $(foreach d,extension/core extension/pg ingestor ingestor/feeds test/unit bench,$(d)/*.cpp $(d)/*.hpp))
+	clang-format-14 -i $(wildcard $(foreach d,extension/core extension/pg ingestor ingestor/feeds test/unit test/random bench,$(d)/*.cpp $(d)/*.hpp))
 
-ifeq ($(filter-out check,$(or $(MAKECMDGOALS),all)),)
+ifeq ($(filter-out check soak,$(or $(MAKECMDGOALS),all)),)
 check:
 	@KIND='$(KIND)' TESTS='$(TESTS)' test/run
+
+# The random test on many seeds; RANDOM_SEEDS=, RANDOM_FIRST= and SEED= select them, for `check` too.
+soak:
+	@RANDOM_SEEDS=$${RANDOM_SEEDS:-200} TICK_TEST_TIMEOUT=$${TICK_TEST_TIMEOUT:-86400} KIND=tap TESTS=040_random test/run
 endif
 
 bench: all
@@ -200,7 +210,8 @@ help:
 	@echo 'make run             the demo; FEED=binance SYMBOLS=BTCUSDT,ETHUSDT is live; SECONDS=15 ends and verifies'
 	@echo 'make start|stop|status   the same in the background'
 	@echo 'make check           all tests; KIND="unit regress isolation tap" TESTS="name ..." select'
+	@echo 'make soak            the random test on 200 seeds; RANDOM_SEEDS=1000; SEED=17 repeats one'
 	@echo 'make unit|sanitize   unit tests alone; the same under ASan and UBSan'
 	@echo 'make lint fmt bench faults clean'
 
-.PHONY: all install check clean ingest unit unit-binaries sanitize deps lint fmt bench run start stop status clean-demo faults help
+.PHONY: all install check clean ingest unit unit-binaries sanitize deps lint fmt bench soak run start stop status clean-demo faults help

@@ -89,9 +89,12 @@ bool is_merged(Oid view, const char* until) {
   if (OidIsValid(view)) {
     SPI_execute_with_args("SELECT status, last_error FROM tick_catalog.rollup WHERE view = $2", 2, types,
                           values, nulls, true, 1);
-    if (SPI_processed != 1)
-      ereport(ERROR,
-              (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("\"%s\" is not a rollup", get_rel_name(view))));
+    if (SPI_processed != 1) {
+      const char* name = get_rel_name(view);
+      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+                      name == nullptr ? errmsg("the rollup to wait for was dropped meanwhile")
+                                      : errmsg("\"%s\" is not a rollup", name)));
+    }
     const char* status = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
     const char* error = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
     if (strcmp(status, "error") == 0)

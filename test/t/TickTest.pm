@@ -72,7 +72,7 @@ sub wait_for {
 }
 
 # ---- other processes: tick-ingest and what else a test starts. Killed at the end, by pid.
-push @EXPORT, qw(launch finish stop_all fake_port shared_data until_true);
+push @EXPORT, qw(launch finish any_ended stop_all fake_port shared_data until_true);
 my %started;
 
 # Skips the whole file when tick-ingest, or one of these files of ../shared/data, is not there. Returns their paths.
@@ -121,6 +121,13 @@ sub finish {
   $process->{status} = $?;
   delete $started{$pid};
   return $process->{status};
+}
+
+# Waits until some process that was launched ends; returns its pid, its exit status is in $?.
+sub any_ended {
+  my $pid = waitpid -1, 0;
+  delete $started{$pid};
+  return $pid;
 }
 
 # The port in the first line of a fake exchange.

@@ -1,0 +1,154 @@
+// The rollups of the random test and what they must hold: each shape is written once as the query
+// tick.create_rollup gets and once with PostgreSQL's built-in functions alone, over a table that remembers
+// every row ever committed. Sums of the values used here are exact in float8, whatever the order, so that all
+// but deviations are compared exactly.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace tick::random {
+
+struct Column {
+  std::string name;
+  std::string rollup;
+  std::string oracle;
+  bool rounded = false;  // PostgreSQL's own aggregate rounds at every step: compared with a tolerance
+};
+
+struct Shape {
+  std::vector<Column> keys;
+  int window = 0;  // seconds; 0: none
+  std::string where;
+  std::vector<Column> columns;
+
+  // Whether its windows are of one partition each.
+  bool within(int partition) const { return window != 0 && partition % window == 0; }
+};
+
+inline Column same(const std::string& name, const std::string& expression) {
+  return {name, expression, expression, false};
+}
+
+inline Column rounded(const std::string& name, const std::string& expression) {
+  return {name, expression, expression, true};
+}
+
+inline Column first(const std::string& name, const std::string& value, const std::string& by = "seq") {
+  const std::string order = by.empty() ? "" : by + " NULLS FIRST, ";
+  return {name, "tick.first(" + value + ", ts" + (by.empty() ? "" : ", " + by) + ")",
+          "(array_agg(" + value + " ORDER BY ts, " + order + value + ") FILTER (WHERE " + value +
+              " IS NOT NULL AND ts IS NOT NULL))[1]"};
+}
+
+inline Column last(const std::string& name, const std::string& value, const std::string& by = "seq") {
+  const std::string order = by.empty() ? "" : by + " DESC NULLS LAST, ";
+  return {name, "tick.last(" + value + ", ts" + (by.empty() ? "" : ", " + by) + ")",
+          "(array_agg(" + value + " ORDER BY ts DESC, " + order + value + " DESC) FILTER (WHERE " + value +
+              " IS NOT NULL AND ts IS NOT NULL))[1]"};
+}
+
+inline const std::vector<Shape>& shapes() {
+  static const std::vector<Shape> all = {
+      {{same("sym", "sym")},
+       60,
+       "",
+       {first("open", "price"), same("high", "max(price)"), same("low", "min(price)"), last("close", "price"),
+        same("volume", "sum(qty)"), same("trades", "count(*)"),
+        same("vwap", "sum(price * qty) / nullif(sum(qty), 0)")}},
+      {{same("sym", "sym")},
+       300,
+       "",
+       {first("open", "price"), last("close", "price"), same("mean", "avg(price)"),
+        rounded("spread", "stddev(price)"), rounded("variance", "var_pop(qty)"), same("n", "count(price)"),
+        same("bought", "sum(qty) FILTER (WHERE flag)"), same("sold", "count(*) FILTER (WHERE NOT flag)")}},
+      {{same("sym", "sym"), same("venue", "venue")},
+       60,
+       "",
+       {same("total", "sum(amount)"), same("mean", "avg(amount)"), same("lowest", "min(amount)"),
+        same("highest", "max(amount)"), rounded("spread", "stddev(amount)"), same("known", "count(amount)"),
+        last("latest", "amount")}},
+      {{same("sym", "sym")},
+       0,
+       "",
+       {last("price", "price"), last("at", "ts"), same("trades", "count(*)"), same("high", "max(price)"),
+        same("volume", "sum(qty)")}},
+      {{same("place", "upper(venue) || sym"), same("rest", "n % 3")},
+       120,
+       "qty > 1 AND flag IS NOT FALSE",
+       {same("twice", "sum(qty * 2)"), same("n", "sum(n)"), same("mean", "avg(n)"),
+        rounded("spread", "stddev_pop(n)"), same("top", "max(price - qty)"), last("note", "note", "")}},
+      {{},
+       0,
+       "",
+       {same("trades", "count(*)"), same("total", "sum(amount)"), same("volume", "sum(qty)"),
+        same("newest", "max(ts)")}},
+      {{same("venue", "venue"), same("flag", "flag")},
+       600,
+       "venue IS NOT NULL OR n < 7",
+       {same("lowest", "min(note)"), same("highest", "max(note)"), first("first_note", "note"),
+        last("last_note", "note"), same("earliest", "min(ts)"), same("latest", "max(ts)"),
+        same("all_rows", "count(*)"), same("doubled", "2 * count(note) + 1")}},
+      {{same("sym", "sym")},
+       3600,
+       "",
+       {first("open", "price"), same("high", "max(price)"), same("low", "min(price)"), last("close", "price"),
+        same("volume", "sum(qty)"), same("total", "sum(amount)")}},
+      {{},
+       60,
+       "n > 2",
+       {same("n", "sum(n::bigint)"), same("small", "min(n)"), same("large", "max(n)"),
+        rounded("spread", "variance(n)"), same("mean", "avg(amount) FILTER (WHERE n > 5)"),
+        same("range", "max(price) - min(price)")}},
+  };
+  return all;
+}
+
+inline std::string select_list(const Shape& shape, bool oracle) {
+  std::string list;
+  const auto add = [&](const Column& column) {
+    list += (list.empty() ? "" : ", ") + (oracle ? column.oracle : column.rollup) + " AS " + column.name;
+  };
+  for (const Column& key : shape.keys) add(key);
+  if (shape.window != 0) {
+    const std::string size = "'" + std::to_string(shape.window) + " seconds'";
+    list += std::string(list.empty() ? "" : ", ") +
+            (oracle ? "date_bin(" + size + ", ts, '2000-01-01 00:00+00')" : "tick.tumble(ts, " + size + ")") +
+            " AS w";
+  }
+  for (const Column& column : shape.columns) add(column);
+  return list;
+}
+
+inline std::string group_by(const Shape& shape) {
+  const size_t count = shape.keys.size() + (shape.window != 0 ? 1 : 0);
+  std::string list;
+  for (size_t i = 1; i <= count; ++i) list += (i == 1 ? " GROUP BY " : ", ") + std::to_string(i);
+  return list;
+}
+
+inline std::string rollup_query(const Shape& shape, const std::string& source) {
+  return "SELECT " + select_list(shape, false) + " FROM " + source +
+         (shape.where.empty() ? "" : " WHERE " + shape.where) + group_by(shape);
+}
+
+// What the rollup must hold: all rows but those that had left the table before it was made.
+inline std::string oracle_query(const Shape& shape, const std::string& shadow, const std::string& born) {
+  return "SELECT " + select_list(shape, true) + " FROM " + shadow + " WHERE (gone IS NULL OR gone > " + born +
+         ")" + (shape.window != 0 ? " AND isfinite(ts)" : "") +
+         (shape.where.empty() ? "" : " AND (" + shape.where + ")") + group_by(shape);
+}
+
+inline std::string stored_query(const Shape& shape, const std::string& view) {
+  std::string list;
+  for (const Column& key : shape.keys) list += (list.empty() ? "" : ", ") + key.name;
+  if (shape.window != 0) list += list.empty() ? "w" : ", w";
+  for (const Column& column : shape.columns) list += (list.empty() ? "" : ", ") + column.name;
+  return "SELECT " + list + " FROM " + view;
+}
+
+inline size_t key_columns(const Shape& shape) {
+  return shape.keys.size() + (shape.window != 0 ? 1 : 0);
+}
+
+}  // namespace tick::random
