@@ -117,8 +117,33 @@ CREATE TABLE tick_catalog.watermark (
   max_time     timestamptz,
   last_arrival timestamptz,
   rows         int8 NOT NULL DEFAULT 0,
-  rate         float8 NOT NULL DEFAULT 0
+  rate         float8 NOT NULL DEFAULT 0,
+  ahead        timestamptz[],
+  late         int8 NOT NULL DEFAULT 0,
+  future       int8 NOT NULL DEFAULT 0,
+  rejected     int8 NOT NULL DEFAULT 0,
+  value_names    text[],
+  value_times    timestamptz[],
+  value_arrivals timestamptz[]
 ) WITH (fillfactor = 10);
+COMMENT ON COLUMN tick_catalog.watermark.ahead IS 'times of rows ahead of the clock: they move the watermark when their time comes';
+COMMENT ON COLUMN tick_catalog.watermark.late IS 'rows of panes that had ended before the watermark when they came';
+COMMENT ON COLUMN tick_catalog.watermark.future IS 'rows that were further ahead of the clock than max_skew when they came';
+COMMENT ON COLUMN tick_catalog.watermark.rejected IS 'rows without a finite time: they are in no window';
+COMMENT ON COLUMN tick_catalog.watermark.value_names IS 'values of the column watermark_by, with their newest time and last arrival';
+
+-- What tick.set_watermark has asked for; the next turn does it.
+CREATE TABLE tick_catalog.watermark_request (
+  source    oid PRIMARY KEY REFERENCES tick_catalog.source ON DELETE CASCADE,
+  watermark timestamptz NOT NULL
+);
+
+-- Windows that have rows and are not final yet, by their start in microseconds since 2000-01-01.
+CREATE TABLE tick_catalog.open_window (
+  rollup int4 NOT NULL REFERENCES tick_catalog.rollup ON DELETE CASCADE,
+  start  int8 NOT NULL,
+  PRIMARY KEY (rollup, start)
+);
 
 -- The delta queue: a ring of tables, all read every turn, truncated by the worker alone.
 CREATE TABLE tick_catalog.queue_0 (xid xid8 NOT NULL, program int8 NOT NULL, payload bytea NOT NULL)
@@ -389,6 +414,15 @@ COMMENT ON FUNCTION tick.alter_source(regclass, interval, interval, interval, te
 CREATE FUNCTION tick.drop_source(source regclass) RETURNS void
   LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_drop_source';
 COMMENT ON FUNCTION tick.drop_source(regclass) IS 'takes a declaration back; the source goes with its last rollup';
+CREATE FUNCTION tick.watermark(source regclass) RETURNS timestamptz
+  LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+  AS 'SELECT w.watermark FROM tick_catalog.watermark AS w WHERE w.source = $1';
+COMMENT ON FUNCTION tick.watermark(regclass) IS 'event time up to which the windows of a source are final; NULL = none yet';
+CREATE FUNCTION tick.set_watermark(source regclass, watermark timestamptz) RETURNS void
+  LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_set_watermark';
+COMMENT ON FUNCTION tick.set_watermark(regclass, timestamptz)
+  IS 'moves a watermark, also back: the next turn does it, and rows move it on from there';
+
 CREATE FUNCTION tick_catalog.on_drop() RETURNS event_trigger
   LANGUAGE C AS 'MODULE_PATHNAME', 'tick_on_drop';
 CREATE EVENT TRIGGER tick_drop ON sql_drop EXECUTE FUNCTION tick_catalog.on_drop();

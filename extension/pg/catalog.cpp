@@ -54,6 +54,40 @@ bool read_program(int64 id, ProgramRow* row) {
   return found;
 }
 
+HeapTuple read_row(Relation table, const char* index, RegProcedure equal, Datum key, ItemPointerData* place) {
+  HeapTuple row = nullptr;
+  Snapshot snapshot = GetActiveSnapshot();
+  if (ItemPointerIsValid(place) && ItemPointerGetBlockNumber(place) < RelationGetNumberOfBlocks(table)) {
+    TupleTableSlot* slot = table_slot_create(table, nullptr);
+    bool null;
+    if (table_tuple_fetch_row_version(table, place, snapshot, slot) &&
+        DatumGetBool(OidFunctionCall2(equal, slot_getattr(slot, 1, &null), key)))
+      row = ExecCopySlotHeapTuple(slot);
+    ExecDropSingleTupleTableSlot(slot);
+  }
+  if (row == nullptr) {
+    ScanKeyData scan_key;
+    ScanKeyInit(&scan_key, 1, BTEqualStrategyNumber, equal, key);
+    SysScanDesc scan = systable_beginscan(table, catalog_relation(index), true, snapshot, 1, &scan_key);
+    HeapTuple found = systable_getnext(scan);
+    if (HeapTupleIsValid(found)) row = heap_copytuple(found);
+    systable_endscan(scan);
+  }
+  if (row == nullptr)
+    ItemPointerSetInvalid(place);
+  else
+    *place = row->t_self;
+  return row;
+}
+
+void write_row(Relation table, HeapTuple row, ItemPointerData* place) {
+  if (ItemPointerIsValid(place))
+    CatalogTupleUpdate(table, place, row);
+  else
+    CatalogTupleInsert(table, row);
+  *place = row->t_self;
+}
+
 void append_delta(int64 program, const char* data, size_t size) {
   DatabaseSlot* slot = my_slot();
   const uint32 hint = slot == nullptr ? 0 : pg_atomic_read_u32(&slot->queue) % queue_tables;

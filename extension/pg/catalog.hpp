@@ -28,6 +28,13 @@ Oid catalog_relation(const char* name);  // InvalidOid if the extension is not t
 // Reads a program with the catalog snapshot: a writer older than the program still finds it.
 bool read_program(int64 id, ProgramRow* row);
 
+// The small tables that every turn reads and writes, without the executor. `place` is where the row was last
+// seen, invalid at first: only a hint. Returns a palloc'ed copy of the row that the active snapshot sees,
+// nullptr if there is none; `key` is the first and only column of the index.
+HeapTuple read_row(Relation table, const char* index, RegProcedure equal, Datum key, ItemPointerData* place);
+// Replaces the row that was read at `place`, or adds it if that is invalid.
+void write_row(Relation table, HeapTuple row, ItemPointerData* place);
+
 // Appends a delta to the queue table that the hint names, keeping ROW EXCLUSIVE on it to the end of the
 // transaction.
 void append_delta(int64 program, const char* data, size_t size);

@@ -157,6 +157,7 @@ Oid create_rollup(text* name, const char* query) {
   const int32 group = join_group(def);
   write_rollup(def, view, state, definition, group);
   record_items(def, group);
+  check_new_rollup(def->source);
   run("UPDATE tick_catalog.generation SET value = value + 1");
   attach_triggers(def->source);
   act_again(caller);

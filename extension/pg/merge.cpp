@@ -17,7 +17,6 @@ namespace {
 
 constexpr int most_lock_failures = 3;
 constexpr TimestampTz locked_out_for = USECS_PER_SEC / 2;
-constexpr TimestampTz max_skew = 5 * USECS_PER_SEC;
 constexpr size_t recompute_memory = 256u * 1024 * 1024;
 
 // Runs a statement of ours about a range of pending windows of a rollup.
@@ -105,16 +104,19 @@ struct Merger::Turn {
   Frontier before, now;
   uint64_t cut = 0;
   std::map<int64_t, std::unique_ptr<Fold>> folds;
-  Rollup* recomputed = nullptr;    // whose windows this turn recomputes
-  std::vector<Range> ranges;       // which of them, ascending and apart; all fresh or all dirty
-  Micros lo = minus_infinity;      // the part of them below is left to a later turn
-  Micros hi = plus_infinity;       // the greatest of their ends
-  std::vector<Leaf> leaves;        // of its source, locked before the snapshot
-  std::map<Oid, Micros> max_time;  // source -> newest time of the deltas
-  std::map<Oid, int64_t> rows;
-  std::map<Oid, TimestampTz> watermarks;     // before this turn
+  Rollup* recomputed = nullptr;  // whose windows this turn recomputes
+  std::vector<Range> ranges;     // which of them, ascending and apart; all fresh or all dirty
+  Micros lo = minus_infinity;    // the part of them below is left to a later turn
+  Micros hi = plus_infinity;     // the greatest of their ends
+  std::vector<Leaf> leaves;      // of its source, locked before the snapshot
+  TimestampTz since = 0;         // the first commit not taken up before
+  Relation frontier = nullptr;   // open while the turn runs
+  HeapTuple frontier_row = nullptr;
+  std::map<int, std::set<Micros>> touched;   // rollup -> windows that deltas were merged into
+  std::map<int, std::set<Micros>> replaced;  // and those that were recomputed
   std::map<int64_t, std::string> corrupted;  // programs with a delta that cannot be read
   TimestampTz started = 0;
+  bool merging = false;  // deltas, the recompute is done
   TurnResult result;
 
   // True for windows that this turn replaces by what the source holds.
@@ -128,10 +130,10 @@ struct Merger::Turn {
 Merger::Merger() = default;
 Merger::~Merger() = default;
 
-TurnResult Merger::turn() {
+TurnResult Merger::turn(TimestampTz since) {
   current_ = 0;
   try {
-    return attempt();
+    return attempt(since);
   } catch (const PgError& error) {
     const int rollup = current_;
     const bool transient = is_transient(error.data->sqlerrcode);
@@ -161,8 +163,9 @@ TurnResult Merger::turn() {
   return result;
 }
 
-TurnResult Merger::attempt() {
+TurnResult Merger::attempt(TimestampTz since) {
   Turn turn;
+  turn.since = since;
   plan_recompute(turn);
   bool installed = true;
   call([&] {
@@ -218,19 +221,23 @@ TurnResult Merger::attempt() {
     turn.recomputed = nullptr;
     turn.result.more = true;
   }
+  settle_watermarks(turn);
   set_aside_failures(turn);
   if (turn.recomputed != nullptr) recompute(turn);
   merge_deltas(turn);
   turn.result.changed = !turn.folds.empty() || turn.recomputed != nullptr;
-  if (turn.result.changed) {
-    move_watermarks(turn);
-    move_frontier(turn);
-  }
+  move_watermarks(turn);
+  if (turn.result.changed) move_frontier(turn);
   call([&] {
+    table_close(turn.frontier, NoLock);
     SPI_finish();
     PopActiveSnapshot();
     CommitTransactionCommand();
   });
+  watermarks_.committed();
+  was_cut_ = turn.cut != 0;
+  close_windows();
+  turn.result.due = next_due();
   for (const Rollup& rollup : rollups_)
     if (rollup.status != "error" && rollup.pending() && !locked_out_.contains(rollup.source))
       turn.result.more = true;
@@ -274,24 +281,33 @@ void Merger::load(Turn& turn) {
   const char* now = nullptr;
   int64_t generation = 0;
   call([&] {
-    SPIPlanPtr plan = kept_plan(
-        "SELECT f.snapshot::text, pg_catalog.pg_current_snapshot()::text, g.value"
-        " FROM tick_catalog.frontier f, tick_catalog.generation g",
-        0, nullptr);
-    if (SPI_execute_plan(plan, nullptr, nullptr, true, 2) != SPI_OK_SELECT || SPI_processed != 1)
-      ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("tick_catalog.frontier must have one row")));
+    turn.frontier = table_open(catalog_relation("frontier"), RowExclusiveLock);
+    Relation generations = table_open(catalog_relation("generation"), AccessShareLock);
+    const Datum one = BoolGetDatum(true);
+    turn.frontier_row = read_row(turn.frontier, "frontier_pkey", F_BOOLEQ, one, &frontier_place_);
+    HeapTuple row = read_row(generations, "generation_pkey", F_BOOLEQ, one, &generation_place_);
+    if (turn.frontier_row == nullptr || row == nullptr)
+      ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED),
+                      errmsg("tick_catalog.frontier and tick_catalog.generation must have one row")));
     bool null;
-    before = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-    now = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
-    generation = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &null));
+    before = DatumGetCString(DirectFunctionCall1(
+        pg_snapshot_out, heap_getattr(turn.frontier_row, 2, RelationGetDescr(turn.frontier), &null)));
+    now = DatumGetCString(DirectFunctionCall1(pg_snapshot_out, OidFunctionCall0(F_PG_CURRENT_SNAPSHOT)));
+    generation = DatumGetInt64(heap_getattr(row, 2, RelationGetDescr(generations), &null));
+    table_close(generations, NoLock);
   });
-  load_watermarks(turn);
   turn.before = Frontier::parse(before);
   turn.now = Frontier::parse(now);
-  if (generation == generation_) return;
+  if (generation == generation_) {
+    watermarks_.read();
+    return;
+  }
   const bool planned = turn.recomputed != nullptr;
   turn.recomputed = nullptr;
   rollups_ = load_rollups(0);
+  watermarks_.load();
+  watermarks_.read();
+  windows_.load();
   generation_ = generation;
   const bool pending = std::any_of(rollups_.begin(), rollups_.end(), [](const Rollup& rollup) {
     return rollup.status != "error" && rollup.pending();
@@ -299,31 +315,12 @@ void Merger::load(Turn& turn) {
   if (planned || pending) turn.result.more = true;
 }
 
-void Merger::load_watermarks(Turn& turn) {
-  constexpr uint64_t most = 64;
-  Oid sources[most];
-  TimestampTz watermarks[most];
-  uint64_t count = 0;
-  for (uint64_t offset = 0; offset == 0 || count == most; offset += most) {
-    call([&] {
-      Oid type = INT8OID;
-      Datum value = Int64GetDatum(static_cast<int64>(offset));
-      SPIPlanPtr plan = kept_plan(
-          "SELECT source, watermark FROM tick_catalog.watermark WHERE watermark IS NOT NULL"
-          " ORDER BY source LIMIT 64 OFFSET $1",
-          1, &type);
-      if (SPI_execute_plan(plan, &value, nullptr, true, 0) != SPI_OK_SELECT)
-        elog(ERROR, "pg_tick: no watermarks");
-      count = SPI_processed;
-      for (uint64_t row = 0; row < count; ++row) {
-        bool null;
-        HeapTuple tuple = SPI_tuptable->vals[row];
-        sources[row] = DatumGetObjectId(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &null));
-        watermarks[row] = DatumGetTimestampTz(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &null));
-      }
-    });
-    for (uint64_t row = 0; row < count; ++row) turn.watermarks[sources[row]] = watermarks[row];
-  }
+// Brings the watermarks up to now, before the rows of this turn are taken in.
+void Merger::settle_watermarks(Turn& turn) {
+  std::vector<Oid> arrived;
+  for (const auto& [program, fold] : turn.folds)
+    if (fold) arrived.push_back(call([&] { return find_evaluator(program)->source; }));
+  watermarks_.settle(turn.started, turn.since, turn.cut != 0 || was_cut_, arrived);
 }
 
 void Merger::consume(Turn& turn) {
@@ -393,6 +390,7 @@ void Merger::set_aside_failures(Turn& turn) {
 }
 
 void Merger::merge_deltas(Turn& turn) {
+  turn.merging = true;
   for (Rollup& rollup : rollups_) {
     if (rollup.status == "error") continue;
     current_ = rollup.id;
@@ -415,28 +413,19 @@ void Merger::merge_deltas(Turn& turn) {
   for (const auto& [program, fold] : turn.folds) {
     if (!fold) continue;
     const Oid source = call([&] { return find_evaluator(program)->source; });
-    auto& rows = turn.rows[source];  // every group of the source has folded the same rows
-    rows = std::max(rows, fold->rows());
-    note_times(turn, source, *fold);
+    watermarks_.note(source, *fold, false);
   }
-  for (const auto& [source, rows] : turn.rows) turn.result.rows += rows;
-}
-
-// One row from the future must never move a watermark: decided once, here, for each pane.
-void Merger::note_times(Turn& turn, Oid source, const Fold& fold) {
-  auto& newest = turn.max_time.try_emplace(source, minus_infinity).first->second;
-  for (size_t slot = 0; slot < fold.slots(); ++slot)
-    if (fold.max_time(slot) <= turn.started + max_skew) newest = std::max(newest, fold.max_time(slot));
+  turn.result.rows = watermarks_.arrived();
 }
 
 std::set<Micros> Merger::merge_into_state(Turn& turn, const Rollup& rollup, const Fold& fold) {
   if (fold.slots() == 0) return {};
-  const auto known = turn.watermarks.find(rollup.source);
   // In a bounded turn a row may leave before it has come.
-  return merge_state(
-      rollup, fold, turn.started,
-      known == turn.watermarks.end() ? std::nullopt : std::make_optional<TimestampTz>(known->second),
-      turn.cut == 0);
+  auto lost = merge_state(rollup, fold, turn.started, watermarks_.of(rollup.source), turn.cut == 0);
+  if (!rollup.windowed) return lost;
+  auto& windows = (turn.recomputed == &rollup && !turn.merging ? turn.replaced : turn.touched)[rollup.id];
+  for (size_t slot = 0; slot < fold.slots(); ++slot) windows.insert(fold.pane(slot));
+  return lost;
 }
 
 // An extremum may have left these windows: they are recomputed from the source, in a later turn.
@@ -546,7 +535,7 @@ void Merger::recompute(Turn& turn) {
     const auto window = window_of(rollup, from.pane(slot));
     return window && turn.recomputes(*window) ? window : std::nullopt;
   });
-  note_times(turn, rollup.source, panes);
+  watermarks_.note(rollup.source, panes, true);
   remove_windows(rollup, rollup.windowed ? replaced_windows(turn, rollup, fold) : std::vector<Range>{});
   merge_into_state(turn, rollup, fold);
   const std::vector<Range> done = turn.ranges.front().fresh ? turn.ranges : rollup.dirty;
@@ -604,24 +593,15 @@ void Merger::scan(Turn& turn, Evaluator* evaluator, Fold& fold) {
 }
 
 void Merger::move_watermarks(Turn& turn) {
-  for (const auto& [source, newest] : turn.max_time) {
-    call([&] {
-      Oid types[4] = {OIDOID, TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID};
-      Datum values[4] = {ObjectIdGetDatum(source), TimestampTzGetDatum(newest),
-                         Int64GetDatum(turn.rows[source]), TimestampTzGetDatum(turn.started)};
-      const char nulls[5] = {' ', newest == minus_infinity ? 'n' : ' ', ' ', ' ', '\0'};
-      SPIPlanPtr plan = kept_plan(
-          "UPDATE tick_catalog.watermark w SET max_time = greatest(w.max_time, $2),"
-          " watermark = greatest(w.watermark, $2 - s.watermark_delay), last_arrival = $4, rows = w.rows + $3,"
-          " rate = w.rate * exp(-least(coalesce(extract(epoch FROM $4 - w.last_arrival), 3000), "
-          "3000)::float8 / 5) + $3 / 5.0"
-          " FROM tick_catalog.source s WHERE w.source = $1 AND s.relid = $1",
-          4, types);
-      const int code = SPI_execute_plan(plan, values, nulls, false, 0);
-      if (code != SPI_OK_UPDATE)
-        elog(ERROR, "pg_tick: watermark not moved: %s", SPI_result_code_string(code));
-    });
+  for (const Rollup& rollup : rollups_) {
+    const auto after = watermarks_.after(rollup.source);
+    if (const auto windows = turn.replaced.find(rollup.id); windows != turn.replaced.end())
+      windows_.touch_recomputed(rollup, windows->second, after);
+    if (const auto windows = turn.touched.find(rollup.id); windows != turn.touched.end())
+      windows_.touch(rollup, windows->second, watermarks_.of(rollup.source), turn.started);
+    if (after && windows_.earliest_end(rollup) <= *after) watermarks_.touch(rollup.source);
   }
+  watermarks_.write();
 }
 
 void Merger::move_frontier(Turn& turn) {
@@ -629,12 +609,49 @@ void Merger::move_frontier(Turn& turn) {
   const Frontier frontier = turn.cut != 0 ? turn.now.below(turn.cut) : turn.now;
   const std::string text = frontier.text();
   call([&] {
-    Oid type = TEXTOID;
-    Datum value = CStringGetTextDatum(text.c_str());
-    SPIPlanPtr plan = kept_plan("UPDATE tick_catalog.frontier SET snapshot = $1::pg_snapshot", 1, &type);
-    if (SPI_execute_plan(plan, &value, nullptr, false, 0) != SPI_OK_UPDATE)
-      elog(ERROR, "pg_tick: frontier not moved");
+    Datum values[2] = {BoolGetDatum(true),
+                       DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(text.c_str()))};
+    bool nulls[2] = {false, false};
+    HeapTuple row = heap_form_tuple(RelationGetDescr(turn.frontier), values, nulls);
+    write_row(turn.frontier, row, &frontier_place_);
   });
+}
+
+// Takes away the windows that the watermark has passed, in a transaction of its own: it must not hold up or
+// undo a turn.
+void Merger::close_windows() {
+  std::map<const Rollup*, std::vector<Micros>> ended;
+  for (const Rollup& rollup : rollups_) {
+    const auto watermark = watermarks_.stored(rollup.source);
+    if (rollup.status == "error" || !watermark || windows_.earliest_end(rollup) > *watermark) continue;
+    std::vector<Micros> windows = windows_.ended(rollup, *watermark);
+    std::erase_if(windows, [&](Micros window) { return rollup.is_fresh(window); });
+    if (!windows.empty()) ended.emplace(&rollup, std::move(windows));
+  }
+  if (ended.empty()) return;
+  call([&] {
+    StartTransactionCommand();
+    PushActiveSnapshot(GetTransactionSnapshot());
+    SPI_connect();
+  });
+  for (const auto& [rollup, windows] : ended) windows_.remove(*rollup, windows);
+  call([&] {
+    SPI_finish();
+    PopActiveSnapshot();
+    CommitTransactionCommand();
+  });
+  for (const auto& [rollup, windows] : ended) windows_.forget(*rollup, windows);
+}
+
+// When the next window closes though nothing arrives.
+TimestampTz Merger::next_due() const {
+  TimestampTz due = plus_infinity;
+  for (const Rollup& rollup : rollups_) {
+    if (rollup.status == "error") continue;
+    const Micros end = windows_.earliest_end(rollup);
+    if (end != plus_infinity) due = std::min(due, watermarks_.due(rollup.source, end));
+  }
+  return due;
 }
 
 // In a transaction of its own, after the turn that failed was aborted.

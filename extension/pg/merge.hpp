@@ -8,15 +8,18 @@
 #include <set>
 
 #include "rollup.hpp"
+#include "watermark.hpp"
+#include "windows.hpp"
 
 namespace tick::pg {
 
 struct TurnResult {
-  bool rollups = false;  // the database has any
-  bool changed = false;  // something was merged or recomputed
-  bool more = false;     // a bounded turn, or history left to recompute: come again at once
-  int64_t deltas = 0;    // taken in
-  int64_t rows = 0;      // that they were folded from
+  bool rollups = false;             // the database has any
+  bool changed = false;             // something was merged or recomputed
+  bool more = false;                // a bounded turn, or history left to recompute: come again at once
+  TimestampTz due = plus_infinity;  // come again then though nothing has arrived
+  int64_t deltas = 0;               // taken in
+  int64_t rows = 0;                 // that they were folded from
 };
 
 class Merger {
@@ -28,18 +31,19 @@ class Merger {
   // Runs one turn; must be called outside a transaction. Errors of one rollup set that rollup aside; whatever
   // else goes wrong is thrown (PgError, Error) with the transaction aborted, and the turn can simply be run
   // again.
-  TurnResult turn();
+  // `since`: when the first commit came that had not been taken up, 0 = none has been noticed.
+  TurnResult turn(TimestampTz since);
 
  private:
   struct Turn;
-  TurnResult attempt();
+  TurnResult attempt(TimestampTz since);
   void load(Turn& turn);
   void consume(Turn& turn);
   void plan_recompute(Turn& turn);
   void merge_deltas(Turn& turn);
   void recompute(Turn& turn);
   void scan(Turn& turn, Evaluator* evaluator, Fold& fold);
-  void load_watermarks(Turn& turn);
+  void settle_watermarks(Turn& turn);
   std::set<Micros> merge_into_state(Turn& turn, const Rollup& rollup, const Fold& fold);
   std::vector<Range> replaced_windows(const Turn& turn, const Rollup& rollup, const Fold& fold);
   void remove_windows(const Rollup& rollup, const std::vector<Range>& windows);
@@ -48,11 +52,16 @@ class Merger {
   void set_aside_failures(Turn& turn);
   void set_aside_in_turn(Turn& turn, Rollup& rollup, const std::string& reason);
   void set_aside(int rollup, const std::string& reason);
-  void note_times(Turn& turn, Oid source, const Fold& fold);
   void move_watermarks(Turn& turn);
   void move_frontier(Turn& turn);
+  void close_windows();
+  TimestampTz next_due() const;
 
   int64_t generation_ = 0;
+  Watermarks watermarks_;
+  OpenWindows windows_;
+  ItemPointerData frontier_place_{}, generation_place_{};
+  bool was_cut_ = false;  // the turn before left deltas behind
   std::vector<Rollup> rollups_;
   int last_recomputed_ = 0;
   std::map<Oid, TimestampTz> locked_out_;  // sources whose leaves somebody holds: not before

@@ -3,6 +3,7 @@
 // call a setting came.
 #include "source.hpp"
 
+#include "catalog.hpp"
 #include "define.hpp"
 #include "guard.hpp"
 #include "session.hpp"
@@ -56,6 +57,57 @@ void check_column(Oid source, const char* setting, const char* name) {
                     errhint("%s names a column of the source, as it is written in the catalog.", setting)));
 }
 
+bool is_key(const ProgramRow* program, AttrNumber column) {
+  auto* inputs = static_cast<List*>(stringToNode(program->inputs));
+  for (int k = 0; k < program->key_count; ++k) {
+    const auto* key = static_cast<const Node*>(list_nth(inputs, program->keys[k]));
+    if (IsA(key, Var) && reinterpret_cast<const Var*>(key)->varattno == column) return true;
+  }
+  return false;
+}
+
+// The column must be a key of one of the source's capture groups, if it has any: panes tell of their keys.
+void check_watermark_by(const SourceSettings* source) {
+  if (source->watermark_by == nullptr) return;
+  check_column(source->relid, "watermark_by", source->watermark_by);
+  const AttrNumber column = get_attnum(source->relid, source->watermark_by);
+  Oid output;
+  bool is_varlena;
+  getTypeOutputInfo(getBaseType(get_atttype(source->relid, column)), &output, &is_varlena);
+  if (output >= FirstNormalObjectId)
+    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                    errmsg("watermark_by cannot be \"%s\": its type is not one of PostgreSQL's own",
+                           source->watermark_by),
+                    errhint("Use a column of type text, an integer or an enum.")));
+  int64* programs = nullptr;
+  uint64 count = 0;
+  Oid type = OIDOID;
+  Datum value = ObjectIdGetDatum(source->relid);
+  MemoryContext memory = CurrentMemoryContext;
+  open_catalogs();
+  SPI_execute_with_args("SELECT id FROM tick_catalog.program WHERE source = $1 AND current", 1, &type, &value,
+                        nullptr, true, 0);
+  count = SPI_processed;
+  programs = static_cast<int64*>(MemoryContextAlloc(memory, sizeof(int64) * (count + 1)));
+  for (uint64 row = 0; row < count; ++row) {
+    bool null;
+    programs[row] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1, &null));
+  }
+  close_catalogs();
+  for (uint64 i = 0; i < count; ++i) {
+    ProgramRow program;
+    if (read_program(programs[i], &program) && is_key(&program, column)) return;
+  }
+  if (count == 0) return;
+  ereport(ERROR,
+          (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+           errmsg("no rollup of \"%s\" groups by \"%s\", by which its watermark is kept",
+                  get_rel_name(source->relid), source->watermark_by),
+           errhint("Create a rollup that groups by it first, or SELECT tick.alter_source('%s', reset => "
+                   "'{watermark_by}').",
+                   relation_text(source->relid))));
+}
+
 // The settings of duplicate elimination.
 void check_dedup(const SourceSettings* source) {
   if (source->dedup_key == NIL && source->dedup_id == nullptr && source->dedup_group == nullptr) return;
@@ -81,7 +133,7 @@ void check_settings(const SourceSettings* source, FunctionCallInfo fcinfo) {
   check_span("freeze_after", source->freeze_after);
   check_span("retention", source->retention);
   check_span("partition_size", source->partition_size);
-  check_column(source->relid, "watermark_by", source->watermark_by);
+  check_watermark_by(source);
   ListCell* cell;
   foreach (cell, source->dedup_key)
     check_column(source->relid, "dedup_key", static_cast<char*>(lfirst(cell)));
@@ -199,6 +251,12 @@ SourceSettings* read_settings(Oid source, bool* declared) {
   return result;
 }
 
+// Its caches follow the generation.
+void tell_worker() {
+  run("UPDATE tick_catalog.generation SET value = value + 1");
+  wake_at_commit();
+}
+
 // ---- the functions
 // ------------------------------------------------------------------------------------------
 
@@ -232,8 +290,7 @@ void change_source(Oid source, FunctionCallInfo fcinfo, List* reset) {
   write_settings(source, fcinfo, reset);
   bool declared;
   check_settings(read_settings(source, &declared), fcinfo);
-  run("UPDATE tick_catalog.generation SET value = value + 1");
-  wake_at_commit();
+  tell_worker();
 }
 
 void add_source(FunctionCallInfo fcinfo) {
@@ -274,8 +331,26 @@ void drop_source(FunctionCallInfo fcinfo) {
   require_source(source);
   run(psprintf("UPDATE tick_catalog.source SET declared = false WHERE relid = %u", source));
   forget_source(source);
-  run("UPDATE tick_catalog.generation SET value = value + 1");
-  wake_at_commit();
+  tell_worker();
+  act_again(caller);
+}
+
+void set_watermark(FunctionCallInfo fcinfo) {
+  const Oid source = owned_source(fcinfo);
+  if (TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(1)))
+    ereport(ERROR, (errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE), errmsg("a watermark must be finite"),
+                    errhint("Give the time up to which windows are to be final.")));
+  Oid types[] = {OIDOID, TIMESTAMPTZOID};
+  Datum values[] = {ObjectIdGetDatum(source), PG_GETARG_DATUM(1)};
+  const Actor caller = act_as_extension();
+  require_source(source);
+  SPI_connect();
+  if (SPI_execute_with_args("INSERT INTO tick_catalog.watermark_request VALUES ($1, $2) ON CONFLICT (source) "
+                            "DO UPDATE SET watermark = excluded.watermark",
+                            2, types, values, nullptr, false, 0) < 0)
+    elog(ERROR, "pg_tick: cannot ask for a watermark");
+  SPI_finish();
+  tell_worker();
   act_again(caller);
 }
 
@@ -292,6 +367,11 @@ int64 interval_micros(const Interval* interval) {
 void register_source(Oid source) {
   run(psprintf("INSERT INTO tick_catalog.source (relid) VALUES (%u) ON CONFLICT DO NOTHING", source));
   run(psprintf("INSERT INTO tick_catalog.watermark (source) VALUES (%u) ON CONFLICT DO NOTHING", source));
+}
+
+void check_new_rollup(Oid source) {
+  bool declared;
+  check_watermark_by(read_settings(source, &declared));
 }
 
 void forget_source(Oid source) {
@@ -312,6 +392,7 @@ extern "C" {
 PG_FUNCTION_INFO_V1(tick_add_source);
 PG_FUNCTION_INFO_V1(tick_alter_source);
 PG_FUNCTION_INFO_V1(tick_drop_source);
+PG_FUNCTION_INFO_V1(tick_set_watermark);
 
 PGDLLEXPORT Datum tick_add_source(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&]() -> Datum {
@@ -330,6 +411,13 @@ PGDLLEXPORT Datum tick_alter_source(PG_FUNCTION_ARGS) {
 PGDLLEXPORT Datum tick_drop_source(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&]() -> Datum {
     tick::pg::drop_source(fcinfo);
+    PG_RETURN_VOID();
+  });
+}
+
+PGDLLEXPORT Datum tick_set_watermark(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum {
+    tick::pg::set_watermark(fcinfo);
     PG_RETURN_VOID();
   });
 }

@@ -28,6 +28,9 @@ int64 interval_micros(const Interval* interval);
 // Sees to it that a source has its rows in the catalogs. As the extension's owner.
 void register_source(Oid source);
 
+// Refuses a rollup that has just been written to the catalogs if the source's settings do not fit it.
+void check_new_rollup(Oid source);
+
 // Takes those rows away unless a rollup reads the source or a user has declared it. As the extension's owner.
 void forget_source(Oid source);
 

@@ -224,14 +224,17 @@ void sleep_until(TimestampTz due) {
   }
 }
 
-void wait_for_work(DatabaseSlot* slot, uint64 seen) {
+// Waits for a commit, until `due`, or for the moment after which other things have to be looked at.
+void wait_for_work(DatabaseSlot* slot, uint64 seen, TimestampTz due) {
+  const TimestampTz now = GetCurrentTimestamp();
+  long timeout = idle_milliseconds;
+  if (due - now < timeout * 1000) timeout = due <= now ? 1 : static_cast<long>((due - now + 999) / 1000);
   call([&] {
     pgstat_report_stat(false);
     pgstat_report_activity(STATE_IDLE, nullptr);
     pg_atomic_exchange_u32(&slot->sleeping, 1);
     if (pg_atomic_read_u64(&slot->pending) == seen)
-      (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, idle_milliseconds,
-                      wait_event());
+      (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, wait_event());
     pg_atomic_write_u32(&slot->sleeping, 0);
     ResetLatch(MyLatch);
     CHECK_FOR_INTERRUPTS();
@@ -262,10 +265,10 @@ void safe_settings() {
 
 // Runs one turn; a passing failure is reported and slept over, with growing patience. Returns false after
 // one.
-bool run_turn(Merger& merger, TurnResult& result, int& failures) {
+bool run_turn(Merger& merger, TimestampTz since, TurnResult& result, int& failures) {
   try {
     call([&] { pgstat_report_activity(STATE_RUNNING, "pg_tick turn"); });
-    result = merger.turn();
+    result = merger.turn(since);
     failures = 0;
     return true;
   } catch (const PgError& error) {
@@ -325,7 +328,7 @@ void work(Oid database) {
       MemoryContextSwitchTo(made);
       return made;
     });
-    const bool done = run_turn(merger, result, failures);
+    const bool done = run_turn(merger, since, result, failures);
     call([&] {
       MemoryContextSwitchTo(TopMemoryContext);
       MemoryContextDelete(memory);
@@ -357,7 +360,7 @@ void work(Oid database) {
     const TimestampTz interval =
         std::max<TimestampTz>(static_cast<TimestampTz>(tick_turn_interval) * 1000, held_for / 200);
     if (result.changed) sleep_until(started + interval);
-    if (pg_atomic_read_u64(&slot->pending) == seen) wait_for_work(slot, seen);
+    if (pg_atomic_read_u64(&slot->pending) == seen) wait_for_work(slot, seen, result.due);
     if (ended - last_check > USECS_PER_SEC) {
       last_check = ended;
       if (relations_changed()) audit_sources();
