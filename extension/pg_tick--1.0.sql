@@ -32,6 +32,29 @@ COMMENT ON TABLE tick_catalog.source IS 'tables that rollups read';
 COMMENT ON COLUMN tick_catalog.source.declared IS 'by tick.add_source: it stays when its last rollup has gone';
 COMMENT ON COLUMN tick_catalog.source.raw_from IS 'the table is complete from this time on; NULL: from its beginning';
 
+-- Settings of dedup as attribute numbers of the source (0 = none). Immutable: others are another row.
+CREATE TABLE tick_catalog.dedup (
+  id           int4 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  source       oid NOT NULL UNIQUE REFERENCES tick_catalog.source ON DELETE CASCADE,
+  keys         int2[] NOT NULL,
+  id_column    int2 NOT NULL,
+  group_column int2 NOT NULL,
+  time_column  int2 NOT NULL,
+  duplicates   int8 NOT NULL DEFAULT 0
+);
+COMMENT ON COLUMN tick_catalog.dedup.duplicates IS 'rows that were left out';
+
+-- The ids of each key that are in a source, up to the frontier. Written by the worker alone, once it is filled.
+CREATE TABLE tick_catalog.seen (
+  dedup       int4 NOT NULL REFERENCES tick_catalog.dedup ON DELETE CASCADE,
+  key         bytea NOT NULL,
+  ranges      bytea NOT NULL,
+  range_count int8 NOT NULL,
+  ids         int8 NOT NULL,
+  updated_at  timestamptz NOT NULL,
+  PRIMARY KEY (dedup, key)
+) WITH (fillfactor = 50);
+
 -- Rollups with the same source, owner, keys, WHERE and time expression share one fold per row.
 CREATE TABLE tick_catalog.capture_group (
   id        int4 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -100,8 +123,10 @@ CREATE TABLE tick_catalog.pending (
 -- The snapshot up to which deltas have been merged. A lock on this table as an object is the only mutex of a turn.
 CREATE TABLE tick_catalog.frontier (
   id       bool PRIMARY KEY DEFAULT true CHECK (id),
-  snapshot pg_catalog.pg_snapshot NOT NULL
+  snapshot pg_catalog.pg_snapshot NOT NULL,
+  ids      pg_catalog.pg_snapshot
 ) WITH (fillfactor = 10);
+COMMENT ON COLUMN tick_catalog.frontier.ids IS 'the same for deltas of ids; NULL: no other. A bounded turn merges all of them';
 INSERT INTO tick_catalog.frontier (snapshot) VALUES (pg_catalog.pg_current_snapshot());
 
 -- Raised by every change of the catalogs above: the worker's caches follow it.
@@ -181,13 +206,14 @@ CREATE TABLE tick_catalog.feed (
 -- ---------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION tick_catalog.capture() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tick_capture';
+CREATE FUNCTION tick_catalog.dedup() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tick_dedup';
 CREATE FUNCTION tick_catalog.flush() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tick_flush';
 CREATE FUNCTION tick_catalog.refuse_truncate() RETURNS trigger
   LANGUAGE c AS 'MODULE_PATHNAME', 'tick_refuse_truncate';
 
 -- What a subscription replays must not reach the engine's own tables: this cluster makes its own deltas and states.
 CREATE FUNCTION tick_catalog.ignore_replica() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tick_ignore_replica';
-REVOKE ALL ON FUNCTION tick_catalog.capture(), tick_catalog.flush(), tick_catalog.refuse_truncate(),
+REVOKE ALL ON FUNCTION tick_catalog.capture(), tick_catalog.dedup(), tick_catalog.flush(), tick_catalog.refuse_truncate(),
   tick_catalog.ignore_replica() FROM PUBLIC;
 CREATE FUNCTION tick_catalog.refuse_replica(catalog pg_catalog.regclass) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -384,6 +410,43 @@ COMMENT ON AGGREGATE tick.first(anyelement, "any", "any") IS 'the value at the s
 COMMENT ON AGGREGATE tick.last(anyelement, "any") IS 'the value at the greatest order';
 COMMENT ON AGGREGATE tick.last(anyelement, "any", "any") IS 'the value at the greatest (order, sequence)';
 
+CREATE FUNCTION tick_catalog.key_json(dedup int4, key bytea) RETURNS jsonb
+  LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tick_key_json';
+CREATE FUNCTION tick_catalog.ranges(packed bytea, OUT from_id int8, OUT to_id int8, OUT first_time timestamptz,
+                                    OUT last_time timestamptz, OUT since timestamptz)
+  RETURNS SETOF record LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tick_ranges';
+COMMENT ON FUNCTION tick_catalog.ranges(bytea) IS 'ranges of ids, with the times of the rows at their edges';
+
+CREATE VIEW tick.seen AS
+  SELECT d.source::pg_catalog.regclass AS source, tick_catalog.key_json(s.dedup, s.key) AS key, s.ids,
+         s.range_count AS ranges, r.from_id, r.to_id, s.updated_at
+  FROM tick_catalog.seen s JOIN tick_catalog.dedup d ON d.id = s.dedup
+  CROSS JOIN LATERAL (SELECT min(from_id) AS from_id, max(to_id) AS to_id FROM tick_catalog.ranges(s.ranges)) r
+  WHERE s.ids > 0 AND pg_catalog.has_table_privilege(d.source, 'SELECT');
+COMMENT ON VIEW tick.seen IS 'one row a source and key: the ids that were merged';
+GRANT SELECT ON tick.seen TO PUBLIC;
+
+CREATE VIEW tick.gaps AS
+  SELECT source, tick_catalog.key_json(dedup, key) AS key, g.from_id, g.to_id,
+         g.to_id::numeric - g.from_id + 1 AS missing, g.from_time, g.to_time,
+         (SELECT jsonb_object_agg(r.view::pg_catalog.regclass::text, jsonb_build_array(
+                   tick.tumble(least(g.from_time, g.to_time), r.window_size),
+                   tick_catalog.window_end(tick.tumble(greatest(g.from_time, g.to_time), r.window_size), r.window_size)))
+          FROM tick_catalog.rollup r WHERE r.source = u.source AND r.window_size IS NOT NULL
+            AND g.from_time IS NOT NULL AND g.to_time IS NOT NULL) AS windows,
+         g.since
+  FROM (SELECT d.source::pg_catalog.regclass AS source, s.dedup, s.key, s.ranges
+        FROM tick_catalog.seen s JOIN tick_catalog.dedup d ON d.id = s.dedup
+        WHERE s.range_count > 1 AND pg_catalog.has_table_privilege(d.source, 'SELECT')) u
+  CROSS JOIN LATERAL (
+    SELECT lag(to_id) OVER w + 1 AS from_id, from_id - 1 AS to_id, lag(last_time) OVER w AS from_time,
+           first_time AS to_time, since
+    FROM tick_catalog.ranges(u.ranges) WINDOW w AS (ORDER BY from_id)) g
+  WHERE g.from_id IS NOT NULL;
+COMMENT ON VIEW tick.gaps IS
+  'ids missing between ids that were seen, the times of the rows around them, and the windows of rollups they would be in';
+GRANT SELECT ON tick.gaps TO PUBLIC;
+
 -- ---------------------------------------------------------------------------------------------------------
 -- Definitions.
 -- ---------------------------------------------------------------------------------------------------------
@@ -434,13 +497,16 @@ CREATE VIEW tick_catalog.unguarded AS
            (SELECT count(*) FROM pg_catalog.pg_trigger g
             WHERE g.tgrelid = t.leaf AND g.tgname IN ('zz_tick_insert', 'zz_tick_update', 'zz_tick_delete')
               AND g.tgenabled = 'A') = 3
+           AND (EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = t.leaf AND g.tgname = 'zz_tick_dedup'
+                        AND g.tgenabled = 'A') OR NOT EXISTS (SELECT FROM tick_catalog.dedup d WHERE d.source = s.relid))
            AND (t.leaf <> s.relid OR EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = t.leaf
                                              AND g.tgname = 'zz_tick_flush' AND g.tgenabled = 'A')) AS captured,
            EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = t.leaf AND g.tgname = 'zz_tick_truncate'
                    AND g.tgenabled = 'A') AS kept
     FROM tick_catalog.source s JOIN pg_catalog.pg_class c ON c.oid = s.relid
     CROSS JOIN LATERAL (SELECT s.relid UNION SELECT p.relid FROM pg_catalog.pg_partition_tree(s.relid) p) AS t (leaf)
-    WHERE EXISTS (SELECT FROM tick_catalog.program p WHERE p.source = s.relid AND p.current)) u
+    WHERE EXISTS (SELECT FROM tick_catalog.program p WHERE p.source = s.relid AND p.current)
+       OR EXISTS (SELECT FROM tick_catalog.dedup d WHERE d.source = s.relid)) u
   WHERE NOT captured OR NOT kept;
 
 CREATE FUNCTION tick_catalog.on_alter() RETURNS event_trigger

@@ -39,8 +39,19 @@ uint64_t hash_bytes(const char* data, size_t size) {
   return mix(hash, tail);
 }
 
-// Groups of equal keys must be equal images: -0 and 0, all NaN, 1.0 and 1.00, padded and bare char(n) are one
-// key.
+Micros floor_to(Micros t, Micros width) {
+  const Micros rest = t % width;
+  return rest < 0 ? t - rest - width : t - rest;
+}
+
+bool passes(std::span<const Column> inputs, int16_t filter, size_t row) {
+  if (filter < 0) return true;
+  const Cell& cell = inputs[filter][row];
+  return !cell.null && cell.word != 0;
+}
+
+}  // namespace
+
 bool needs_canonical(Type type) {
   return is_float(type) || type == Type::numeric || type == Type::bpchar;
 }
@@ -57,19 +68,6 @@ Cell canonical_cell(const Cell& cell, Type type, std::string& bytes) {
   }
   return Cell::of_bytes(without_trailing_blanks(cell.view()));
 }
-
-Micros floor_to(Micros t, Micros width) {
-  const Micros rest = t % width;
-  return rest < 0 ? t - rest - width : t - rest;
-}
-
-bool passes(std::span<const Column> inputs, int16_t filter, size_t row) {
-  if (filter < 0) return true;
-  const Cell& cell = inputs[filter][row];
-  return !cell.null && cell.word != 0;
-}
-
-}  // namespace
 
 PartialKind partial_kind(const Program& program, const Item& item) {
   if (item.kind == ItemKind::count) return PartialKind::count;

@@ -17,6 +17,11 @@
 
 namespace tick {
 
+// Keys are grouped by their image: -0 and 0, all NaN, 1.0 and 1.00, padded and bare char(n) become one. `bytes`
+// holds the result of a numeric.
+bool needs_canonical(Type type);
+Cell canonical_cell(const Cell& cell, Type type, std::string& bytes);
+
 // The pane of rows whose time is NULL or infinite: only rollups without a window count them.
 inline constexpr Micros no_time_pane = minus_infinity;
 

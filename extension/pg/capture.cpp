@@ -6,6 +6,7 @@
 
 #include "audit.hpp"
 #include "catalog.hpp"
+#include "dedup.hpp"
 #include "evaluator.hpp"
 #include "guard.hpp"
 #include "shared.hpp"
@@ -93,6 +94,7 @@ struct Binding {
   int count;
   Evaluator** evaluators;
   AttrNumber** attributes;
+  IdColumns* ids;  // nullptr without dedup
 };
 
 Binding* bind(FunctionCallInfo fcinfo, TriggerData* trigger) {
@@ -105,7 +107,12 @@ Binding* bind(FunctionCallInfo fcinfo, TriggerData* trigger) {
   binding->attributes =
       static_cast<AttrNumber**>(palloc0(sizeof(AttrNumber*) * (trigger->tg_trigger->tgnargs + 1)));
   for (int i = 0; i < trigger->tg_trigger->tgnargs; ++i) {
-    Evaluator* evaluator = find_evaluator(strtoll(trigger->tg_trigger->tgargs[i], nullptr, 10));
+    const int64 program = strtoll(trigger->tg_trigger->tgargs[i], nullptr, 10);
+    if (program < 0) {
+      binding->ids = bind_ids(static_cast<int32>(-program), trigger->tg_relation);
+      continue;
+    }
+    Evaluator* evaluator = find_evaluator(program);
     if (evaluator == nullptr)
       ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
                       errmsg("capture trigger of \"%s\" names program %s, which does not exist",
@@ -169,6 +176,7 @@ Datum capture_row(FunctionCallInfo fcinfo) {
     if (update) push(entry, entry->added, trigger->tg_newslot, attributes);
     if (committing) flush(*entry);
   }
+  if (binding->ids != nullptr) confirm_ids(binding->ids, fcinfo, committing);
   return PointerGetDatum(nullptr);
 }
 
@@ -190,12 +198,14 @@ void on_transaction(XactEvent event, void*) {
     case XACT_EVENT_PRE_PREPARE:
       entry([&] {
         flush_level(0);
+        if (flush_ids()) delta_written = true;
         committing = true;
       });
       break;
     case XACT_EVENT_COMMIT:
       Assert(std::all_of(entries.begin(), entries.end(), [](const Entry& e) { return e.fold.empty(); }));
       entries.clear();
+      end_ids(true);
       committing = false;
       if (take_wake_request() || delta_written) wake(delta_written);
       delta_written = false;
@@ -203,6 +213,7 @@ void on_transaction(XactEvent event, void*) {
     case XACT_EVENT_PREPARE:
       // COMMIT PREPARED calls nobody: the worker has to be there, and looks every second.
       entries.clear();
+      end_ids(false);
       committing = false;
       if (take_wake_request() || delta_written) wake(false);
       delta_written = false;
@@ -211,6 +222,7 @@ void on_transaction(XactEvent event, void*) {
       end_evaluation();
       (void)pause_audit(false);
       entries.clear();
+      end_ids(false);
       committing = false;
       delta_written = false;
       take_wake_request();
@@ -222,8 +234,9 @@ void on_transaction(XactEvent event, void*) {
 
 void on_subtransaction(SubXactEvent event, SubTransactionId, SubTransactionId, void*) {
   if (event == SUBXACT_EVENT_ABORT_SUB) (void)pause_audit(false);
-  if (entries.empty() || planted("no_subtransaction_callback")) return;
   const int level = GetCurrentTransactionNestLevel();
+  if (event == SUBXACT_EVENT_ABORT_SUB || event == SUBXACT_EVENT_COMMIT_SUB) end_ids_level(event, level);
+  if (entries.empty() || planted("no_subtransaction_callback")) return;
   if (event == SUBXACT_EVENT_ABORT_SUB) {
     drop_from(level);
   } else if (event == SUBXACT_EVENT_COMMIT_SUB) {

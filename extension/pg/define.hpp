@@ -158,7 +158,10 @@ void watch_owners();
 void lock_source(Oid source, LOCKMODE mode = ShareRowExclusiveLock);
 // Whether anything is still to be captured on the source.
 bool has_programs(Oid source);
-// Makes the triggers of the source those of its current programs. The caller has locked the source.
+// The mutex of a turn: none runs from here to the end of the transaction.
+void stop_turns();
+// Makes the triggers of the source those of its current programs and of its dedup. The caller has locked the
+// source.
 void attach_triggers(Oid source);
 
 }  // namespace tick::pg

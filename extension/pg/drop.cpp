@@ -63,15 +63,9 @@ void drop_objects(const Remains& remains) {
 void release_source(Oid source) {
   if (exists(source)) {
     if (!has_programs(source)) lock_source(source, AccessExclusiveLock);
-    attach_triggers(source);
   }
   forget_source(source);
-}
-
-// The mutex of a turn. No turn runs from here to the end of the transaction: it would wait for the state we
-// drop, and we for what it has locked.
-void stop_turns() {
-  LockDatabaseObject(RelationRelationId, catalog_relation("frontier"), 1, ExclusiveLock);
+  if (exists(source)) attach_triggers(source);
 }
 
 // Removes what is left of a rollup. Runs as the extension's owner with the fixed search_path.

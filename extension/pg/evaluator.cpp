@@ -333,19 +333,20 @@ Evaluator* find_evaluator(int64 id) {
   return evaluator;
 }
 
-AttrNumber* map_attributes(const Evaluator* evaluator, Relation relation) {
-  auto* result = static_cast<AttrNumber*>(palloc(sizeof(AttrNumber) * (evaluator->columns + 1)));
-  for (int i = 0; i < evaluator->columns; ++i) result[i] = evaluator->attribute[i];
-  if (RelationGetRelid(relation) == evaluator->source) return result;
-  Relation source = table_open(evaluator->source, AccessShareLock);
+AttrNumber* map_attributes(Oid source_id, const AttrNumber* columns, int count, Relation relation) {
+  auto* result = static_cast<AttrNumber*>(palloc(sizeof(AttrNumber) * (count + 1)));
+  for (int i = 0; i < count; ++i) result[i] = columns[i];
+  if (RelationGetRelid(relation) == source_id) return result;
+  Relation source = table_open(source_id, AccessShareLock);
   AttrMap* map = build_attrmap_by_name(RelationGetDescr(relation), RelationGetDescr(source)
 #if PG_VERSION_NUM >= 160000
                                                                        ,
                                        false
 #endif
   );
-  for (int i = 0; i < evaluator->columns; ++i) {
-    result[i] = map->attnums[evaluator->attribute[i] - 1];
+  for (int i = 0; i < count; ++i) {
+    if (columns[i] == 0) continue;
+    result[i] = map->attnums[columns[i] - 1];
     if (result[i] == 0)
       ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
                       errmsg("partition \"%s\" lacks a column that rollups of \"%s\" read",
@@ -354,6 +355,10 @@ AttrNumber* map_attributes(const Evaluator* evaluator, Relation relation) {
   free_attrmap(map);
   table_close(source, NoLock);
   return result;
+}
+
+AttrNumber* map_attributes(const Evaluator* evaluator, Relation relation) {
+  return map_attributes(evaluator->source, evaluator->attribute, evaluator->columns, relation);
 }
 
 RowBatch* make_batch(Evaluator* evaluator, MemoryContext parent) {

@@ -43,6 +43,8 @@ void end_evaluation();
 
 // Attribute numbers of an evaluator's columns on one relation of the source's tree; palloc'ed. May ereport.
 AttrNumber* map_attributes(const Evaluator* evaluator, Relation relation);
+// The same for any columns of a source; 0 stays 0.
+AttrNumber* map_attributes(Oid source, const AttrNumber* columns, int count, Relation relation);
 
 // Raw rows on their way to a fold. Create with palloc'ed memory under `parent`.
 struct RowBatch {

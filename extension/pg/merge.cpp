@@ -5,6 +5,7 @@
 #include <set>
 
 #include "catalog.hpp"
+#include "dedup.hpp"
 #include "guard.hpp"
 #include "leaves.hpp"
 #include "queue.hpp"
@@ -102,6 +103,8 @@ bool is_transient(int sqlstate) {
 // What one turn knows. Folds are per program of the deltas read.
 struct Merger::Turn {
   Frontier before, now;
+  Frontier ids_before;  // of the deltas of ids
+  bool ids = false;     // there are any
   uint64_t cut = 0;
   std::map<int64_t, std::unique_ptr<Fold>> folds;
   Rollup* recomputed = nullptr;  // whose windows this turn recomputes
@@ -214,8 +217,11 @@ TurnResult Merger::attempt(TimestampTz since) {
     turn.result.rollups = true;
     return turn.result;
   }
-  turn.result.rollups = !rollups_.empty();
+  turn.result.rollups = !rollups_.empty() || dedup_;
   consume(turn);
+  // All of them, also in a bounded turn: a delta must not be merged before one whose writer held the lock
+  // earlier.
+  if (turn.ids || turn.cut != 0) (void)merge_ids(turn.ids_before, turn.started, hold_delta);
   if (turn.cut != 0) turn.recomputed = nullptr;  // a bounded turn may merge but never recompute
   if (turn.recomputed != nullptr && !same_leaves(turn.recomputed->source, turn.leaves)) {
     turn.recomputed = nullptr;
@@ -225,7 +231,7 @@ TurnResult Merger::attempt(TimestampTz since) {
   set_aside_failures(turn);
   if (turn.recomputed != nullptr) recompute(turn);
   merge_deltas(turn);
-  turn.result.changed = !turn.folds.empty() || turn.recomputed != nullptr;
+  turn.result.changed = !turn.folds.empty() || turn.ids || turn.recomputed != nullptr;
   move_watermarks(turn);
   if (turn.result.changed) move_frontier(turn);
   call([&] {
@@ -279,6 +285,7 @@ void Merger::plan_recompute(Turn& turn) {
 void Merger::load(Turn& turn) {
   const char* before = nullptr;
   const char* now = nullptr;
+  const char* ids = nullptr;
   int64_t generation = 0;
   call([&] {
     turn.frontier = table_open(catalog_relation("frontier"), RowExclusiveLock);
@@ -292,12 +299,15 @@ void Merger::load(Turn& turn) {
     bool null;
     before = DatumGetCString(DirectFunctionCall1(
         pg_snapshot_out, heap_getattr(turn.frontier_row, 2, RelationGetDescr(turn.frontier), &null)));
+    const Datum ids_at = heap_getattr(turn.frontier_row, 3, RelationGetDescr(turn.frontier), &null);
+    ids = null ? before : DatumGetCString(DirectFunctionCall1(pg_snapshot_out, ids_at));
     now = DatumGetCString(DirectFunctionCall1(pg_snapshot_out, OidFunctionCall0(F_PG_CURRENT_SNAPSHOT)));
     generation = DatumGetInt64(heap_getattr(row, 2, RelationGetDescr(generations), &null));
     table_close(generations, NoLock);
   });
   turn.before = Frontier::parse(before);
   turn.now = Frontier::parse(now);
+  turn.ids_before = Frontier::parse(ids);
   if (generation == generation_) {
     watermarks_.read();
     return;
@@ -305,6 +315,7 @@ void Merger::load(Turn& turn) {
   const bool planned = turn.recomputed != nullptr;
   turn.recomputed = nullptr;
   rollups_ = load_rollups(0);
+  dedup_ = any_dedup();
   watermarks_.load();
   watermarks_.read();
   windows_.load();
@@ -331,6 +342,10 @@ void Merger::consume(Turn& turn) {
   turn.cut = read_deltas(turn.before, static_cast<size_t>(tick_turn_memory) * 1024,
                          [&](int64_t program, std::string_view payload) {
                            ++turn.result.deltas;
+                           if (program < 0) {
+                             turn.ids = true;
+                             return;
+                           }
                            auto& fold = turn.folds[program];
                            if (!wanted.contains(program)) return;  // no rollup wants it any more
                            if (!fold) {
@@ -607,11 +622,11 @@ void Merger::move_watermarks(Turn& turn) {
 void Merger::move_frontier(Turn& turn) {
   if (turn.recomputed != nullptr && planted("chunk_outside_turn")) return;
   const Frontier frontier = turn.cut != 0 ? turn.now.below(turn.cut) : turn.now;
-  const std::string text = frontier.text();
+  const std::string text = frontier.text(), ids = turn.now.text();
   call([&] {
-    Datum values[2] = {BoolGetDatum(true),
-                       DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(text.c_str()))};
-    bool nulls[2] = {false, false};
+    Datum values[3] = {BoolGetDatum(true), DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(text.c_str())),
+                       DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(ids.c_str()))};
+    bool nulls[3] = {false, false, turn.cut == 0};
     HeapTuple row = heap_form_tuple(RelationGetDescr(turn.frontier), values, nulls);
     write_row(turn.frontier, row, &frontier_place_);
   });

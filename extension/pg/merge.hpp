@@ -63,6 +63,7 @@ class Merger {
   ItemPointerData frontier_place_{}, generation_place_{};
   bool was_cut_ = false;  // the turn before left deltas behind
   std::vector<Rollup> rollups_;
+  bool dedup_ = false;  // some source has it
   int last_recomputed_ = 0;
   std::map<Oid, TimestampTz> locked_out_;  // sources whose leaves somebody holds: not before
   std::map<int, int> lock_failures_;       // of rollups whose state table could not be locked

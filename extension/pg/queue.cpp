@@ -30,11 +30,17 @@ struct Ring {
   TupleTableSlot* slot[queue_tables];
   bool there[queue_tables];  // the slot holds the next row
   MemoryContext memory;      // of the payloads of one batch
+  Programs programs;
+  bool any;  // the scan sees every row, and visibility is tested here
 };
 
-Ring* open_ring() {
+// A scan with an MVCC snapshot would leave predicate locks in a SERIALIZABLE transaction, and every other
+// writer's delta would be a conflict.
+Ring* open_ring(const Programs& programs) {
   auto* ring = static_cast<Ring*>(palloc0(sizeof(Ring)));
   ring->memory = AllocSetContextCreate(CurrentMemoryContext, "pg_tick deltas", ALLOCSET_DEFAULT_SIZES);
+  ring->programs = programs;
+  ring->any = IsolationIsSerializable();
   for (int i = 0; i < queue_tables; ++i) {
     char name[24];
     snprintf(name, sizeof name, "queue_%d", i);
@@ -42,9 +48,21 @@ Ring* open_ring() {
     snprintf(name, sizeof name, "queue_%d_xid", i);
     ring->index[i] = index_open(catalog_relation(name), AccessShareLock);
     ring->slot[i] = table_slot_create(ring->table[i], nullptr);
-    ring->scan[i] = TICK_INDEX_BEGINSCAN(ring->table[i], ring->index[i], GetActiveSnapshot(), 1);
+    ring->scan[i] = TICK_INDEX_BEGINSCAN(ring->table[i], ring->index[i],
+                                         ring->any ? SnapshotAny : GetActiveSnapshot(), 1);
   }
   return ring;
+}
+
+// Moves one of the scans to its next row that is wanted.
+void advance(Ring* ring, int i) {
+  TupleTableSlot* slot = ring->slot[i];
+  while ((ring->there[i] = index_getnext_slot(ring->scan[i], ForwardScanDirection, slot))) {
+    bool null;
+    const int64 program = DatumGetInt64(slot_getattr(slot, 2, &null));
+    if (program < ring->programs.least || program > ring->programs.greatest) continue;
+    if (!ring->any || table_tuple_satisfies_snapshot(ring->table[i], slot, GetActiveSnapshot())) return;
+  }
 }
 
 void close_ring(Ring* ring) {
@@ -63,7 +81,7 @@ void seek(Ring* ring, StrategyNumber strategy, RegProcedure compare, uint64_t xi
   ScanKeyInit(&key, 1, strategy, compare, FullTransactionIdGetDatum(FullTransactionIdFromU64(xid)));
   for (int i = 0; i < queue_tables; ++i) {
     index_rescan(ring->scan[i], &key, 1, nullptr, 0);
-    ring->there[i] = index_getnext_slot(ring->scan[i], ForwardScanDirection, ring->slot[i]);
+    advance(ring, i);
   }
 }
 
@@ -93,7 +111,7 @@ int fetch(Ring* ring, RawDelta* deltas) {
     delta->size = static_cast<size_t>(VARSIZE(payload) - VARHDRSZ);
     // A scan keeps some of what it allocates while it runs: not in the batch's memory.
     MemoryContextSwitchTo(old);
-    ring->there[least] = index_getnext_slot(ring->scan[least], ForwardScanDirection, slot);
+    advance(ring, least);
     MemoryContextSwitchTo(ring->memory);
   }
   MemoryContextSwitchTo(old);
@@ -165,9 +183,22 @@ Frontier Frontier::below(uint64_t x) const {
   return cut;
 }
 
-uint64_t read_deltas(const Frontier& frontier, size_t limit, const DeltaConsumer& consume) {
+RingFiles lock_ring() {
+  RingFiles files;
+  for (int i = 0; i < queue_tables; ++i) {
+    char name[16];
+    snprintf(name, sizeof name, "queue_%d", i);
+    Relation queue = table_open(catalog_relation(name), AccessShareLock);
+    files.file[i] = queue->rd_rel->relfilenode;
+    table_close(queue, NoLock);
+  }
+  return files;
+}
+
+uint64_t read_deltas(const Frontier& frontier, size_t limit, const DeltaConsumer& consume,
+                     Programs programs) {
   size_t read = 0;
-  Ring* ring = call([] { return open_ring(); });
+  Ring* ring = call([&] { return open_ring(programs); });
   if (!planted("greatest_xid"))
     for (uint64_t xid : frontier.xip)
       (void)stream(ring, BTEqualStrategyNumber, F_XID8EQ, xid, 0, read, consume);

@@ -4,6 +4,7 @@
 #include "source.hpp"
 
 #include "catalog.hpp"
+#include "dedup.hpp"
 #include "define.hpp"
 #include "guard.hpp"
 #include "session.hpp"
@@ -108,15 +109,6 @@ void check_watermark_by(const SourceSettings* source) {
                    relation_text(source->relid))));
 }
 
-// The settings of duplicate elimination.
-void check_dedup(const SourceSettings* source) {
-  if (source->dedup_key == NIL && source->dedup_id == nullptr && source->dedup_group == nullptr) return;
-  ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                  errmsg("dedup_key, dedup_id and dedup_group are "
-                         "not supported yet"),
-                  errhint("Use a unique index and ON CONFLICT DO NOTHING.")));
-}
-
 // The settings of retention and of partitions made ahead. `given`: partitions_ahead was an argument.
 void check_retention(const SourceSettings* source, bool given) {
   if (source->retention == nullptr && source->partition_size == nullptr && !given) return;
@@ -139,7 +131,6 @@ void check_settings(const SourceSettings* source, FunctionCallInfo fcinfo) {
     check_column(source->relid, "dedup_key", static_cast<char*>(lfirst(cell)));
   check_column(source->relid, "dedup_id", source->dedup_id);
   check_column(source->relid, "dedup_group", source->dedup_group);
-  check_dedup(source);
   check_retention(source, was_given(fcinfo, setting_count - 1));
 }
 
@@ -289,7 +280,9 @@ Oid owned_source(FunctionCallInfo fcinfo) {
 void change_source(Oid source, FunctionCallInfo fcinfo, List* reset) {
   write_settings(source, fcinfo, reset);
   bool declared;
-  check_settings(read_settings(source, &declared), fcinfo);
+  const SourceSettings* settings = read_settings(source, &declared);
+  check_settings(settings, fcinfo);
+  define_dedup(settings);
   tell_worker();
 }
 
@@ -330,7 +323,9 @@ void drop_source(FunctionCallInfo fcinfo) {
   const Actor caller = act_as_extension();
   require_source(source);
   run(psprintf("UPDATE tick_catalog.source SET declared = false WHERE relid = %u", source));
+  if (dedup_of(source) != 0) lock_source(source, AccessExclusiveLock);
   forget_source(source);
+  attach_triggers(source);
   tell_worker();
   act_again(caller);
 }

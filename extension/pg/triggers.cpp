@@ -2,6 +2,8 @@
 // are ENABLE ALWAYS, and their names sort last: BEFORE triggers of others have had their say. PostgreSQL
 // only, except that the guard catches a lock timeout.
 #include "audit.hpp"
+#include "catalog.hpp"
+#include "dedup.hpp"
 #include "define.hpp"
 #include "guard.hpp"
 #include "session.hpp"
@@ -79,7 +81,8 @@ void pause(int milliseconds) {
   CHECK_FOR_INTERRUPTS();
 }
 
-// The current programs of a source as trigger arguments; nullptr if there are none.
+// The current programs of a source as trigger arguments, a set of ids as a negative number; nullptr if there
+// are none.
 const char* program_arguments(Oid source) {
   Oid types[] = {OIDOID};
   Datum values[] = {ObjectIdGetDatum(source)};
@@ -87,8 +90,10 @@ const char* program_arguments(Oid source) {
   MemoryContext memory = CurrentMemoryContext;
   open_catalogs();
   SPI_execute_with_args(
-      "SELECT string_agg(quote_literal(id), ', ' ORDER BY id) FROM tick_catalog.program "
-      "WHERE source = $1 AND current",
+      "SELECT string_agg(quote_literal(t.id), ', ' ORDER BY t.id) FROM (SELECT p.id FROM "
+      "tick_catalog.program "
+      "AS p WHERE p.source = $1 AND p.current UNION ALL SELECT -d.id FROM tick_catalog.dedup AS d "
+      "WHERE d.source = $1) AS t",
       1, types, values, nullptr, true, 1);
   char* found = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
   if (found != nullptr) result = MemoryContextStrdup(memory, found);
@@ -126,8 +131,36 @@ void lock_source(Oid source, LOCKMODE mode) {
   }
 }
 
+// It would wait for what we drop, and we for what it has locked. A lock on the object, as the turn's own.
+void stop_turns() {
+  LockDatabaseObject(RelationRelationId, catalog_relation("frontier"), 1, ExclusiveLock);
+}
+
 bool has_programs(Oid source) {
   return program_arguments(source) != nullptr;
+}
+
+// PostgreSQL refuses to drop or retype a column that a trigger depends on.
+static void depend_on_columns(Oid source, Oid trigger, const Dedup* dedup) {
+  const ObjectAddress depender{TriggerRelationId, trigger, 0};
+  for (size_t i = 0; i < dedup->columns.size(); ++i) {
+    if (dedup->columns[i] == 0) continue;
+    const ObjectAddress referenced{RelationRelationId, source, dedup->columns[i]};
+    recordDependencyOn(&depender, &referenced, DEPENDENCY_NORMAL);
+  }
+}
+
+static void attach_dedup(Oid source) {
+  const int32 set = dedup_of(source);
+  if (set == 0) {
+    drop_trigger(source, "zz_tick_dedup");
+    return;
+  }
+  make_trigger(source, "zz_tick_dedup",
+               psprintf("BEFORE INSERT OR DELETE ON %%s FOR EACH ROW EXECUTE FUNCTION "
+                        "tick_catalog.dedup('%d')",
+                        set));
+  depend_on_columns(source, get_trigger_oid(source, "zz_tick_dedup", false), find_dedup(set));
 }
 
 void attach_triggers(Oid source) {
@@ -135,6 +168,7 @@ void attach_triggers(Oid source) {
   const Actor before = act_as_extension();
   const bool paused = pause_audit(true);
   List* relations = find_all_inheritors(source, NoLock, nullptr);
+  attach_dedup(source);
   if (arguments != nullptr) {
     for (const auto& trigger : row_triggers)
       make_trigger(source, trigger[0],
