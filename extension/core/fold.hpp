@@ -17,8 +17,8 @@
 
 namespace tick {
 
-// Keys are grouped by their image: -0 and 0, all NaN, 1.0 and 1.00, padded and bare char(n) become one. `bytes`
-// holds the result of a numeric.
+// Keys are grouped by their image: -0 and 0, all NaN, 1.0 and 1.00, padded and bare char(n) become one.
+// `bytes` holds the result of a numeric.
 bool needs_canonical(Type type);
 Cell canonical_cell(const Cell& cell, Type type, std::string& bytes);
 
