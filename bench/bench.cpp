@@ -211,6 +211,8 @@ void Bench::copy() {
   add("capture, 1 rollup", 1, false, nullptr, 0);
   add("capture, 3 rollups", 3, false, nullptr, 0);
   add("capture, 8 rollups", 8, false, nullptr, 0);
+  add("capture, 3 rollups, dedup", 3, false,
+      "SELECT tick.alter_source('trades', dedup_key => '{exchange,symbol}', dedup_id => 'trade_id')", 0);
   add("btree (symbol, ts)", 0, false, "CREATE INDEX ON trades (symbol, ts)", 0);
   add("unique index (symbol, trade_id)", 0, false, "CREATE UNIQUE INDEX ON trades (symbol, trade_id)", 0);
   const size_t partitioned = variants.size();
