@@ -1,5 +1,6 @@
 #include "audit.hpp"
 
+#include "dedup.hpp"
 #include "define.hpp"
 #include "guard.hpp"
 #include "session.hpp"
@@ -234,6 +235,7 @@ void audit_sources() {
             "9223372036854775807, false FROM tick_catalog.rollup WHERE source = %u AND status <> 'error' "
             "ON CONFLICT DO NOTHING; UPDATE tick_catalog.generation SET value = value + 1",
             source));
+        take_in_ids(source, source);
       }
       act_again(worker);
       PopActiveSnapshot();

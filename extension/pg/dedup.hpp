@@ -95,4 +95,7 @@ bool merge_ids(
 // lock that keeps writers out, and the triggers follow. As the extension's owner. May ereport.
 void define_dedup(const SourceSettings* source);
 
+// Has the settings follow columns that were renamed. May ereport.
+void rename_ids();
+
 }  // namespace tick::pg

@@ -2,6 +2,7 @@
 // every rollup's texts are written anew from its definition view, which PostgreSQL itself keeps true. Nothing
 // of a rollup is looked at under another name than its owner's. PostgreSQL only.
 #include "audit.hpp"
+#include "dedup.hpp"
 #include "define.hpp"
 #include "guard.hpp"
 #include "session.hpp"
@@ -277,6 +278,7 @@ PGDLLEXPORT Datum tick_on_rename(PG_FUNCTION_ARGS) {
       ereport(ERROR, (errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
                       errmsg("tick_catalog.on_rename is an event trigger")));
     const auto* data = reinterpret_cast<EventTriggerData*>(fcinfo->context);
+    if (IsA(data->parsetree, RenameStmt)) tick::pg::rename_ids();
     if (IsA(data->parsetree, RenameStmt) || IsA(data->parsetree, AlterObjectSchemaStmt))
       tick::pg::refresh_all();
     else if (tick::pg::changes_owner(data->parsetree))

@@ -511,6 +511,21 @@ void define_dedup(const SourceSettings* source) {
   attach_triggers(source->relid);
 }
 
+void rename_ids() {
+  const Actor caller = act_as_extension();
+  run("UPDATE tick_catalog.source AS s SET dedup_key = n.keys, dedup_id = n.id, dedup_group = n.of_group "
+      "FROM (SELECT d.source, ARRAY(SELECT a.attname::text FROM unnest(d.keys) WITH ORDINALITY AS k (number, "
+      "at) "
+      "JOIN pg_attribute AS a ON a.attrelid = d.source AND a.attnum = k.number ORDER BY k.at) AS keys, "
+      "(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = d.source AND a.attnum = "
+      "d.id_column) AS id, "
+      "(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = d.source AND a.attnum = "
+      "d.group_column "
+      "AND d.group_column > 0) AS of_group FROM tick_catalog.dedup AS d) AS n WHERE s.relid = n.source "
+      "AND (s.dedup_key, s.dedup_id, s.dedup_group) IS DISTINCT FROM (n.keys, n.id, n.of_group)");
+  act_again(caller);
+}
+
 }  // namespace tick::pg
 
 using namespace tick::pg;

@@ -145,11 +145,19 @@ like($err, qr/key of dedup is longer than 2000 bytes/, 'a key that is too long i
 like($err, qr/depends on/, 'a column of dedup cannot be dropped');
 ($rc, $out, $err) = $node->psql('postgres', q{ALTER TABLE "Tr'a""d" ALTER "I'd" TYPE text});
 like($err, qr/cannot alter type of a column used/, 'nor retyped');
-$node->safe_psql('postgres', q{ALTER TABLE "Tr'a""d" RENAME "I'd" TO id});
+$node->safe_psql('postgres', q{ALTER TABLE "Tr'a""d" RENAME "I'd" TO id; ALTER TABLE "Tr'a""d" RENAME "k 2" TO "k''3";
+  SELECT tick.alter_source('"Tr''a""d"', idle_timeout => '1 min')});
 $node->safe_psql('postgres', $insert);
 is($node->safe_psql('postgres', q{SELECT count(*) FROM "Tr'a""d"}), '12', 'but renamed');
 $node->safe_psql('postgres', q{SELECT tick.drop_source('"Tr''a""d"')});
 is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'zz_tick%' AND tgrelid = '"Tr''a""d"'::regclass}), '0', 'nothing is left when the source is dropped');
+
+# Rows that came while the triggers were off are seen as soon as the worker has put them back.
+$node->safe_psql('postgres', q{ALTER EVENT TRIGGER tick_alter DISABLE; ALTER TABLE trades DISABLE TRIGGER ALL;
+  SELECT insert_ids('A', 1, 10); ALTER EVENT TRIGGER tick_alter ENABLE ALWAYS; SELECT tick_catalog.wake()});
+wait_for($node, 'SELECT NOT EXISTS (SELECT FROM tick_catalog.unguarded)');
+$node->safe_psql('postgres', "SELECT insert_ids('A', 5, 15)");
+is(ids('A') . seen('A'), '{[1,16)}{[1,16)}', 'rows that came without the triggers');
 
 # Switched off, then on again with rows that are doubled.
 $node->safe_psql('postgres', q{SELECT tick.alter_source('trades', reset => '{dedup_key,dedup_id}'); SELECT insert_ids('H', 1, 3)});
