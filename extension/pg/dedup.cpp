@@ -40,6 +40,13 @@ struct Ids {
   bool touched = false;
 };
 
+struct KeyHash {
+  using is_transparent = void;
+  size_t operator()(std::string_view key) const { return std::hash<std::string_view>{}(key); }
+};
+template <typename Value>
+using ByKey = std::unordered_map<std::string, Value, KeyHash, std::equal_to<>>;
+
 // One dedup group of one set: its lock, and what this backend knows of its keys. Between two transactions
 // that is what was true at the frontier `at`; with the lock, only the deltas since then are read.
 struct Group {
@@ -49,11 +56,11 @@ struct Group {
   bool known = false;
   Frontier at;
   RingFiles files;
-  std::unordered_map<std::string, std::unique_ptr<Ids>> keys;
-  std::unordered_map<std::string, IdChange> unread;  // deltas for keys that were not read yet
-  std::vector<Ids*> touched;                         // by this transaction
-  std::vector<std::pair<int, int64_t>> duplicates;   // by nesting level, not written yet
-  bool active = false;                               // touched or locked by this transaction
+  ByKey<std::unique_ptr<Ids>> keys;
+  ByKey<IdChange> unread;                           // deltas for keys that were not read yet
+  std::vector<Ids*> touched;                        // by this transaction
+  std::vector<std::pair<int, int64_t>> duplicates;  // by nesting level, not written yet
+  bool active = false;                              // touched or locked by this transaction
 
   void forget() {
     known = false;
@@ -214,10 +221,10 @@ void lock_group(Group& group) {
 }
 
 Ids& find_ids(Group& group, std::string_view key) {
-  thread_local std::string wanted;
-  wanted = key;
-  const auto known = group.keys.find(wanted);
+  const auto known = group.keys.find(key);
   if (known != group.keys.end()) return *known->second;
+  static std::string wanted;  // not on the stack: what follows may ereport
+  wanted = key;
   auto ids = std::make_unique<Ids>();
   ids->key = wanted;
   const char* data = nullptr;
@@ -416,14 +423,14 @@ bool purging() {
 
 // An UPDATE that leaves key and id alone is none of ours.
 void confirm_update(FunctionCallInfo fcinfo, const IdColumns* columns, TriggerData* trigger) {
-  thread_local std::string old_key, old_group;
+  static std::string old_key, old_group;
   IdRow before, after;
   const bool had = read_ids(columns, trigger->tg_trigslot, &before);
   old_key = had ? before.key : std::string_view{};
   old_group = had ? before.group : std::string_view{};
   const bool has = read_ids(columns, trigger->tg_newslot, &after);
   if (had == has && (!had || (before.id == after.id && old_key == after.key))) return;
-  thread_local std::string new_key, new_group;
+  static std::string new_key, new_group;
   new_key = has ? after.key : std::string_view{};
   new_group = has ? after.group : std::string_view{};
   if (had) confirm_delete(fcinfo, columns, {old_key, old_group, before.id, no_time});
