@@ -111,14 +111,27 @@ CREATE TABLE tick_catalog.rollup_program (
 );
 
 -- Window starts [lo, hi), microseconds since 2000-01-01, still to be recomputed. Deltas for windows that have
--- never been computed (fresh) are ignored: the recompute will see those rows.
+-- never been computed (fresh) are ignored: the recompute will see those rows. While a helper process scans them
+-- (scan), they are merged, and so is what it finds in the snapshot of the turn that started it.
 CREATE TABLE tick_catalog.pending (
   rollup  int4 NOT NULL REFERENCES tick_catalog.rollup ON DELETE CASCADE,
   lo      int8 NOT NULL,
   hi      int8 NOT NULL,
   fresh   bool NOT NULL,
+  scan    int8,
   PRIMARY KEY (rollup, lo, hi, fresh)
 );
+
+-- What a scan has found, in pieces that the worker merges and deletes, newest windows first. All pieces of a scan
+-- commit together, at least one.
+CREATE TABLE tick_catalog.backfill (
+  scan    int8 NOT NULL,
+  newest  int8 NOT NULL,
+  number  int4 NOT NULL,
+  payload bytea NOT NULL,
+  PRIMARY KEY (scan, newest, number)
+);
+ALTER TABLE tick_catalog.backfill ALTER payload SET STORAGE EXTERNAL;
 
 -- The snapshot up to which deltas have been merged. A lock on this table as an object is the only mutex of a turn.
 CREATE TABLE tick_catalog.frontier (
@@ -235,6 +248,12 @@ CREATE FUNCTION tick_catalog.worker_counters(
     OUT worker int4, OUT waiting_since timestamptz, OUT last_lag_ms float8, OUT turns int8,
     OUT started_at timestamptz, OUT held_ms float8)
   RETURNS record LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'tick_worker_counters';
+
+CREATE FUNCTION tick_catalog.scan_progress(
+    OUT rollup int4, OUT "from" timestamptz, OUT "to" timestamptz, OUT rows int8, OUT rows_expected int8,
+    OUT rows_per_second float8, OUT started_at timestamptz)
+  RETURNS SETOF record LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'tick_scan_progress';
+COMMENT ON FUNCTION tick_catalog.scan_progress() IS 'the scan of a rollup''s history that a helper process runs now, if any';
 
 CREATE FUNCTION tick_catalog.wake() RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'tick_wake';
 REVOKE ALL ON FUNCTION tick_catalog.wake() FROM PUBLIC;

@@ -104,27 +104,44 @@ class Reader {
 
 }  // namespace
 
-void encode(const Fold& fold, std::string& out) {
+void encode(const Fold& fold, std::string& out, const std::vector<uint32_t>* part) {
   const Program& program = fold.program();
   Writer writer(out);
   writer.byte(delta_version);
-  writer.integer(fold.rows_);
-  writer.number(fold.failures_.size());
-  for (const Fold::Failure& failure : fold.failures_) {
-    writer.number(static_cast<uint64_t>(failure.input));
-    writer.bytes(failure.message);
-  }
+  writer.integer(part == nullptr ? fold.rows_ : 0);
+  writer.number(part == nullptr ? fold.failures_.size() : 0);
+  if (part == nullptr)
+    for (const Fold::Failure& failure : fold.failures_) {
+      writer.number(static_cast<uint64_t>(failure.input));
+      writer.bytes(failure.message);
+    }
   writer.number(program.keys.size());
   writer.number(program.items.size());
   const size_t width = program.keys.size();
-  writer.number(fold.key_hash_.size());
-  for (size_t id = 0; id < fold.key_hash_.size(); ++id)
+  // Keys are numbered as they are written: all of them, or those of the part as they come up.
+  std::vector<uint32_t> keys, number_of(part == nullptr ? 0 : fold.key_hash_.size());
+  if (part == nullptr) {
+    writer.number(fold.key_hash_.size());
+  } else {
+    for (const uint32_t at : *part) {
+      const uint32_t key = fold.slot_[at].key;
+      if (number_of[key] != 0) continue;
+      keys.push_back(key);
+      number_of[key] = static_cast<uint32_t>(keys.size());
+    }
+    writer.number(keys.size());
+  }
+  const size_t key_count = part == nullptr ? fold.key_hash_.size() : keys.size();
+  for (size_t id = 0; id < key_count; ++id)
     for (size_t k = 0; k < width; ++k)
-      writer.cell(fold.keys_[id * width + k], program.inputs[program.keys[k]].type);
-  writer.number(fold.slots());
-  for (size_t at = 0; at < fold.slots(); ++at) {
+      writer.cell(fold.keys_[(part == nullptr ? id : keys[id]) * width + k],
+                  program.inputs[program.keys[k]].type);
+  const size_t slots = part == nullptr ? fold.slots() : part->size();
+  writer.number(slots);
+  for (size_t index_of = 0; index_of < slots; ++index_of) {
+    const size_t at = part == nullptr ? index_of : (*part)[index_of];
     const Fold::Slot& slot = fold.slot_[at];
-    writer.number(slot.key);
+    writer.number(part == nullptr ? slot.key : number_of[slot.key] - 1);
     writer.integer(slot.pane);
     writer.integer(slot.max_time);
     writer.number(static_cast<uint64_t>(slot.removed));

@@ -112,7 +112,7 @@ class Fold {
   const std::vector<Failure>& failures() const { return failures_; }
 
  private:
-  friend void encode(const Fold& fold, std::string& out);
+  friend void encode(const Fold& fold, std::string& out, const std::vector<uint32_t>* part);
   friend void merge_delta(Fold& fold, std::string_view delta);
 
   struct Slot {
@@ -166,8 +166,8 @@ class Fold {
 };
 
 // The packed delta record of a fold: version, counts, keys once, then slots. merge_delta checks every bound
-// and throws Error data_corrupted.
-void encode(const Fold& fold, std::string& out);
+// and throws Error data_corrupted. Given a part, only those slots are in it, and neither rows nor failures.
+void encode(const Fold& fold, std::string& out, const std::vector<uint32_t>* part = nullptr);
 void merge_delta(Fold& fold, std::string_view delta);
 
 }  // namespace tick

@@ -14,15 +14,18 @@ bool holds_rows(Oid relid) {
   return get_rel_relkind(relid) == RELKIND_RELATION;
 }
 
-double estimated_rows(Oid relid) {
-  HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-  if (!HeapTupleIsValid(tuple)) return 0;
-  const double rows = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->reltuples;
+// The rows of a leaf by its size now and how full its pages were when it was last analysed.
+void estimate_rows(Leaf* leaf) {
+  HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(leaf->relid));
+  if (!HeapTupleIsValid(tuple)) return;
+  auto* analysed = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple));
+  const double per_block =
+      analysed->reltuples > 0 && analysed->relpages > 0 ? analysed->reltuples / analysed->relpages : 80;
   ReleaseSysCache(tuple);
-  Relation relation = table_open(relid, NoLock);
-  const double pages = RelationGetNumberOfBlocks(relation);
+  Relation relation = table_open(leaf->relid, NoLock);
+  leaf->blocks = RelationGetNumberOfBlocks(relation);
+  leaf->rows = leaf->blocks * per_block;
   table_close(relation, NoLock);
-  return rows > 0 ? rows : pages * 80;
 }
 
 // The bounds of a leaf right below a source that is partitioned by range of its time column.
@@ -79,7 +82,7 @@ std::optional<std::vector<Leaf>> lock_leaves(Oid source, AttrNumber time_attribu
       if (!holds_rows(relid)) continue;
       Leaf* leaf = &leaves[count++];
       leaf->relid = relid;
-      leaf->rows = estimated_rows(relid);
+      estimate_rows(leaf);
       find_bounds(parent, time_attribute, leaf);
     }
     table_close(parent, NoLock);

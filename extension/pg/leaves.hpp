@@ -13,6 +13,7 @@ struct Leaf {
   bool bounded;  // rows have times in [lo, hi); else any
   Micros lo, hi;
   double rows;  // the planner's estimate
+  double blocks;
 };
 
 // Locks the source and all its leaves in ACCESS SHARE and lists the leaves; nothing if somebody holds one of

@@ -1,14 +1,14 @@
 #include "merge.hpp"
 
 #include <algorithm>
-#include <numeric>
 #include <set>
 
 #include "catalog.hpp"
 #include "dedup.hpp"
 #include "guard.hpp"
-#include "leaves.hpp"
+#include "helper.hpp"
 #include "queue.hpp"
+#include "scan.hpp"
 #include "session.hpp"
 #include "shared.hpp"
 #include "state.hpp"
@@ -18,22 +18,26 @@ namespace {
 
 constexpr int most_lock_failures = 3;
 constexpr TimestampTz locked_out_for = USECS_PER_SEC / 2;
-constexpr size_t recompute_memory = 256u * 1024 * 1024;
+constexpr TimestampTz pieces_for = USECS_PER_SEC / 100;    // that a turn merges what scans have found
+constexpr TimestampTz helper_patience = USECS_PER_SEC;     // before the worker scans itself
+constexpr TimestampTz no_helper_for = 30 * USECS_PER_SEC;  // after there was none to be had
+constexpr int most_yields = 3;                             // of a scan to those who want a lock
 
 // Runs a statement of ours about a range of pending windows of a rollup.
 void pending_statement(const char* sql, int rollup, const Range& range) {
   call([&] {
-    Oid types[4] = {INT4OID, INT8OID, INT8OID, BOOLOID};
-    Datum values[4] = {Int32GetDatum(rollup), Int64GetDatum(range.lo), Int64GetDatum(range.hi),
-                       BoolGetDatum(range.fresh)};
-    if (SPI_execute_plan(kept_plan(sql, 4, types), values, nullptr, false, 0) < 0)
+    Oid types[5] = {INT4OID, INT8OID, INT8OID, BOOLOID, INT8OID};
+    Datum values[5] = {Int32GetDatum(rollup), Int64GetDatum(range.lo), Int64GetDatum(range.hi),
+                       BoolGetDatum(range.fresh), Int64GetDatum(range.scan)};
+    const char nulls[6] = {' ', ' ', ' ', ' ', range.scan == 0 ? 'n' : ' ', '\0'};
+    if (SPI_execute_plan(kept_plan(sql, 5, types), values, nulls, false, 0) < 0)
       elog(ERROR, "pg_tick: cannot run: %s", sql);
   });
 }
 
 void insert_pending(int rollup, const Range& range) {
-  pending_statement("INSERT INTO tick_catalog.pending VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING", rollup,
-                    range);
+  pending_statement("INSERT INTO tick_catalog.pending VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+                    rollup, range);
 }
 
 void delete_pending(int rollup, const Range& range) {
@@ -82,22 +86,6 @@ void execute(const std::string& sql) {
   });
 }
 
-// Capture and scan read the table themselves; that must not show an owner more than SQL would.
-void check_source_rights(const Rollup& rollup) {
-  call([&] {
-    if (pg_class_aclcheck(rollup.source, rollup.owner, ACL_SELECT) != ACLCHECK_OK)
-      ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-                      errmsg("the owner of rollup %s may no longer read its source", rollup.name.c_str())));
-  });
-}
-
-bool is_transient(int sqlstate) {
-  return sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE || sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED ||
-         sqlstate == ERRCODE_LOCK_NOT_AVAILABLE || sqlstate == ERRCODE_QUERY_CANCELED ||
-         sqlstate == ERRCODE_ADMIN_SHUTDOWN || sqlstate == ERRCODE_OUT_OF_MEMORY ||
-         sqlstate == ERRCODE_DISK_FULL;
-}
-
 }  // namespace
 
 // What one turn knows. Folds are per program of the deltas read.
@@ -119,7 +107,8 @@ struct Merger::Turn {
   std::map<int, std::set<Micros>> replaced;  // and those that were recomputed
   std::map<int64_t, std::string> corrupted;  // programs with a delta that cannot be read
   TimestampTz started = 0;
-  bool merging = false;  // deltas, the recompute is done
+  bool merging = false;                       // deltas, the recompute is done
+  HelperView helper{HelperPhase::absent, 0};  // before the snapshot
   TurnResult result;
 
   // True for windows that this turn replaces by what the source holds.
@@ -191,9 +180,7 @@ TurnResult Merger::attempt(TimestampTz since) {
   // Before the snapshot: one older than a DROP PARTITION or a rewrite would wipe candles.
   if (turn.recomputed != nullptr) {
     current_ = turn.recomputed->id;
-    const Evaluator* evaluator = call([&] { return find_evaluator(turn.recomputed->newest); });
-    const int time = evaluator->program.time < 0 ? -1 : evaluator->plain[evaluator->program.time];
-    auto leaves = lock_leaves(turn.recomputed->source, time < 0 ? 0 : evaluator->attribute[time]);
+    auto leaves = lock_leaves_of(*turn.recomputed);
     if (leaves) {
       turn.leaves = std::move(*leaves);
     } else {
@@ -229,9 +216,10 @@ TurnResult Merger::attempt(TimestampTz since) {
   }
   settle_watermarks(turn);
   set_aside_failures(turn);
-  if (turn.recomputed != nullptr) recompute(turn);
+  const bool merged = merge_pieces(turn);
+  if (turn.recomputed != nullptr && !leave_to_helper(turn)) recompute(turn);
   merge_deltas(turn);
-  turn.result.changed = !turn.folds.empty() || turn.ids || turn.recomputed != nullptr;
+  turn.result.changed = merged || !turn.folds.empty() || turn.ids || turn.recomputed != nullptr;
   move_watermarks(turn);
   if (turn.result.changed) move_frontier(turn);
   call([&] {
@@ -245,8 +233,7 @@ TurnResult Merger::attempt(TimestampTz since) {
   close_windows();
   turn.result.due = next_due();
   for (const Rollup& rollup : rollups_)
-    if (rollup.status != "error" && rollup.pending() && !locked_out_.contains(rollup.source))
-      turn.result.more = true;
+    if (is_due(rollup)) turn.result.more = true;
   if (turn.cut != 0) turn.result.more = true;
   return turn.result;
 }
@@ -254,25 +241,32 @@ TurnResult Merger::attempt(TimestampTz since) {
 // Chooses a rollup with windows to recompute: what to lock has to be known before the snapshot. They take
 // turns; one whose source is locked by somebody is passed over for a while.
 void Merger::plan_recompute(Turn& turn) {
+  turn.helper = look_at_helper();
   if (generation_ == 0) return;
   const TimestampTz now = GetCurrentTimestamp();
   std::erase_if(locked_out_, [&](const auto& until) { return until.second <= now; });
+  // An idle helper has come for those who wait for it; those who have waited too long do without.
+  if (turn.helper.phase == HelperPhase::idle || turn.helper.phase == HelperPhase::absent ||
+      (turn.helper.phase == HelperPhase::starting && now - helper_asked_at_ > helper_patience))
+    awaiting_helper_.clear();
+  if (turn.helper.phase == HelperPhase::starting && now - helper_asked_at_ > helper_patience)
+    no_helper_until_ = now + no_helper_for;
   Rollup* chosen = nullptr;
   for (Rollup& rollup : rollups_) {
-    if (rollup.status == "error" || !rollup.pending() || locked_out_.contains(rollup.source)) continue;
+    if (!is_due(rollup)) continue;
     if (chosen == nullptr || (chosen->id <= last_recomputed_ && rollup.id > last_recomputed_))
       chosen = &rollup;
   }
   if (chosen == nullptr) return;
   last_recomputed_ = chosen->id;
   turn.recomputed = chosen;
-  if (!chosen->fresh.empty()) {
-    const auto newest = [](const Range& a, const Range& b) { return a.hi < b.hi; };
-    turn.ranges = {*std::max_element(chosen->fresh.begin(), chosen->fresh.end(), newest)};
+  if (const Range* fresh = next_fresh(*chosen)) {
+    turn.ranges = {*fresh};
     return;
   }
   // All dirty windows in one scan; overlapping ranges become one.
   std::vector<Range> sorted = chosen->dirty;
+  std::erase_if(sorted, [&](const Range& range) { return overlaps_fresh(*chosen, range); });
   std::sort(sorted.begin(), sorted.end(), [](const Range& a, const Range& b) { return a.lo < b.lo; });
   for (const Range& range : sorted) {
     if (!turn.ranges.empty() && range.lo <= turn.ranges.back().hi)
@@ -280,6 +274,30 @@ void Merger::plan_recompute(Turn& turn) {
     else
       turn.ranges.push_back(range);
   }
+}
+
+// The newest windows never computed that something can be done about: no scan is under way, or its helper is
+// gone without having found anything.
+const Range* Merger::next_fresh(const Rollup& rollup) const {
+  if (awaiting_helper_.contains(rollup.id)) return nullptr;
+  const Range* newest = nullptr;
+  for (const Range& range : rollup.fresh)
+    if ((range.scan == 0 || lost_.contains(range.scan)) && (newest == nullptr || range.hi > newest->hi))
+      newest = &range;
+  return newest;
+}
+
+// Windows that rows have left wait until the history around them is complete: what a scan finds is added.
+bool Merger::overlaps_fresh(const Rollup& rollup, const Range& range) {
+  return std::any_of(rollup.fresh.begin(), rollup.fresh.end(),
+                     [&](const Range& fresh) { return fresh.lo < range.hi && fresh.hi > range.lo; });
+}
+
+bool Merger::is_due(const Rollup& rollup) const {
+  if (rollup.status == "error" || locked_out_.contains(rollup.source)) return false;
+  return next_fresh(rollup) != nullptr ||
+         std::any_of(rollup.dirty.begin(), rollup.dirty.end(),
+                     [&](const Range& range) { return !overlaps_fresh(rollup, range); });
 }
 
 void Merger::load(Turn& turn) {
@@ -314,6 +332,8 @@ void Merger::load(Turn& turn) {
   }
   const bool planned = turn.recomputed != nullptr;
   turn.recomputed = nullptr;
+  // A commit wakes the worker before it tells of what it has invalidated: a function that was replaced, say.
+  call([&] { InvalidateSystemCaches(); });
   rollups_ = load_rollups(0);
   dedup_ = any_dedup();
   watermarks_.load();
@@ -388,7 +408,7 @@ void Merger::set_aside_failures(Turn& turn) {
         if (rollup.status == "error" || items == rollup.items.end()) continue;
         // Nothing has been computed yet: the recompute will meet the row, unless it is gone by then.
         if (std::any_of(rollup.fresh.begin(), rollup.fresh.end(), [](const Range& range) {
-              return range.lo == minus_infinity && range.hi == plus_infinity;
+              return range.scan == 0 && range.lo == minus_infinity && range.hi == plus_infinity;
             }))
           continue;
         const bool uses =
@@ -435,8 +455,11 @@ void Merger::merge_deltas(Turn& turn) {
 
 std::set<Micros> Merger::merge_into_state(Turn& turn, const Rollup& rollup, const Fold& fold) {
   if (fold.slots() == 0) return {};
-  // In a bounded turn a row may leave before it has come.
-  auto lost = merge_state(rollup, fold, turn.started, watermarks_.of(rollup.source), turn.cut == 0);
+  // In a bounded turn a row may leave before it has come, and so it may while its history is being scanned.
+  const bool scanned = std::any_of(rollup.fresh.begin(), rollup.fresh.end(),
+                                   [](const Range& range) { return range.scan != 0; });
+  auto lost =
+      merge_state(rollup, fold, turn.started, watermarks_.of(rollup.source), turn.cut == 0 && !scanned);
   if (!rollup.windowed) return lost;
   auto& windows = (turn.recomputed == &rollup && !turn.merging ? turn.replaced : turn.touched)[rollup.id];
   for (size_t slot = 0; slot < fold.slots(); ++slot) windows.insert(fold.pane(slot));
@@ -532,6 +555,117 @@ void Merger::remove_windows(const Rollup& rollup, const std::vector<Range>& wind
   });
 }
 
+// ---- history that a helper process scans
+// ------------------------------------------------------------------------------
+
+// Begins a scan of the windows never computed, if they are many enough to be worth it. True if there is
+// nothing left to do about them in this turn.
+bool Merger::leave_to_helper(Turn& turn) {
+  Rollup& rollup = *turn.recomputed;
+  const Range range = turn.ranges.front();
+  if (!range.fresh) return false;
+  Micros lo = range.lo;
+  const Micros hi = range.hi;
+  if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, lo, hi);
+  double rows = 0, blocks = 0;
+  for (const Leaf& leaf : turn.leaves) {
+    if (rollup.windowed && leaf.bounded && (leaf.hi <= lo || leaf.lo >= hi)) continue;
+    rows += leaf.rows;
+    blocks += leaf.blocks;
+  }
+  if (blocks * (BLCKSZ / 1024) < tick_scan_size || turn.started < no_helper_until_) return false;
+  // What a scan finds is added: there must be nothing yet but what deltas have brought since it began.
+  const bool again = range.scan != 0;
+  if (!again && holds_state(rollup, lo, hi)) return false;
+  if (turn.helper.phase != HelperPhase::idle) {
+    if (turn.helper.phase == HelperPhase::absent) {
+      if (!start_helper()) {
+        no_helper_until_ = turn.started + no_helper_for;
+        return false;
+      }
+      helper_asked_at_ = GetCurrentTimestamp();
+    }
+    awaiting_helper_.insert(rollup.id);
+    turn.recomputed = nullptr;
+    return true;
+  }
+  const int64_t scan =
+      call([&] { return static_cast<int64_t>(U64FromFullTransactionId(GetTopFullTransactionId())); });
+  const int attempt = again ? ++attempts_[rollup.id] : (attempts_[rollup.id] = 0);
+  if (!hand_over({rollup.id, scan, lo, hi, rows, attempt < most_yields})) {
+    // It has just ended, or somebody wants a lock on the source.
+    if (look_at_helper().phase != HelperPhase::absent)
+      locked_out_[rollup.source] = turn.started + locked_out_for;
+    turn.recomputed = nullptr;
+    return true;
+  }
+  current_ = rollup.id;
+  if (again) {
+    remove_windows(rollup, {{range.lo, range.hi, true}});
+    lost_.erase(range.scan);
+  }
+  turn.lo = lo;
+  turn.hi = hi;
+  shorten_pending(rollup, range, lo);
+  const Range scanned{lo, hi, true, scan};
+  insert_pending(rollup.id, scanned);
+  rollup.fresh.push_back(scanned);
+  delete_stray_pieces();
+  current_ = 0;
+  return true;
+}
+
+// Merges some of what finished scans have found. True if there was anything.
+bool Merger::merge_pieces(Turn& turn) {
+  const TimestampTz until = GetCurrentTimestamp() + pieces_for;
+  bool merged = false, wanted = turn.helper.scan == 0;
+  for (Rollup& rollup : rollups_) {
+    if (rollup.status == "error") continue;
+    const std::vector<Range> ranges = rollup.fresh;
+    for (const Range& range : ranges) {
+      if (range.scan != 0 && range.scan == turn.helper.scan) wanted = true;
+      if (range.scan == 0 || range.scan == turn.helper.scan || lost_.contains(range.scan)) continue;
+      current_ = rollup.id;
+      if (const auto error = scan_error(range.scan)) {
+        set_aside_in_turn(turn, rollup, *error);
+        merged = true;
+        break;
+      }
+      bool left = has_piece(range.scan);
+      if (!left) {  // and nobody works on it: its helper has ended, or was killed
+        lost_.insert(range.scan);
+        locked_out_[rollup.source] = turn.started + locked_out_for;
+        continue;
+      }
+      while (left) {
+        Fold fold(rollup.program);
+        merge_delta(fold, take_piece(range.scan));
+        // History is no revision of what deltas have brought meanwhile. Where these have taken away more than
+        // is there yet, the window is marked already.
+        (void)merge_state(rollup, fold, turn.started, std::nullopt, false);
+        watermarks_.note(rollup.source, fold, true);
+        if (rollup.windowed)
+          for (size_t slot = 0; slot < fold.slots(); ++slot) turn.replaced[rollup.id].insert(fold.pane(slot));
+        left = has_piece(range.scan);
+        if (GetCurrentTimestamp() >= until) break;
+      }
+      merged = true;
+      if (left) {
+        turn.result.more = true;
+      } else {
+        shorten_pending(rollup, range, range.lo);
+        become_live(rollup);
+      }
+      current_ = 0;
+    }
+  }
+  if (!wanted) stop_scan(turn.helper.scan);
+  return merged;
+}
+
+// ---- in this very turn
+// -------------------------------------------------------------------------------------------------
+
 // Replaces windows by what the source holds in this snapshot.
 void Merger::recompute(Turn& turn) {
   Rollup& rollup = *turn.recomputed;
@@ -542,69 +676,33 @@ void Merger::recompute(Turn& turn) {
   if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, turn.lo, turn.hi);
   Fold panes(rollup.program);
   if (rollup.windowed) panes.restrict_to(turn.lo, turn.hi);
-  scan(turn, evaluator, panes);
-  Fold fold(rollup.program);
-  std::vector<int16_t> same(rollup.program.items.size());
-  std::iota(same.begin(), same.end(), static_cast<int16_t>(0));
-  fold.merge(panes, same, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
-    const auto window = window_of(rollup, from.pane(slot));
-    return window && turn.recomputes(*window) ? window : std::nullopt;
+  // If there are too many windows for memory, the oldest are left to a later turn.
+  scan_leaves(rollup, evaluator, turn.leaves, turn.lo, turn.hi, panes, [&](int) {
+    if (!rollup.windowed || panes.memory() <= scan_memory) return;
+    std::vector<Micros> times;
+    for (size_t at = 0; at < panes.slots(); ++at) times.push_back(panes.pane(at));
+    std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+    const Micros middle = window_end(window_start(times[times.size() / 2], rollup.size), rollup.size);
+    if (middle <= turn.lo || middle >= turn.hi) return;  // one window: nothing to leave out
+    turn.lo = middle;
+    panes.restrict_to(turn.lo, turn.hi);
   });
+  const Fold fold = fold_windows(rollup, panes, [&](Micros window) { return turn.recomputes(window); });
   watermarks_.note(rollup.source, panes, true);
   remove_windows(rollup, rollup.windowed ? replaced_windows(turn, rollup, fold) : std::vector<Range>{});
   merge_into_state(turn, rollup, fold);
-  const std::vector<Range> done = turn.ranges.front().fresh ? turn.ranges : rollup.dirty;
+  std::vector<Range> done = turn.ranges.front().fresh ? turn.ranges : rollup.dirty;
+  std::erase_if(done, [&](const Range& range) { return !range.fresh && overlaps_fresh(rollup, range); });
   for (const Range& range : done)
     if (range.hi > turn.lo) shorten_pending(rollup, range, turn.lo);
-  if (rollup.status == "backfill" && rollup.fresh.empty()) {
-    execute("UPDATE tick_catalog.rollup SET status = 'live' WHERE id = " + std::to_string(rollup.id));
-    rollup.status = "live";
-  }
+  become_live(rollup);
   current_ = 0;
 }
 
-// Folds the leaves' rows. If there are too many windows for memory, the oldest are left to a later turn.
-void Merger::scan(Turn& turn, Evaluator* evaluator, Fold& fold) {
-  RowBatch* batch = call([&] { return make_batch(evaluator, CurrentMemoryContext); });
-  const Rollup& rollup = *turn.recomputed;
-  check_source_rights(rollup);
-  for (const Leaf& leaf : turn.leaves) {
-    if (rollup.windowed && leaf.bounded && (leaf.hi <= turn.lo || leaf.lo >= turn.hi)) continue;
-    Relation relation = nullptr;
-    TableScanDesc table = nullptr;
-    TupleTableSlot* slot = nullptr;
-    AttrNumber* attributes = nullptr;
-    call([&] {
-      relation = table_open(leaf.relid, AccessShareLock);
-      attributes = map_attributes(evaluator, relation);
-      slot = table_slot_create(relation, nullptr);
-      table = table_beginscan(relation, GetActiveSnapshot(), 0, nullptr);
-    });
-    for (bool more = true; more;) {
-      call([&] {
-        CHECK_FOR_INTERRUPTS();
-        while (more && batch->rows < batch_rows) {
-          more = table_scan_getnextslot(table, ForwardScanDirection, slot);
-          if (more) push_row(batch, slot, attributes);
-        }
-      });
-      fold_batch(batch, fold, false, false);
-      if (rollup.windowed && fold.memory() > recompute_memory) {
-        std::vector<Micros> panes;
-        for (size_t at = 0; at < fold.slots(); ++at) panes.push_back(fold.pane(at));
-        std::nth_element(panes.begin(), panes.begin() + panes.size() / 2, panes.end());
-        const Micros middle = window_end(window_start(panes[panes.size() / 2], rollup.size), rollup.size);
-        if (middle <= turn.lo || middle >= turn.hi) continue;  // one window: nothing to leave out
-        turn.lo = middle;
-        fold.restrict_to(turn.lo, turn.hi);
-      }
-    }
-    call([&] {
-      table_endscan(table);
-      ExecDropSingleTupleTableSlot(slot);
-      table_close(relation, NoLock);
-    });
-  }
+void Merger::become_live(Rollup& rollup) {
+  if (rollup.status != "backfill" || !rollup.fresh.empty()) return;
+  execute("UPDATE tick_catalog.rollup SET status = 'live' WHERE id = " + std::to_string(rollup.id));
+  rollup.status = "live";
 }
 
 void Merger::move_watermarks(Turn& turn) {
@@ -658,9 +756,10 @@ void Merger::close_windows() {
   for (const auto& [rollup, windows] : ended) windows_.forget(*rollup, windows);
 }
 
-// When the next window closes though nothing arrives.
+// When there is something to do though nothing arrives: a window closes, or what was put off is tried again.
 TimestampTz Merger::next_due() const {
   TimestampTz due = plus_infinity;
+  for (const auto& [source, until] : locked_out_) due = std::min(due, until);
   for (const Rollup& rollup : rollups_) {
     if (rollup.status == "error") continue;
     const Micros end = windows_.earliest_end(rollup);

@@ -42,8 +42,13 @@ class Merger {
   void plan_recompute(Turn& turn);
   void merge_deltas(Turn& turn);
   void recompute(Turn& turn);
-  void scan(Turn& turn, Evaluator* evaluator, Fold& fold);
   void settle_watermarks(Turn& turn);
+  const Range* next_fresh(const Rollup& rollup) const;
+  static bool overlaps_fresh(const Rollup& rollup, const Range& range);
+  bool is_due(const Rollup& rollup) const;
+  bool leave_to_helper(Turn& turn);
+  bool merge_pieces(Turn& turn);
+  void become_live(Rollup& rollup);
   std::set<Micros> merge_into_state(Turn& turn, const Rollup& rollup, const Fold& fold);
   std::vector<Range> replaced_windows(const Turn& turn, const Rollup& rollup, const Fold& fold);
   void remove_windows(const Rollup& rollup, const std::vector<Range>& windows);
@@ -67,7 +72,11 @@ class Merger {
   int last_recomputed_ = 0;
   std::map<Oid, TimestampTz> locked_out_;  // sources whose leaves somebody holds: not before
   std::map<int, int> lock_failures_;       // of rollups whose state table could not be locked
-  int current_ = 0;                        // the rollup whose work may fail now, 0 = none
+  std::set<int> awaiting_helper_;          // rollups whose history is too long for a turn
+  TimestampTz helper_asked_at_ = 0, no_helper_until_ = 0;
+  std::set<int64_t> lost_;       // scans that ended without having found anything
+  std::map<int, int> attempts_;  // of scans for a rollup, beyond the first
+  int current_ = 0;              // the rollup whose work may fail now, 0 = none
 };
 
 }  // namespace tick::pg

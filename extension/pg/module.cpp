@@ -16,6 +16,7 @@ int tick_lock_timeout = 10000;
 int tick_turn_interval = 1;
 int tick_queue_size = 8192;
 int tick_turn_memory = 65536;
+int tick_scan_size = 4096;
 #ifdef TICK_FAULTS
 char* tick_debug_bug = nullptr;
 #endif
@@ -52,6 +53,9 @@ void define_settings() {
   DefineCustomIntVariable("tick.turn_memory", "Deltas that one turn of the worker reads.", nullptr,
                           &tick_turn_memory, 65536, 1, INT_MAX, PGC_SIGHUP, GUC_UNIT_KB, nullptr, nullptr,
                           nullptr);
+  DefineCustomIntVariable("tick.scan_size", "Size of history above which a helper process scans it.",
+                          "Smaller tables are read by the worker itself, within a turn.", &tick_scan_size,
+                          4096, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_KB, nullptr, nullptr, nullptr);
   MarkGUCPrefixReserved("tick");
 }
 

@@ -59,7 +59,7 @@ void load_columns(Rollup& rollup) {
 
 bool Rollup::is_fresh(Micros window) const {
   for (const Range& range : fresh)
-    if (window >= range.lo && window < range.hi) return true;
+    if (range.scan == 0 && window >= range.lo && window < range.hi) return true;
   return false;
 }
 
@@ -132,11 +132,11 @@ std::vector<Rollup> load_rollups(int id) {
       rollup.newest = number(row[0]);
       rollup.items[rollup.newest] = numbers(row[1]);
     }
-    for (const auto& row : read_text(
-             ("SELECT lo, hi, fresh FROM tick_catalog.pending WHERE rollup = " + of + " ORDER BY hi DESC")
-                 .c_str()))
+    for (const auto& row : read_text(("SELECT lo, hi, fresh, scan FROM tick_catalog.pending WHERE rollup = " +
+                                      of + " ORDER BY hi DESC")
+                                         .c_str()))
       (row[2] == "t" ? rollup.fresh : rollup.dirty)
-          .push_back({number(row[0]), number(row[1]), row[2] == "t"});
+          .push_back({number(row[0]), number(row[1]), row[2] == "t", number(row[3])});
     const int64_t newest = rollup.newest;
     const Evaluator* evaluator = call([&] { return find_evaluator(newest); });
     if (evaluator == nullptr) throw Error{Error::Code::internal, "rollup " + rollup.name + " has no program"};

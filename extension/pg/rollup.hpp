@@ -12,10 +12,13 @@
 
 namespace tick::pg {
 
-// Window starts [lo, hi) still to be recomputed; fresh ones have never been computed and ignore deltas.
+// Window starts [lo, hi) still to be recomputed. Fresh ones have never been computed: they ignore deltas, the
+// recompute will see those rows; unless a helper process scans them in the snapshot of one turn: then the
+// deltas of later turns are merged, and what the helper finds as well.
 struct Range {
   Micros lo, hi;
   bool fresh;
+  int64_t scan = 0;  // of the helper's scan, 0 = none
 };
 
 struct Rollup {
@@ -42,7 +45,7 @@ struct Rollup {
   Program program;                                // the rollup's own items over the newest program's inputs
 
   bool pending() const { return !fresh.empty() || !dirty.empty(); }
-  bool is_fresh(Micros window) const;
+  bool is_fresh(Micros window) const;  // and no helper scans it
 };
 
 // Reads rollups under the active snapshot; id 0 = all. Inside SPI. Throws.

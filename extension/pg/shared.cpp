@@ -50,6 +50,10 @@ void shared_startup() {
       pg_atomic_init_u64(&slot.turns, 0);
       pg_atomic_init_u64(&slot.held_for, 0);
       pg_atomic_init_u64(&slot.measured, 0);
+      pg_atomic_init_u32(&slot.helper.stop, 0);
+      pg_atomic_init_u64(&slot.helper.rows, 0);
+      pg_atomic_init_u64(&slot.helper.rows_expected, 0);
+      pg_atomic_init_u64(&slot.helper.started_at, 0);
     }
   }
   LWLockRelease(AddinShmemInitLock);
@@ -68,6 +72,9 @@ DatabaseSlot* slot_for(Oid database) {
     slot.worker = 0;
     slot.next_start = 0;
     slot.failures = 0;
+    slot.helper.phase = HelperPhase::absent;
+    slot.helper.pid = 0;
+    slot.helper.scan = 0;
     pg_atomic_write_u32(&slot.requested, 0);
     pg_atomic_write_u32(&slot.queue, 0);
     result = &slot;

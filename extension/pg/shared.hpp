@@ -21,6 +21,28 @@ struct TurnSample {
   int64 deltas, rows;
 };
 
+// The helper process of a database that scans history for its worker (helper.cpp). Read and written under
+// shared_lock(), but for the atomics.
+enum class HelperPhase : uint32 { absent, starting, idle, given, running };
+struct HelperSlot {
+  HelperPhase phase;
+  pid_t pid;
+  Latch* latch;  // valid while pid != 0
+  TimestampTz asked_at;
+  // The order, from `given` until the scan ends.
+  int64 scan;
+  int32 rollup;
+  int64 lo, hi;
+  bool yields;  // to whoever waits for a lock on the source
+  char snapshot[64];
+  // Answers.
+  int64 accepted;   // the last scan that was begun
+  int64 failed;     // the last scan that ended by an error of its rollup
+  char error[256];  // which was this
+  pg_atomic_uint32 stop;
+  pg_atomic_uint64 rows, rows_expected, started_at;
+};
+
 // One database that has, or may have, rollups.
 struct DatabaseSlot {
   Oid database;
@@ -39,6 +61,7 @@ struct DatabaseSlot {
   TurnSample samples[turn_samples];
   TimestampTz next_start;  // launcher only: not before
   int failures;            // launcher only: consecutive
+  HelperSlot helper;
 };
 
 // GUCs, defined in module.cpp.
@@ -46,6 +69,7 @@ extern int tick_lock_timeout;   // ms
 extern int tick_turn_interval;  // ms
 extern int tick_queue_size;     // kB after which writers move on to the next table of the ring
 extern int tick_turn_memory;    // kB of deltas that one turn reads
+extern int tick_scan_size;      // kB of history above which a helper process scans it
 #ifdef TICK_FAULTS
 extern char* tick_debug_bug;  // a planted bug, for the tests that must notice it
 bool planted(const char* bug);

@@ -25,16 +25,6 @@ namespace {
 constexpr long idle_milliseconds = 1000;
 constexpr TimestampTz healthy = 60 * USECS_PER_SEC;
 
-uint32 wait_event() {
-#if PG_VERSION_NUM >= 170000
-  static uint32 event = 0;
-  if (event == 0) event = WaitEventExtensionNew("PgTickIdle");
-  return event;
-#else
-  return PG_WAIT_EXTENSION;
-#endif
-}
-
 // ---- launcher
 // -----------------------------------------------------------------------------------------------
 
@@ -173,19 +163,6 @@ void leave_slot(int, Datum) {
     pg_atomic_write_u32(&worker_slot->requested, 1);
 }
 
-// Somebody waits to drop or copy this database: sessions hold ROW EXCLUSIVE on it only while they start.
-bool database_wanted() {
-  bool wanted = false;
-  call([&] {
-    StartTransactionCommand();
-    LOCKTAG tag;
-    SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, MyDatabaseId, 0);
-    wanted = LockAcquire(&tag, RowExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL;
-    CommitTransactionCommand();
-  });
-  return wanted;
-}
-
 // How long somebody's snapshot has held back the xmin horizon: versions of hot rows pile up behind it.
 class HorizonClock {
  public:
@@ -243,24 +220,6 @@ void wait_for_work(DatabaseSlot* slot, uint64 seen, TimestampTz due) {
       ProcessConfigFile(PGC_SIGHUP);
     }
   });
-}
-
-void safe_settings() {
-  const char* settings[][2] = {{"search_path", "pg_catalog, pg_temp"},
-                               {"statement_timeout", "0"},
-                               {"lock_timeout", "5s"},
-                               {"idle_in_transaction_session_timeout", "0"},
-                               {"default_transaction_isolation", "read committed"},
-                               {"default_transaction_read_only", "off"},
-                               {"synchronous_commit", "off"},
-                               {"session_replication_role", "origin"},
-                               {"jit", "off"},
-                               {"extra_float_digits", "1"},
-                               {"TimeZone", "UTC"},
-                               {"DateStyle", "ISO"},
-                               {"enable_seqscan", "off"},
-                               {"plan_cache_mode", "force_generic_plan"}};
-  for (const auto& setting : settings) SetConfigOption(setting[0], setting[1], PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 // Runs one turn; a passing failure is reported and slept over, with growing patience. Returns false after
@@ -364,7 +323,13 @@ void work(Oid database) {
     if (ended - last_check > USECS_PER_SEC) {
       last_check = ended;
       if (relations_changed()) audit_sources();
-      if (database_wanted()) {
+      const bool wanted = call([&] {
+        StartTransactionCommand();
+        const bool asked_for = database_wanted();
+        CommitTransactionCommand();
+        return asked_for;
+      });
+      if (wanted) {
         // Drop, copy or rename of the database: let go, and be started again afterwards if it is still there.
         call([&] { proc_exit(0); });
       }
@@ -373,6 +338,43 @@ void work(Oid database) {
 }
 
 }  // namespace
+
+uint32 wait_event() {
+#if PG_VERSION_NUM >= 170000
+  static uint32 event = 0;
+  if (event == 0) event = WaitEventExtensionNew("PgTickIdle");
+  return event;
+#else
+  return PG_WAIT_EXTENSION;
+#endif
+}
+
+void safe_settings() {
+  const char* settings[][2] = {{"search_path", "pg_catalog, pg_temp"},
+                               {"statement_timeout", "0"},
+                               {"lock_timeout", "5s"},
+                               {"idle_in_transaction_session_timeout", "0"},
+                               {"default_transaction_isolation", "read committed"},
+                               {"default_transaction_read_only", "off"},
+                               {"synchronous_commit", "off"},
+                               {"session_replication_role", "origin"},
+                               {"jit", "off"},
+                               {"extra_float_digits", "1"},
+                               {"TimeZone", "UTC"},
+                               {"DateStyle", "ISO"},
+                               {"enable_seqscan", "off"},
+                               {"plan_cache_mode", "force_generic_plan"}};
+  for (const auto& setting : settings) SetConfigOption(setting[0], setting[1], PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+// Sessions hold ROW EXCLUSIVE on their database only while they start.
+bool database_wanted() {
+  LOCKTAG tag;
+  SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, MyDatabaseId, 0);
+  if (LockAcquire(&tag, RowExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL) return true;
+  LockRelease(&tag, RowExclusiveLock, false);
+  return false;
+}
 
 void register_launcher() {
   BackgroundWorker launcher;
