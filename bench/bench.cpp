@@ -1,8 +1,9 @@
 // The benchmarks of `make bench`: COPY with and without capture, commit-to-visible latency in an open loop,
-// recompute. Usage: bench CONNINFO [NOTHING_LIBRARY]; BENCH, ROWS, ROUNDS, DURATION and HISTORY in the
-// environment select. Promise: what is compared is measured in turns in one run, ratios are taken within a
-// round and the median is shown; at the end of each part every rollup is compared with its query, and the
-// program fails if one is not exact.
+// recompute, creation of a rollup over a long history under a live feed. Usage: bench CONNINFO
+// [NOTHING_LIBRARY]; BENCH, ROWS, ROUNDS, DURATION, HISTORY and HOLD in the environment select. Promise: what
+// is compared is measured in turns in one run, ratios are taken within a round and the median is shown; at
+// the end of each part every rollup is compared with its query, and the program fails if one is not exact.
+#include <signal.h>
 #include <sys/prctl.h>
 
 #include <atomic>
@@ -53,6 +54,7 @@ class Bench {
   void copy();
   void latency();
   void recompute();
+  void creation();
   bool exact() const { return exact_; }
 
  private:
@@ -424,6 +426,169 @@ void Bench::recompute() {
   drop(1);
 }
 
+// ---- creation ------------------------------------------------------------
+
+// create_rollup over days of history while a feed commits 1,000 rows each 50 ms and another writer stays
+// open: how long the feed's commits wait, when the newest windows and the whole history are there, and how
+// live rows fare.
+void Bench::creation() {
+  const long rows = std::max<long>(setting("HISTORY", 5000000), 10000);
+  const long hold = std::max<long>(setting("HOLD", 60), 1);
+  constexpr int batch_rows = 1000;
+  constexpr double period = 0.05;
+  db_.run(std::string("CREATE TABLE trades (") + trade_columns + ") PARTITION BY RANGE (ts)");
+  const std::string midnight = db_.value("SELECT date_trunc('day', now())");
+  for (int day = -4; day <= 1; ++day)
+    db_.run("CREATE TABLE trades_" + std::to_string(day + 4) +
+            " PARTITION OF trades FOR VALUES FROM (timestamptz '" + midnight + "' + '" + std::to_string(day) +
+            " days') TO (timestamptz '" + midnight + "' + '" + std::to_string(day + 1) + " days')");
+  const std::string count = std::to_string(rows);
+  db_.run("INSERT INTO trades SELECT 'binance', 'SYM' || lpad((g * 7919 % " + std::to_string(symbols) +
+          ")::text, 3, '0') || 'USDT', now() - interval '4 days' + g * (interval '4 days' - interval '10 "
+          "seconds') / " +
+          count +
+          ", 100 + (g * 31 % 997) / 100.0, (g * 17 % 9973) / 1000.0 + 0.001, g, g % 2 = 0, now()"
+          " FROM generate_series(int8 '1', " +
+          count + ") g");
+  db_.run("VACUUM ANALYZE trades");
+  db_.run("SELECT tick.create_rollup('live_price', $$" + query(rollups[2], "trades") + "$$)");
+  wait();
+
+  // The feed, and a reader of a rollup that was there before.
+  std::atomic<bool> over = false;
+  std::atomic<double> locked = 0, complete = 0;
+  struct Point {
+    double at, took;
+  };
+  std::vector<Point> commits, visible;
+  const double start = now() + 0.1;
+  std::atomic<long> sent = 0;
+  std::thread feeding([&] {
+    Connection writer(conninfo_);
+    Walk walk(3);
+    std::string batch;
+    int64_t id = rows;
+    for (long commit = 0; !over; ++commit) {
+      const double at = start + static_cast<double>(commit) * period;
+      sleep_until(at);
+      begin_copy(batch);
+      const int64_t ts = wall_micros();
+      for (int i = 1; i < batch_rows; ++i) put_trade(batch, walk.next(ts, ++id));
+      put_trade(batch, walk.of(0, ts, ++id));
+      end_copy(batch);
+      writer.copy("COPY trades FROM STDIN (FORMAT binary)", batch);
+      commits.push_back({at, now() - at});
+      sent = commit + 1;
+    }
+  });
+  std::thread reading([&] {
+    Connection reader(conninfo_);
+    long next = 0;
+    while (!over || next < sent) {
+      const std::string last = reader.value("SELECT sum(trades) FROM live_price WHERE exchange = 'binance'");
+      const double seen = now();
+      const long there = (std::atol(last.c_str()) - rows) / batch_rows;
+      for (; next < there; ++next) {
+        const double at = start + static_cast<double>(next) * period;
+        visible.push_back({at, seen - at});
+      }
+      if (over && now() - complete > 30) break;
+      sleep_until(now() + 0.005);
+    }
+  });
+
+  // Another writer, open for a while.
+  sleep_until(start + 2);
+  std::thread holding([&] {
+    Connection holder(conninfo_);
+    holder.run("BEGIN");
+    holder.run("INSERT INTO trades VALUES ('held', 'HELD', now(), 1, 1, 0, true, now())");
+    sleep_until(now() + static_cast<double>(hold));
+    holder.run("COMMIT");
+  });
+  sleep_until(start + 3);
+  const double asked = now();
+  Connection maker(conninfo_);
+  maker.run("SET tick.lock_timeout = '" + std::to_string(hold + 60) + " s'");
+  maker.run("SELECT tick.create_rollup('candles_1m', $$" + query(rollups[0], "trades") + "$$)");
+  locked = now();
+  holding.join();
+  const std::string range =
+      " WHERE ts >= date_trunc('minute', now() - interval '3 minutes') - interval '1 hour'"
+      " AND ts < date_trunc('minute', now() - interval '3 minutes')";
+  Connection poll(conninfo_);
+  poll.run("BEGIN");
+  const std::string newest = poll.value("SELECT count(*) FROM trades" + range);
+  const std::string bounds = poll.value(
+      "SELECT format(' WHERE ts >= %L AND ts < %L', date_trunc('minute', now() - interval "
+      "'3 minutes') - interval '1 hour', date_trunc('minute', now() - interval '3 minutes'))");
+  poll.run("COMMIT");
+  double exact_at = 0;
+  while (exact_at == 0 && now() - locked < 300) {
+    if (poll.value("SELECT sum(trades) FROM candles_1m" + bounds) == newest) exact_at = now();
+    if (exact_at == 0) sleep_until(now() + 0.02);
+  }
+  while (poll.value("SELECT state FROM tick.status WHERE rollup = 'candles_1m'::regclass") != "live" &&
+         now() - locked < 300)
+    sleep_until(now() + 0.05);
+  complete = now();
+  sleep_until(now() + 2);
+  over = true;
+  feeding.join();
+  reading.join();
+  wait();
+  verify(1);
+
+  // Killed in the middle, the feed being away: a crash of one process restarts the server.
+  double again = 0;
+  db_.run("SELECT tick.drop_rollup('candles_1m')");
+  db_.run("SELECT tick.create_rollup('candles_1m', $$" + query(rollups[0], "trades") + "$$)");
+  std::string helper;
+  for (const double give_up = now() + 60; helper.empty() && now() < give_up;)
+    helper = db_.value(
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_tick scan'"
+        " AND EXISTS (SELECT FROM tick_catalog.scan_progress() WHERE rows > 100000)");
+  if (!helper.empty() && kill(std::atoi(helper.c_str()), SIGKILL) == 0) {
+    const double killed = now();
+    db_.reconnect(60);
+    wait();
+    again = now() - killed;
+    verify(1);
+  }
+
+  std::vector<double> waiting, held, quiet, live;
+  for (const Point& point : commits) {
+    if (point.at >= asked && point.at < locked) held.push_back(point.took * 1e3);
+    if (point.at >= asked && point.at < complete) waiting.push_back(point.took * 1e3);
+  }
+  for (const Point& point : visible) {
+    if (point.at < asked) quiet.push_back(point.took * 1e3);
+    if (point.at >= locked && point.at < complete) live.push_back(point.took * 1e3);
+  }
+  const auto most = [](const std::vector<double>& sample) {
+    return sample.empty() ? 0 : *std::max_element(sample.begin(), sample.end());
+  };
+  std::printf(
+      "\nCreation of candles_1m over %ld rows in 5 days, a feed of 20,000 ticks/s, a writer open for %ld s\n",
+      rows, hold);
+  std::printf("create_rollup returned after             %8.2f s\n", locked - asked);
+  std::printf(
+      "a feed's commit waited at most           %8.0f ms until then, %.0f ms until the end (p99 %.0f)\n",
+      most(held), most(waiting), quantile(waiting, 0.99));
+  std::printf(
+      "the newest hour was complete after       %8.2f s (from the later of lock and the other writer's "
+      "end)\n",
+      exact_at - locked);
+  std::printf("the whole history was complete after     %8.2f s\n", complete - locked);
+  std::printf("live rows of another rollup: p99 before  %8.0f ms, meanwhile %.0f ms (p50 %.0f, most %.0f)\n",
+              quantile(quiet, 0.99), quantile(live, 0.99), quantile(live, 0.5), most(live));
+  if (again > 0) std::printf("kill -9 in the middle: complete after    %8.2f s\n", again);
+  std::fflush(stdout);
+  db_.run("SELECT tick.drop_rollup('candles_1m')");
+  db_.run("SELECT tick.drop_rollup('live_price')");
+  db_.run("DROP TABLE trades");
+}
+
 }  // namespace
 }  // namespace tick::bench
 
@@ -433,12 +598,14 @@ int main(int argc, char** argv) {
     return 2;
   }
   const char* selected = std::getenv("BENCH");
-  const std::string parts = selected == nullptr || *selected == '\0' ? "copy latency recompute" : selected;
+  const std::string parts =
+      selected == nullptr || *selected == '\0' ? "copy latency recompute creation" : selected;
   tick::bench::Bench bench(argv[1], argc > 2 ? argv[2] : "");
   bench.prepare();
   if (parts.find("copy") != std::string::npos) bench.copy();
   if (parts.find("latency") != std::string::npos) bench.latency();
   if (parts.find("recompute") != std::string::npos) bench.recompute();
+  if (parts.find("creation") != std::string::npos) bench.creation();
   std::printf("\nrollups exact: %s\n", bench.exact() ? "yes" : "no");
   return bench.exact() ? 0 : 1;
 }

@@ -92,6 +92,18 @@ class Connection {
   Connection& operator=(const Connection&) = delete;
 
   PGconn* raw() { return connection_; }
+
+  // After the server has ended the connection; tries for so many seconds.
+  void reconnect(double seconds) {
+    for (const double give_up = now() + seconds;;) {
+      PQreset(connection_);
+      if (PQstatus(connection_) == CONNECTION_OK) break;
+      if (now() > give_up) fail("reconnection");
+      sleep_until(now() + 0.05);
+    }
+    run("SET client_min_messages = error");
+  }
+
   int pid() { return PQbackendPID(connection_); }
 
   void run(const std::string& sql) { PQclear(checked(PQexec(connection_, sql.c_str()), sql)); }
