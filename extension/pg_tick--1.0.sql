@@ -431,6 +431,10 @@ COMMENT ON AGGREGATE tick.last(anyelement, "any", "any") IS 'the value at the gr
 
 CREATE FUNCTION tick_catalog.key_json(dedup int4, key bytea) RETURNS jsonb
   LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tick_key_json';
+CREATE FUNCTION tick_catalog.rebuild_seen(source regclass) RETURNS void
+  LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'tick_rebuild_seen';
+COMMENT ON FUNCTION tick_catalog.rebuild_seen(regclass) IS 'makes the sets of ids of a source anew from its rows';
+REVOKE ALL ON FUNCTION tick_catalog.rebuild_seen(regclass) FROM PUBLIC;
 CREATE FUNCTION tick_catalog.ranges(packed bytea, OUT from_id int8, OUT to_id int8, OUT first_time timestamptz,
                                     OUT last_time timestamptz, OUT since timestamptz)
   RETURNS SETOF record LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tick_ranges';

@@ -95,6 +95,10 @@ bool merge_ids(
 // lock that keeps writers out, and the triggers follow. As the extension's owner. May ereport.
 void define_dedup(const SourceSettings* source);
 
+// Makes the sets of a source anew from its rows: what its dropped partitions held is forgotten. Locks writers
+// out. As the extension's owner. Throws.
+void rebuild_seen(Oid source);
+
 // Has the settings follow columns that were renamed. May ereport.
 void rename_ids();
 

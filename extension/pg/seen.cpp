@@ -511,6 +511,30 @@ void define_dedup(const SourceSettings* source) {
   attach_triggers(source->relid);
 }
 
+void rebuild_seen(Oid source) {
+  const int32 id = call([&] {
+    if (dedup_of(source) == 0) return int32{0};
+    lock_source(source);
+    stop_turns();
+    SPI_connect();
+    SPI_execute(
+        psprintf("WITH old AS (DELETE FROM tick_catalog.dedup WHERE source = %u RETURNING *) "
+                 "INSERT INTO tick_catalog.dedup (source, keys, id_column, group_column, time_column, "
+                 "duplicates) SELECT source, keys, id_column, group_column, time_column, duplicates "
+                 "FROM old RETURNING id",
+                 source),
+        false, 1);
+    bool null;
+    const int32 made = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+    SPI_finish();
+    CommandCounterIncrement();
+    return made;
+  });
+  if (id == 0) return;
+  fill_dedup(id);
+  call([&] { attach_triggers(source); });
+}
+
 void rename_ids() {
   const Actor caller = act_as_extension();
   run("UPDATE tick_catalog.source AS s SET dedup_key = n.keys, dedup_id = n.id, dedup_group = n.of_group "
@@ -533,12 +557,23 @@ using namespace tick::pg;
 extern "C" {
 PG_FUNCTION_INFO_V1(tick_key_json);
 PGDLLEXPORT Datum tick_key_json(PG_FUNCTION_ARGS);
+PG_FUNCTION_INFO_V1(tick_rebuild_seen);
+PGDLLEXPORT Datum tick_rebuild_seen(PG_FUNCTION_ARGS);
 PG_FUNCTION_INFO_V1(tick_ranges);
 PGDLLEXPORT Datum tick_ranges(PG_FUNCTION_ARGS);
 }
 
 Datum tick_key_json(PG_FUNCTION_ARGS) {
   return entry([&] { return key_json(fcinfo); });
+}
+
+Datum tick_rebuild_seen(PG_FUNCTION_ARGS) {
+  return entry([&]() -> Datum {
+    const Actor caller = act_as_extension();
+    rebuild_seen(PG_GETARG_OID(0));
+    act_again(caller);
+    PG_RETURN_VOID();
+  });
 }
 
 Datum tick_ranges(PG_FUNCTION_ARGS) {

@@ -159,6 +159,11 @@ wait_for($node, 'SELECT NOT EXISTS (SELECT FROM tick_catalog.unguarded)');
 $node->safe_psql('postgres', "SELECT insert_ids('A', 5, 15)");
 is(ids('A') . seen('A'), '{[1,16)}{[1,16)}', 'rows that came without the triggers');
 
+# Made anew from the rows, in one transaction with what comes.
+$node->safe_psql('postgres', q{BEGIN; SELECT insert_ids('R', 1, 5); SELECT tick_catalog.rebuild_seen('trades'); SELECT insert_ids('R', 4, 8); COMMIT;
+  DELETE FROM trades WHERE symbol = 'R' AND trade_id = 2; SELECT insert_ids('R', 1, 2); SELECT insert_ids('A', 1, 15)});
+is(ids('R') . seen('R') . ids('A'), '{[1,9)}{[1,9)}{[1,16)}', 'rebuilt');
+
 # Switched off, then on again with rows that are doubled.
 $node->safe_psql('postgres', q{SELECT tick.alter_source('trades', reset => '{dedup_key,dedup_id}'); SELECT insert_ids('H', 1, 3)});
 is(ids('H'), '{[1,101)} doubled', 'off');
