@@ -98,7 +98,7 @@ CREATE TABLE tick_catalog.rollup (
   last_error   text,
   created_at   timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
-COMMENT ON COLUMN tick_catalog.rollup.upsert IS 'parameters: an array per key, window and partial, then the time of the turn and the watermark before it';
+COMMENT ON COLUMN tick_catalog.rollup.upsert IS 'parameters: an array per key, window and partial, of stale and of the revision of new rows, then the time of the turn and the watermark before it';
 COMMENT ON COLUMN tick_catalog.rollup.merged IS 'the query''s own columns from the states and what is not merged yet';
 COMMENT ON COLUMN tick_catalog.rollup.item_columns IS 'columns of the state table that hold partials, in the order of its items';
 
@@ -119,8 +119,27 @@ CREATE TABLE tick_catalog.pending (
   hi      int8 NOT NULL,
   fresh   bool NOT NULL,
   scan    int8,
+  replace bool NOT NULL DEFAULT false,
   PRIMARY KEY (rollup, lo, hi, fresh)
 );
+COMMENT ON COLUMN tick_catalog.pending.replace IS 'asked for: counts may fall to what the source holds';
+
+-- The partitions that a source's rows are in, default partitions excepted, with the times [lo, hi) they may have.
+CREATE TABLE tick_catalog.leaf (
+  source oid NOT NULL REFERENCES tick_catalog.source ON DELETE CASCADE,
+  leaf   oid NOT NULL,
+  lo     timestamptz,
+  hi     timestamptz,
+  PRIMARY KEY (source, leaf)
+);
+
+-- Windows with rows that may show what has left: their source no longer holds what a recompute would need.
+CREATE TABLE tick_catalog.stale (
+  rollup int4 NOT NULL REFERENCES tick_catalog.rollup ON DELETE CASCADE,
+  ts     timestamptz,
+  UNIQUE NULLS NOT DISTINCT (rollup, ts)
+);
+COMMENT ON COLUMN tick_catalog.stale.ts IS 'start of the window; NULL: a rollup without window';
 
 -- What a scan has found, in pieces that the worker merges and deletes, newest windows first. All pieces of a scan
 -- commit together, at least one.
@@ -281,7 +300,8 @@ CREATE VIEW tick.status AS
             AND NOT pg_catalog.pg_visible_in_snapshot(q.xid, f.snapshot)) AS pending_deltas,
          coalesce(extract(epoch FROM clock_timestamp() - c.waiting_since)::float8 * 1000, c.last_lag_ms) AS lag_ms,
          r.last_error,
-         'merge'::text AS strategy
+         'merge'::text AS strategy,
+         (SELECT count(*) FROM tick_catalog.stale t WHERE t.rollup = r.id) AS stale
   FROM tick_catalog.rollup r
   LEFT JOIN tick_catalog.watermark w ON w.source = r.source
   CROSS JOIN tick_catalog.worker_counters() c
@@ -289,6 +309,13 @@ CREATE VIEW tick.status AS
 COMMENT ON VIEW tick.status IS 'one row a rollup: how far it is, and what is wrong with it';
 GRANT SELECT ON tick.status TO PUBLIC;
 GRANT SELECT ON tick_catalog.watermark TO PUBLIC;
+
+CREATE VIEW tick.stale AS
+  SELECT r.view::pg_catalog.regclass AS rollup, t.ts
+  FROM tick_catalog.stale t JOIN tick_catalog.rollup r ON r.id = t.rollup
+  WHERE pg_catalog.has_table_privilege(r.view, 'SELECT');
+COMMENT ON VIEW tick.stale IS 'windows in which a value may have left that cannot be recomputed: the rows it needs were retired';
+GRANT SELECT ON tick.stale TO PUBLIC;
 
 CREATE FUNCTION tick.resume(name regclass) RETURNS void
   LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'tick_resume';
@@ -621,14 +648,14 @@ COMMENT ON FUNCTION tick.verify(regclass, timestamptz, timestamptz, float8)
 CREATE FUNCTION tick_catalog.on_function() RETURNS event_trigger
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  INSERT INTO tick_catalog.pending
-    SELECT DISTINCT r.id, (-9223372036854775808)::int8, 9223372036854775807, false
+  INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh, replace)
+    SELECT DISTINCT r.id, (-9223372036854775808)::int8, 9223372036854775807, false, true
     FROM tick_catalog.rollup r
     JOIN pg_rewrite w ON w.ev_class = r.definition
     JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_proc'::regclass
     JOIN pg_event_trigger_ddl_commands() c ON c.classid = 'pg_proc'::regclass AND c.objid = d.refobjid
     WHERE r.status <> 'error'
-    ON CONFLICT DO NOTHING;
+    ON CONFLICT (rollup, lo, hi, fresh) DO UPDATE SET replace = true;
   IF FOUND THEN
     UPDATE tick_catalog.generation SET value = value + 1;
     PERFORM tick_catalog.wake();

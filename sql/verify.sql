@@ -35,7 +35,7 @@ SELECT * FROM tampered($$UPDATE candles_state SET n = n + 1 WHERE symbol = 's1' 
 SELECT * FROM tampered($$UPDATE candles_state SET close = -1, total = '0:[5] n=1' WHERE symbol = 's2' AND venue = 'v0' AND w = '2024-01-01 00:00'$$);
 SELECT * FROM tampered($$UPDATE candles_state SET smalls = '0:[1000] n=1' WHERE symbol = 's2' AND venue = 'v0' AND w = '2024-01-01 00:00'$$);
 SELECT * FROM tampered($$DELETE FROM candles_state WHERE symbol = 's2' AND venue IS NULL AND w = '2024-01-01 00:20'$$);
-SELECT * FROM tampered($$INSERT INTO candles_state SELECT 's7', venue, w, n, high, total, total_count, volume, volume_count, close, close_order, smalls, smalls_count, revision, updated_at
+SELECT * FROM tampered($$INSERT INTO candles_state SELECT 's7', venue, w, n, high, total, total_count, volume, volume_count, close, close_order, smalls, smalls_count, false, revision, updated_at
                          FROM candles_state WHERE symbol = 's2' AND venue = 'v0' AND w = '2024-01-01 00:20'$$);
 SELECT column_name FROM information_schema.columns WHERE table_name = 'candles_state' ORDER BY ordinal_position;
 SELECT "column", count(*) FROM tampered('DELETE FROM candles_state') GROUP BY 1;

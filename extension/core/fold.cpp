@@ -196,12 +196,10 @@ void Fold::grow_keys() {
   }
 }
 
-// cells are canonical.
-uint32_t Fold::find_key(const Cell* cells) {
+uint64_t Fold::hash_key(const Cell* cells) const {
   const Program& program = *program_;
-  const size_t width = program.keys.size();
   uint64_t hash = 0;
-  for (size_t k = 0; k < width; ++k) {
+  for (size_t k = 0; k < program.keys.size(); ++k) {
     const Cell& cell = cells[k];
     if (cell.null)
       hash = mix(hash, 1);
@@ -210,21 +208,58 @@ uint32_t Fold::find_key(const Cell* cells) {
     else
       hash = mix(hash, static_cast<uint64_t>(cell.word));
   }
+  return hash;
+}
+
+bool Fold::is_key(uint32_t id, const Cell* cells) const {
+  const Program& program = *program_;
+  const size_t width = program.keys.size();
+  const Cell* known = keys_.data() + id * width;
+  for (size_t k = 0; k < width; ++k) {
+    if (known[k].null != cells[k].null) return false;
+    if (known[k].null) continue;
+    if (is_variable(program.inputs[program.keys[k]].type) ? known[k].view() != cells[k].view()
+                                                          : known[k].word != cells[k].word)
+      return false;
+  }
+  return true;
+}
+
+std::optional<size_t> Fold::find(const Cell* keys, Micros pane) const {
+  const uint64_t hash = hash_key(keys);
+  const size_t key_mask = key_table_.size() - 1, slot_mask = slot_table_.size() - 1;
+  for (size_t at = hash & key_mask; key_table_[at] != 0; at = (at + 1) & key_mask) {
+    const uint32_t key = key_table_[at] - 1;
+    if (key_hash_[key] != hash || !is_key(key, keys)) continue;
+    for (size_t to = mix(key, static_cast<uint64_t>(pane)) & slot_mask; slot_table_[to] != 0;
+         to = (to + 1) & slot_mask) {
+      const uint32_t slot = slot_table_[to] - 1;
+      if (slot_[slot].key == key && slot_[slot].pane == pane) return slot;
+    }
+    return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+bool Fold::may_lose(size_t slot) const {
+  if (slot_[slot].removed == 0) return false;
+  for (const Partials& item : items_)
+    if ((!item.gone.empty() && item.gone[slot].set) ||
+        (item.kind == PartialKind::decimal && item.decimals[slot].lost_special()))
+      return true;
+  return false;
+}
+
+// cells are canonical.
+uint32_t Fold::find_key(const Cell* cells) {
+  const Program& program = *program_;
+  const size_t width = program.keys.size();
+  const uint64_t hash = hash_key(cells);
   const size_t mask = key_table_.size() - 1;
   size_t at = hash & mask;
   for (; key_table_[at] != 0; at = (at + 1) & mask) {
     const uint32_t id = key_table_[at] - 1;
-    if (key_hash_[id] != hash) continue;
-    const Cell* known = keys_.data() + id * width;
-    bool equal = true;
-    for (size_t k = 0; equal && k < width; ++k) {
-      if (known[k].null != cells[k].null)
-        equal = false;
-      else if (!known[k].null)
-        equal = is_variable(program.inputs[program.keys[k]].type) ? known[k].view() == cells[k].view()
-                                                                  : known[k].word == cells[k].word;
-    }
-    if (equal) return id;
+    if (key_hash_[id] == hash && is_key(id, cells)) return id;
   }
   const uint32_t id = static_cast<uint32_t>(key_hash_.size());
   for (size_t k = 0; k < width; ++k) keys_.push_back(own(cells[k], program.inputs[program.keys[k]].type));

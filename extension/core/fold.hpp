@@ -98,6 +98,11 @@ class Fold {
 
   Micros pane(size_t slot) const { return slot_[slot].pane; }
   Micros max_time(size_t slot) const { return slot_[slot].max_time; }
+  // The slot of keys (canonical, as key() gives them) and pane.
+  std::optional<size_t> find(const Cell* keys, Micros pane) const;
+  // True if something may be lost where the slot is merged: the best that left, or a special value of a
+  // decimal sum.
+  bool may_lose(size_t slot) const;
   // Rows that have left, whatever was added beside.
   int64_t removed(size_t slot) const { return slot_[slot].removed; }
   Cell key(size_t slot, size_t k) const { return keys_[slot_[slot].key * program_->keys.size() + k]; }
@@ -123,6 +128,8 @@ class Fold {
   };
 
   void find_slots(std::span<const Column> inputs, size_t rows);
+  uint64_t hash_key(const Cell* cells) const;
+  bool is_key(uint32_t id, const Cell* cells) const;
   uint32_t find_key(const Cell* cells);
   uint32_t find_slot(uint32_t key, Micros pane);
   void grow_keys();

@@ -21,7 +21,7 @@ int place(TargetEntry* entry) {
 }
 
 void check_names(const Definition* def) {
-  const char* reserved[] = {"window_end", "final", "revision", "updated_at"};
+  const char* reserved[] = {"window_end", "final", "revision", "updated_at", "tick_stale"};
   List* seen = NIL;
   ListCell* cell;
   foreach (cell, outputs(def->query)) {

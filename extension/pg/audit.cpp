@@ -1,5 +1,6 @@
 #include "audit.hpp"
 
+#include "coverage.hpp"
 #include "dedup.hpp"
 #include "define.hpp"
 #include "guard.hpp"
@@ -79,57 +80,6 @@ List* named_tables(Node* statement, AlterTableType kind) {
   return result;
 }
 
-// Committed rows, and those of this transaction.
-bool holds_rows(Oid relid) {
-  if (get_rel_relkind(relid) != RELKIND_RELATION) return false;
-  Relation relation = table_open(relid, AccessShareLock);
-  Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-  TableScanDesc scan = table_beginscan(relation, snapshot, 0, nullptr);
-  TupleTableSlot* slot = table_slot_create(relation, nullptr);
-  const bool found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
-  ExecDropSingleTupleTableSlot(slot);
-  table_endscan(scan);
-  UnregisterSnapshot(snapshot);
-  table_close(relation, NoLock);
-  return found;
-}
-
-// The rollups that read a table as part of their source; nullptr if none do.
-const char* readers(Oid table) {
-  Oid types[] = {OIDOID};
-  Datum values[] = {ObjectIdGetDatum(table)};
-  const char* result = nullptr;
-  MemoryContext memory = CurrentMemoryContext;
-  open_catalogs();
-  SPI_execute_with_args(
-      "SELECT string_agg(r.view::regclass::text, ', ' ORDER BY r.id) FROM tick_catalog.rollup AS r "
-      "WHERE r.source IN (SELECT relid FROM pg_partition_ancestors($1))",
-      1, types, values, nullptr, true, 1);
-  char* found = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-  if (found != nullptr) result = MemoryContextStrdup(memory, found);
-  close_catalogs();
-  return result;
-}
-
-void refuse_rows(List* attached) {
-  ListCell* cell;
-  foreach (cell, attached) {
-    const char* rollups = readers(lfirst_oid(cell));
-    if (rollups == nullptr) continue;
-    ListCell* leaf;
-    foreach (leaf, find_all_inheritors(lfirst_oid(cell), NoLock, nullptr)) {
-      if (holds_rows(lfirst_oid(leaf)))
-        ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                        errmsg("cannot attach %s: it holds rows that the rollups have not seen",
-                               relation_text(lfirst_oid(leaf))),
-                        errdetail("Read by: %s.", rollups),
-                        errhint("Attach it empty, then INSERT the rows the rollups have not seen. Rows of a "
-                                "partition that was "
-                                "detached are in them already and would count twice.")));
-    }
-  }
-}
-
 // Refuses what the statement made of a source's tables and tick.create_rollup would refuse as well.
 void refuse_misfits() {
   open_catalogs();
@@ -189,9 +139,12 @@ void audit_statement(Node* statement) {
   const Actor caller = act_as_extension();
   const bool before = pause_audit(true);
   refuse_misfits();
-  refuse_rows(attached);
   (void)restore_triggers();
   if (detached) release_detached();
+  take_in(attached);
+  if (attached != NIL || detached ||
+      (IsA(statement, CreateStmt) && castNode(CreateStmt, statement)->partbound != nullptr))
+    follow_leaves();
   (void)pause_audit(before);
   act_again(caller);
 }
@@ -200,6 +153,10 @@ void audit_statement(Node* statement) {
 
 void watch_relations() {
   CacheRegisterRelcacheCallback(on_relcache, static_cast<Datum>(0));
+}
+
+void expect_audit() {
+  changed = true;
 }
 
 bool relations_changed() {
@@ -224,6 +181,7 @@ void audit_sources() {
       (void)pause_audit(true);
       List* restored = restore_triggers();
       (void)pause_audit(false);
+      follow_leaves();
       foreach (cell, restored) {
         const Oid source = lfirst_oid(cell);
         ereport(
@@ -231,7 +189,8 @@ void audit_sources() {
             (errmsg("capture triggers of \"%s\" were missing or disabled: restored, recomputing its rollups",
                     get_rel_name(source))));
         run(psprintf(
-            "INSERT INTO tick_catalog.pending SELECT id, (-9223372036854775808)::int8, "
+            "INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) SELECT id, "
+            "(-9223372036854775808)::int8, "
             "9223372036854775807, false FROM tick_catalog.rollup WHERE source = %u AND status <> 'error' "
             "ON CONFLICT DO NOTHING; UPDATE tick_catalog.generation SET value = value + 1",
             source));

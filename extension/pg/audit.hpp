@@ -11,6 +11,7 @@ bool pause_audit(bool pause);
 // For the worker: true if some relation changed since the last call, so that a look is due.
 void watch_relations();
 bool relations_changed();
+void expect_audit();
 
 // Restores missing triggers and has the rollups recomputed, as rows may have been missed. A transaction of
 // its own. Throws PgError.

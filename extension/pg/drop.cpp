@@ -1,6 +1,7 @@
 // The end of a rollup, however it comes: tick.drop_rollup, DROP VIEW, DROP TABLE .. CASCADE, DROP SCHEMA,
 // DROP OWNED. An event trigger sees what has gone and takes away the rest: objects, catalog rows, program and
 // triggers. PostgreSQL only.
+#include "coverage.hpp"
 #include "define.hpp"
 #include "guard.hpp"
 #include "session.hpp"
@@ -123,6 +124,18 @@ void forget_dropped_sources() {
   foreach (cell, dropped) forget_source(lfirst_oid(cell));
 }
 
+// True if a partition of a source is among what was dropped.
+bool dropped_leaf() {
+  open_catalogs();
+  SPI_execute(
+      "SELECT FROM pg_event_trigger_dropped_objects() AS d JOIN tick_catalog.leaf AS l ON l.leaf = d.objid "
+      "WHERE d.classid = 'pg_class'::regclass",
+      true, 1);
+  const bool found = SPI_processed > 0;
+  close_catalogs();
+  return found;
+}
+
 void clean_up() {
   const Actor caller = act_as_extension();
   remove_all(
@@ -130,6 +143,7 @@ void clean_up() {
                    "'pg_class'::regclass AND d.objsubid = 0 AND d.objid IN (r.view, r.state, "
                    "r.definition, r.source))",
                    InvalidOid));
+  if (dropped_leaf()) follow_leaves();
   forget_dropped_sources();
   act_again(caller);
 }

@@ -327,8 +327,8 @@ Node* finish(Definition* def, const Aggref* aggregate) {
 const char* free_name(const Definition* def, const char* output, const char* what) {
   const char* name = what == nullptr ? output : makeObjectName(output, what, nullptr);
   for (int n = 1;; ++n) {
-    bool taken = strcmp(name, "revision") == 0 || strcmp(name, "updated_at") == 0 ||
-                 SystemAttributeByName(name) != nullptr;
+    bool taken = strcmp(name, "tick_stale") == 0 || strcmp(name, "revision") == 0 ||
+                 strcmp(name, "updated_at") == 0 || SystemAttributeByName(name) != nullptr;
     ListCell* cell;
     foreach (cell, def->columns)
       taken = taken || strcmp(static_cast<StateColumn*>(lfirst(cell))->name, name) == 0;

@@ -28,39 +28,55 @@ void estimate_rows(Leaf* leaf) {
   table_close(relation, NoLock);
 }
 
-// The bounds of a leaf right below a source that is partitioned by range of its time column.
-void find_bounds(Relation source, AttrNumber time_attribute, Leaf* leaf) {
-  leaf->bounded = false;
-  if (source->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || time_attribute == 0) return;
-  PartitionKey key = RelationGetPartitionKey(source);
-  if (key->strategy != PARTITION_STRATEGY_RANGE || key->partnatts != 1 ||
-      key->partattrs[0] != time_attribute ||
+// Narrows bounds by those that a child has in its parent, if that is partitioned by range of a time column.
+void narrow_bounds(Relation parent, const char* time, Oid child, Bounds* bounds) {
+  PartitionKey key = RelationGetPartitionKey(parent);
+  if (key->strategy != PARTITION_STRATEGY_RANGE || key->partnatts != 1 || key->partattrs[0] == 0 ||
       (key->parttypid[0] != TIMESTAMPOID && key->parttypid[0] != TIMESTAMPTZOID))
     return;
-  PartitionDesc partitions = RelationGetPartitionDesc(source, true);
-  const PartitionBoundInfo bounds = partitions->boundinfo;
-  if (bounds == nullptr) return;
+  const char* column = NameStr(TupleDescAttr(RelationGetDescr(parent), key->partattrs[0] - 1)->attname);
+  if (time != nullptr && strcmp(column, time) != 0) return;
+  PartitionDesc partitions = RelationGetPartitionDesc(parent, false);
+  const PartitionBoundInfo info = partitions->boundinfo;
+  if (info == nullptr) return;
+  if (info->default_index >= 0 && partitions->oids[info->default_index] == child) {
+    if (bounds->kind == Bounds::any) bounds->kind = Bounds::rest;
+    return;
+  }
   const auto bound = [&](int at) -> Micros {
-    switch (bounds->kind[at][0]) {
+    switch (info->kind[at][0]) {
       case PARTITION_RANGE_DATUM_MINVALUE:
         return minus_infinity;
       case PARTITION_RANGE_DATUM_MAXVALUE:
         return plus_infinity;
       default:
-        return DatumGetInt64(bounds->datums[at][0]);
+        return DatumGetInt64(info->datums[at][0]);
     }
   };
-  for (int at = 1; at < bounds->ndatums; ++at) {
-    const int partition = bounds->indexes[at];
-    if (partition < 0 || partitions->oids[partition] != leaf->relid) continue;
-    leaf->bounded = true;
-    leaf->lo = bound(at - 1);
-    leaf->hi = bound(at);
+  for (int at = 1; at < info->ndatums; ++at) {
+    const int partition = info->indexes[at];
+    if (partition < 0 || partitions->oids[partition] != child) continue;
+    bounds->kind = Bounds::known;
+    bounds->lo = std::max(bounds->lo, bound(at - 1));
+    bounds->hi = std::min(bounds->hi, bound(at));
     return;
   }
 }
 
 }  // namespace
+
+Bounds find_bounds(Oid source, Oid table, AttrNumber time_attribute) {
+  Bounds bounds{Bounds::any, minus_infinity, plus_infinity};
+  const char* time = time_attribute == 0 ? nullptr : get_attname(source, time_attribute, false);
+  while (table != source && get_rel_relispartition(table)) {
+    const Oid above = get_partition_parent(table, true);
+    Relation parent = table_open(above, AccessShareLock);
+    narrow_bounds(parent, time, table, &bounds);
+    table_close(parent, NoLock);
+    table = above;
+  }
+  return bounds;
+}
 
 std::optional<std::vector<Leaf>> lock_leaves(Oid source, AttrNumber time_attribute) {
   Leaf* leaves = nullptr;
@@ -76,16 +92,18 @@ std::optional<std::vector<Leaf>> lock_leaves(Oid source, AttrNumber time_attribu
       ereport(ERROR,
               (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("source of a rollup does not exist any more")));
     leaves = static_cast<Leaf*>(palloc0(sizeof(Leaf) * (list_length(relations) + 1)));
-    Relation parent = table_open(source, AccessShareLock);
     foreach (cell, relations) {
       const Oid relid = lfirst_oid(cell);
       if (!holds_rows(relid)) continue;
       Leaf* leaf = &leaves[count++];
       leaf->relid = relid;
       estimate_rows(leaf);
-      find_bounds(parent, time_attribute, leaf);
+      if (time_attribute == 0) continue;
+      const Bounds bounds = find_bounds(source, relid, time_attribute);
+      leaf->bounded = bounds.kind == Bounds::known;
+      leaf->lo = bounds.lo;
+      leaf->hi = bounds.hi;
     }
-    table_close(parent, NoLock);
     return true;
   });
   if (!locked) return std::nullopt;

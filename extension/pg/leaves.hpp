@@ -16,6 +16,15 @@ struct Leaf {
   double blocks;
 };
 
+// The times that the rows of a table in a source's tree can have. `rest`: a default partition.
+struct Bounds {
+  enum { any, known, rest } kind;
+  Micros lo, hi;
+};
+// Of the column that windows are made of, or with 0 of whatever time the source is partitioned by. May
+// ereport.
+Bounds find_bounds(Oid source, Oid table, AttrNumber time_attribute);
+
 // Locks the source and all its leaves in ACCESS SHARE and lists the leaves; nothing if somebody holds one of
 // them in ACCESS EXCLUSIVE: the other rollups must not wait for him. time_attribute is the source's time
 // column if that is what windows are made of, else 0. Throws PgError if the source is gone.

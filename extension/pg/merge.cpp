@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "audit.hpp"
 #include "catalog.hpp"
 #include "dedup.hpp"
 #include "guard.hpp"
@@ -26,18 +27,20 @@ constexpr int most_yields = 3;                             // of a scan to those
 // Runs a statement of ours about a range of pending windows of a rollup.
 void pending_statement(const char* sql, int rollup, const Range& range) {
   call([&] {
-    Oid types[5] = {INT4OID, INT8OID, INT8OID, BOOLOID, INT8OID};
-    Datum values[5] = {Int32GetDatum(rollup), Int64GetDatum(range.lo), Int64GetDatum(range.hi),
-                       BoolGetDatum(range.fresh), Int64GetDatum(range.scan)};
-    const char nulls[6] = {' ', ' ', ' ', ' ', range.scan == 0 ? 'n' : ' ', '\0'};
-    if (SPI_execute_plan(kept_plan(sql, 5, types), values, nulls, false, 0) < 0)
+    Oid types[6] = {INT4OID, INT8OID, INT8OID, BOOLOID, INT8OID, BOOLOID};
+    Datum values[6] = {Int32GetDatum(rollup),     Int64GetDatum(range.lo),   Int64GetDatum(range.hi),
+                       BoolGetDatum(range.fresh), Int64GetDatum(range.scan), BoolGetDatum(range.replace)};
+    const char nulls[7] = {' ', ' ', ' ', ' ', range.scan == 0 ? 'n' : ' ', ' ', '\0'};
+    if (SPI_execute_plan(kept_plan(sql, 6, types), values, nulls, false, 0) < 0)
       elog(ERROR, "pg_tick: cannot run: %s", sql);
   });
 }
 
 void insert_pending(int rollup, const Range& range) {
-  pending_statement("INSERT INTO tick_catalog.pending VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
-                    rollup, range);
+  pending_statement(
+      "INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh, scan, replace) "
+      "VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+      rollup, range);
 }
 
 void delete_pending(int rollup, const Range& range) {
@@ -86,6 +89,13 @@ void execute(const std::string& sql) {
   });
 }
 
+// Notes which windows a fold of a rollup has rows in.
+void note_windows(std::map<int, std::set<Micros>>& windows, const Rollup& rollup, const Fold& fold) {
+  if (!rollup.windowed || fold.slots() == 0) return;
+  std::set<Micros>& of = windows[rollup.id];
+  for (size_t slot = 0; slot < fold.slots(); ++slot) of.insert(fold.pane(slot));
+}
+
 }  // namespace
 
 // What one turn knows. Folds are per program of the deltas read.
@@ -97,6 +107,7 @@ struct Merger::Turn {
   std::map<int64_t, std::unique_ptr<Fold>> folds;
   Rollup* recomputed = nullptr;  // whose windows this turn recomputes
   std::vector<Range> ranges;     // which of them, ascending and apart; all fresh or all dirty
+  std::vector<Range> done;       // the pending ranges that they are made of
   Micros lo = minus_infinity;    // the part of them below is left to a later turn
   Micros hi = plus_infinity;     // the greatest of their ends
   std::vector<Leaf> leaves;      // of its source, locked before the snapshot
@@ -107,10 +118,15 @@ struct Merger::Turn {
   std::map<int, std::set<Micros>> replaced;  // and those that were recomputed
   std::map<int64_t, std::string> corrupted;  // programs with a delta that cannot be read
   TimestampTz started = 0;
-  bool merging = false;                       // deltas, the recompute is done
   HelperView helper{HelperPhase::absent, 0};  // before the snapshot
   TurnResult result;
 
+  // True for windows that somebody has asked to have replaced, whatever the source holds.
+  bool may_fall(Micros window) const {
+    return std::any_of(done.begin(), done.end(), [&](const Range& range) {
+      return range.replace && window >= range.lo && window < range.hi;
+    });
+  }
   // True for windows that this turn replaces by what the source holds.
   bool recomputes(Micros window) const {
     const auto after = std::upper_bound(ranges.begin(), ranges.end(), window,
@@ -215,10 +231,17 @@ TurnResult Merger::attempt(TimestampTz since) {
     turn.result.more = true;
   }
   settle_watermarks(turn);
+  if (turn.recomputed != nullptr && !knows_leaves(turn)) {
+    // A leaf has gone that nobody has told us of: the audit says what the source covers now.
+    locked_out_[turn.recomputed->source] = GetCurrentTimestamp() + locked_out_for;
+    expect_audit();
+    turn.recomputed = nullptr;
+  }
   set_aside_failures(turn);
   const bool merged = merge_pieces(turn);
-  if (turn.recomputed != nullptr && !leave_to_helper(turn)) recompute(turn);
+  // First the deltas: a recompute compares what it finds with what all of them make.
   merge_deltas(turn);
+  if (turn.recomputed != nullptr && !leave_to_helper(turn)) recompute(turn);
   turn.result.changed = merged || !turn.folds.empty() || turn.ids || turn.recomputed != nullptr;
   move_watermarks(turn);
   if (turn.result.changed) move_frontier(turn);
@@ -261,12 +284,13 @@ void Merger::plan_recompute(Turn& turn) {
   last_recomputed_ = chosen->id;
   turn.recomputed = chosen;
   if (const Range* fresh = next_fresh(*chosen)) {
-    turn.ranges = {*fresh};
+    turn.ranges = turn.done = {*fresh};
     return;
   }
   // All dirty windows in one scan; overlapping ranges become one.
   std::vector<Range> sorted = chosen->dirty;
   std::erase_if(sorted, [&](const Range& range) { return overlaps_fresh(*chosen, range); });
+  turn.done = sorted;
   std::sort(sorted.begin(), sorted.end(), [](const Range& a, const Range& b) { return a.lo < b.lo; });
   for (const Range& range : sorted) {
     if (!turn.ranges.empty() && range.lo <= turn.ranges.back().hi)
@@ -424,8 +448,11 @@ void Merger::set_aside_failures(Turn& turn) {
   }
 }
 
+TurnTime Merger::time(const Turn& turn, Oid source) const {
+  return {turn.started, watermarks_.of(source)};
+}
+
 void Merger::merge_deltas(Turn& turn) {
-  turn.merging = true;
   for (Rollup& rollup : rollups_) {
     if (rollup.status == "error") continue;
     current_ = rollup.id;
@@ -435,14 +462,17 @@ void Merger::merge_deltas(Turn& turn) {
       if (!delta || items == rollup.items.end()) continue;
       fold.merge(*delta, items->second, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
         const auto window = window_of(rollup, from.pane(slot));
+        // The recompute of a window that was never computed will see these rows.
         if (!window || rollup.is_fresh(*window)) return std::nullopt;
-        // What was recomputed in this very snapshot already has these rows.
-        if (turn.recomputed == &rollup && turn.recomputes(*window)) return std::nullopt;
         return window;
       });
     }
     if (fold.slots() > 0) check_source_rights(rollup);
-    mark_dirty(rollup, merge_into_state(turn, rollup, fold));
+    note_windows(turn.touched, rollup, fold);
+    // In a bounded turn a row may leave before it has come, and so it may while its history is being scanned.
+    const bool scanned = std::any_of(rollup.fresh.begin(), rollup.fresh.end(),
+                                     [](const Range& range) { return range.scan != 0; });
+    mark_dirty(rollup, merge_state(rollup, fold, time(turn, rollup.source), turn.cut == 0 && !scanned));
     current_ = 0;
   }
   for (const auto& [program, fold] : turn.folds) {
@@ -453,23 +483,15 @@ void Merger::merge_deltas(Turn& turn) {
   turn.result.rows = watermarks_.arrived();
 }
 
-std::set<Micros> Merger::merge_into_state(Turn& turn, const Rollup& rollup, const Fold& fold) {
-  if (fold.slots() == 0) return {};
-  // In a bounded turn a row may leave before it has come, and so it may while its history is being scanned.
-  const bool scanned = std::any_of(rollup.fresh.begin(), rollup.fresh.end(),
-                                   [](const Range& range) { return range.scan != 0; });
-  auto lost =
-      merge_state(rollup, fold, turn.started, watermarks_.of(rollup.source), turn.cut == 0 && !scanned);
-  if (!rollup.windowed) return lost;
-  auto& windows = (turn.recomputed == &rollup && !turn.merging ? turn.replaced : turn.touched)[rollup.id];
-  for (size_t slot = 0; slot < fold.slots(); ++slot) windows.insert(fold.pane(slot));
-  return lost;
-}
-
-// An extremum may have left these windows: they are recomputed from the source, in a later turn.
+// An extremum may have left these windows: they are recomputed from the source, in a later turn, or listed as
+// stale if it no longer covers them.
 void Merger::mark_dirty(Rollup& rollup, const std::set<Micros>& windows) {
+  const Micros covered = rollup.first_covered();
+  if (!windows.empty() && *windows.begin() < covered)
+    list_stale(rollup, *windows.begin(), std::min(covered, *windows.rbegin() + 1));
   std::vector<Range> ranges;
   for (Micros window : windows) {
+    if (window < covered) continue;
     const Range range = rollup.windowed ? Range{window, window_end(window, rollup.size), false}
                                         : Range{minus_infinity, plus_infinity, false};
     if (!ranges.empty() && ranges.back().hi == range.lo)
@@ -494,64 +516,48 @@ void Merger::shorten_pending(Rollup& rollup, const Range& range, Micros lo) {
   auto& ranges = range.fresh ? rollup.fresh : rollup.dirty;
   std::erase_if(ranges, [&](const Range& known) { return known.lo == range.lo && known.hi == range.hi; });
   if (range.lo >= lo) return;
-  const Range rest{range.lo, std::min(range.hi, lo), range.fresh};
+  const Range rest{range.lo, std::min(range.hi, lo), range.fresh, range.replace};
   insert_pending(rollup.id, rest);
   ranges.push_back(rest);
 }
 
-// The windows whose state a recompute replaces. Windows that rows have left are replaced as asked; when
-// everything is computed again, only what the source still covers is: candles outlive the partitions they
-// were made from.
-std::vector<Range> Merger::replaced_windows(const Turn& turn, const Rollup& rollup, const Fold& fold) {
-  std::vector<Range> windows;
-  if (turn.ranges.front().lo != minus_infinity) {
-    windows = turn.ranges;
-  } else {
-    for (const Leaf& leaf : turn.leaves)
-      if (leaf.bounded) windows.push_back({window_start(leaf.lo, rollup.size), leaf.hi, false});
-    const size_t leaves = windows.size();
-    std::set<Micros> others;
-    for (size_t slot = 0; slot < fold.slots(); ++slot) {
-      const Micros window = fold.pane(slot);
-      if (std::none_of(windows.begin(), windows.begin() + leaves,
-                       [&](const Range& range) { return window >= range.lo && window < range.hi; }))
-        others.insert(window);
-    }
-    if (leaves == 0 && !others.empty())
-      windows.push_back({*others.begin(), plus_infinity, false});
-    else
-      for (Micros window : others) windows.push_back({window, window_end(window, rollup.size), false});
-  }
-  std::erase_if(windows, [&](const Range& range) { return range.hi <= turn.lo || range.lo >= turn.hi; });
-  for (Range& range : windows)
-    range = {std::max(range.lo, turn.lo), std::min(range.hi, turn.hi), range.fresh};
-  return windows;
+// Brings the list of stale windows in [lo, hi) up to what the state table says.
+void Merger::list_stale(const Rollup& rollup, Micros lo, Micros hi) {
+  const std::set<Micros> windows = stale_windows(rollup, lo, hi);
+  const std::vector<Micros> listed(windows.begin(), windows.end());
+  call([&] {
+    auto* starts = static_cast<Datum*>(palloc(sizeof(Datum) * (listed.size() + 1)));
+    for (size_t i = 0; i < listed.size(); ++i) starts[i] = TimestampTzGetDatum(listed[i]);
+    Oid types[5] = {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZARRAYOID, BOOLOID};
+    Datum values[5] = {Int32GetDatum(rollup.id), TimestampTzGetDatum(lo), TimestampTzGetDatum(hi),
+                       PointerGetDatum(construct_array(starts, static_cast<int>(listed.size()),
+                                                       TIMESTAMPTZOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)),
+                       BoolGetDatum(rollup.windowed)};
+    const char* forget =
+        "DELETE FROM tick_catalog.stale AS t WHERE t.rollup = $1 AND ((t.ts >= $2 AND t.ts < $3 AND "
+        "NOT t.ts = ANY ($4)) OR (NOT $5 AND cardinality($4) = 0))";
+    const char* list =
+        "INSERT INTO tick_catalog.stale SELECT $1, CASE WHEN $5 THEN u END FROM unnest($4) AS u "
+        "WHERE $2 < $3 ON CONFLICT DO NOTHING";
+    if (SPI_execute_plan(kept_plan(forget, 5, types), values, nullptr, false, 0) != SPI_OK_DELETE ||
+        SPI_execute_plan(kept_plan(list, 5, types), values, nullptr, false, 0) != SPI_OK_INSERT)
+      elog(ERROR, "pg_tick: cannot list stale windows");
+    if (SPI_processed > 0)
+      ereport(WARNING,
+              (errmsg("%llu windows of rollup %s are stale: rows that a recompute needs were retired",
+                      static_cast<unsigned long long>(SPI_processed), rollup.name.c_str()),
+               errhint("tick.stale lists them; tick.refresh makes a window what its source still holds.")));
+  });
 }
 
-// Deletes the state of windows that are being recomputed.
-void Merger::remove_windows(const Rollup& rollup, const std::vector<Range>& windows) {
-  std::string sql = "DELETE FROM " + rollup.state_name + " AS s";
-  if (rollup.windowed)
-    sql += " USING unnest($1, $2) AS r (lo, hi) WHERE s." + rollup.time_column + " >= r.lo AND s." +
-           rollup.time_column + " < r.hi";
-  const char* text = sql.c_str();
-  const Oid type = rollup.windowed ? rollup.column_types.at(rollup.program.keys.size()) : TIMESTAMPTZOID;
-  const int count = static_cast<int>(windows.size());
-  call([&] {
-    auto* lo = static_cast<Datum*>(palloc(sizeof(Datum) * (count + 1)));
-    auto* hi = static_cast<Datum*>(palloc(sizeof(Datum) * (count + 1)));
-    for (int i = 0; i < count; ++i) {
-      lo[i] = TimestampTzGetDatum(windows[i].lo);
-      hi[i] = TimestampTzGetDatum(windows[i].hi);
-    }
-    Oid types[2] = {get_array_type(type), get_array_type(type)};
-    Datum values[2] = {
-        PointerGetDatum(construct_array(lo, count, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)),
-        PointerGetDatum(construct_array(hi, count, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE))};
-    const Actor before = act_as_owner(rollup.owner);
-    const int code = SPI_execute_with_args(text, rollup.windowed ? 2 : 0, types, values, nullptr, false, 0);
-    if (code != SPI_OK_DELETE) elog(ERROR, "pg_tick: recompute failed: %s", SPI_result_code_string(code));
-    act_again(before);
+// True if every leaf that is known to have held rows of the source is still among those locked.
+bool Merger::knows_leaves(const Turn& turn) {
+  const auto known = read_text(
+      ("SELECT leaf FROM tick_catalog.leaf WHERE source = " + std::to_string(turn.recomputed->source))
+          .c_str());
+  return std::all_of(known.begin(), known.end(), [&](const auto& row) {
+    return std::any_of(turn.leaves.begin(), turn.leaves.end(),
+                       [&](const Leaf& leaf) { return std::to_string(leaf.relid) == *row[0]; });
   });
 }
 
@@ -601,7 +607,9 @@ bool Merger::leave_to_helper(Turn& turn) {
   }
   current_ = rollup.id;
   if (again) {
-    remove_windows(rollup, {{range.lo, range.hi, true}});
+    replace_state(
+        rollup, Fold(rollup.program), {range}, [](Micros) { return Replace::all; },
+        time(turn, rollup.source));
     lost_.erase(range.scan);
   }
   turn.lo = lo;
@@ -642,7 +650,7 @@ bool Merger::merge_pieces(Turn& turn) {
         merge_delta(fold, take_piece(range.scan));
         // History is no revision of what deltas have brought meanwhile. Where these have taken away more than
         // is there yet, the window is marked already.
-        (void)merge_state(rollup, fold, turn.started, std::nullopt, false);
+        (void)merge_state(rollup, fold, {turn.started, std::nullopt}, false);
         watermarks_.note(rollup.source, fold, true);
         if (rollup.windowed)
           for (size_t slot = 0; slot < fold.slots(); ++slot) turn.replaced[rollup.id].insert(fold.pane(slot));
@@ -670,31 +678,49 @@ bool Merger::merge_pieces(Turn& turn) {
 void Merger::recompute(Turn& turn) {
   Rollup& rollup = *turn.recomputed;
   current_ = rollup.id;
-  Evaluator* evaluator = call([&] { return find_evaluator(rollup.newest); });
+  const bool fresh = turn.ranges.front().fresh;
+  const Micros covered = rollup.first_covered();
   turn.lo = turn.ranges.front().lo;
   turn.hi = turn.ranges.back().hi;
-  if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, turn.lo, turn.hi);
-  Fold panes(rollup.program);
-  if (rollup.windowed) panes.restrict_to(turn.lo, turn.hi);
-  // If there are too many windows for memory, the oldest are left to a later turn.
-  scan_leaves(rollup, evaluator, turn.leaves, turn.lo, turn.hi, panes, [&](int) {
-    if (!rollup.windowed || panes.memory() <= scan_memory) return;
-    std::vector<Micros> times;
-    for (size_t at = 0; at < panes.slots(); ++at) times.push_back(panes.pane(at));
-    std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-    const Micros middle = window_end(window_start(times[times.size() / 2], rollup.size), rollup.size);
-    if (middle <= turn.lo || middle >= turn.hi) return;  // one window: nothing to leave out
-    turn.lo = middle;
-    panes.restrict_to(turn.lo, turn.hi);
-  });
-  const Fold fold = fold_windows(rollup, panes, [&](Micros window) { return turn.recomputes(window); });
-  watermarks_.note(rollup.source, panes, true);
-  remove_windows(rollup, rollup.windowed ? replaced_windows(turn, rollup, fold) : std::vector<Range>{});
-  merge_into_state(turn, rollup, fold);
-  std::vector<Range> done = turn.ranges.front().fresh ? turn.ranges : rollup.dirty;
-  std::erase_if(done, [&](const Range& range) { return !range.fresh && overlaps_fresh(rollup, range); });
-  for (const Range& range : done)
-    if (range.hi > turn.lo) shorten_pending(rollup, range, turn.lo);
+  if (!fresh) turn.lo = std::max(turn.lo, covered);
+  Evaluator* evaluator = call([&] { return find_evaluator(rollup.newest); });
+  Fold fold(rollup.program);
+  const Micros target = turn.lo;
+  if (turn.lo < turn.hi) {
+    if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, turn.lo, turn.hi);
+    Fold panes(rollup.program);
+    if (rollup.windowed) panes.restrict_to(turn.lo, turn.hi);
+    // If there are too many windows for memory, the oldest are left to a later turn.
+    scan_leaves(rollup, evaluator, turn.leaves, turn.lo, turn.hi, panes, [&](int) {
+      if (!rollup.windowed || panes.memory() <= scan_memory) return;
+      std::vector<Micros> times;
+      for (size_t at = 0; at < panes.slots(); ++at) times.push_back(panes.pane(at));
+      std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+      const Micros middle = window_end(window_start(times[times.size() / 2], rollup.size), rollup.size);
+      if (middle <= turn.lo || middle >= turn.hi) return;  // one window: nothing to leave out
+      turn.lo = middle;
+      panes.restrict_to(turn.lo, turn.hi);
+    });
+    fold = fold_windows(rollup, panes, [&](Micros window) { return turn.recomputes(window); });
+    watermarks_.note(rollup.source, panes, true);
+    note_windows(turn.replaced, rollup, fold);
+    std::vector<Range> windows;
+    for (const Range& range : turn.ranges)
+      if (range.hi > turn.lo && range.lo < turn.hi)
+        windows.push_back({std::max(range.lo, turn.lo), std::min(range.hi, turn.hi), fresh});
+    replace_state(
+        rollup, fold, windows,
+        [&](Micros window) {
+          if (window < covered) return Replace::keep;
+          return fresh || turn.may_fall(window) ? Replace::all : Replace::guard;
+        },
+        time(turn, rollup.source));
+  }
+  // What lies below is left to a later turn, or, where the source does not reach, for good.
+  const Micros rest = turn.lo > target || fresh ? turn.lo : turn.ranges.front().lo;
+  for (const Range& range : turn.done)
+    if (range.hi > rest) shorten_pending(rollup, range, rest);
+  if (!fresh || rollup.status == "live") list_stale(rollup, std::min(rest, turn.hi), turn.hi);
   become_live(rollup);
   current_ = 0;
 }

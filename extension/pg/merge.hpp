@@ -8,6 +8,7 @@
 #include <set>
 
 #include "rollup.hpp"
+#include "state.hpp"
 #include "watermark.hpp"
 #include "windows.hpp"
 
@@ -49,10 +50,10 @@ class Merger {
   bool leave_to_helper(Turn& turn);
   bool merge_pieces(Turn& turn);
   void become_live(Rollup& rollup);
-  std::set<Micros> merge_into_state(Turn& turn, const Rollup& rollup, const Fold& fold);
-  std::vector<Range> replaced_windows(const Turn& turn, const Rollup& rollup, const Fold& fold);
-  void remove_windows(const Rollup& rollup, const std::vector<Range>& windows);
+  TurnTime time(const Turn& turn, Oid source) const;
   void mark_dirty(Rollup& rollup, const std::set<Micros>& windows);
+  void list_stale(const Rollup& rollup, Micros lo, Micros hi);
+  bool knows_leaves(const Turn& turn);
   void shorten_pending(Rollup& rollup, const Range& range, Micros lo);
   void set_aside_failures(Turn& turn);
   void set_aside_in_turn(Turn& turn, Rollup& rollup, const std::string& reason);

@@ -193,7 +193,8 @@ const char* state_sql(const Definition* def, const char* state) {
                      quote_identifier(def->unit));
   appendStringInfo(
       &sql,
-      "revision bigint NOT NULL DEFAULT 0, updated_at timestamp with time zone NOT NULL, "
+      "tick_stale boolean NOT NULL DEFAULT false, revision bigint NOT NULL DEFAULT 0, updated_at timestamp "
+      "with time zone NOT NULL, "
       "UNIQUE NULLS NOT DISTINCT (%s)) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02, "
       "autovacuum_vacuum_cost_delay = 0); ALTER TABLE %s REPLICA IDENTITY FULL",
       identity_list(def), state);
@@ -240,11 +241,15 @@ const char* upsert_sql(const Definition* def, Oid state) {
   foreach (cell, def->columns)
     appendStringInfo(&names, "%s, ", quote_identifier(static_cast<StateColumn*>(lfirst(cell))->name));
   const int columns = list_length(def->columns);
-  appendStringInfo(&sql, "INSERT INTO %s AS s (%srevision, updated_at) SELECT u.*, 0, $%d FROM unnest(",
-                   relation_text(state), names.data, columns + 1);
+  appendStringInfo(&sql,
+                   "INSERT INTO %s AS s (%stick_stale, revision, updated_at) SELECT u.*, $%d FROM unnest(",
+                   relation_text(state), names.data, columns + 3);
   for (int i = 0; i < columns; ++i)
     appendStringInfo(&sql, "%s$%d::%s[]", i == 0 ? "" : ", ", i + 1, type_text(column(def, i)->type, -1));
-  appendStringInfo(&sql, ") AS u ON CONFLICT (%s) DO UPDATE SET ", identity_list(def));
+  appendStringInfo(&sql,
+                   ", $%d::boolean[], $%d::bigint[]) AS u ON CONFLICT (%s) DO UPDATE SET tick_stale = "
+                   "s.tick_stale OR excluded.tick_stale, ",
+                   columns + 1, columns + 2, identity_list(def));
   foreach (cell, def->items) {
     const auto* of = static_cast<DefinedItem*>(lfirst(cell));
     for (int i = 0; i < of->width; ++i) {
@@ -255,7 +260,7 @@ const char* upsert_sql(const Definition* def, Oid state) {
   if (def->window != nullptr)
     appendStringInfo(
         &sql, "revision = s.revision + CASE WHEN %s <= $%d::timestamp with time zone%s THEN 1 ELSE 0 END, ",
-        window_end_text(def), columns + 2, window_has_zone(def) ? "" : " AT TIME ZONE 'UTC'");
+        window_end_text(def), columns + 4, window_has_zone(def) ? "" : " AT TIME ZONE 'UTC'");
   appendStringInfoString(&sql, "updated_at = excluded.updated_at");
   return sql.data;
 }
@@ -273,9 +278,11 @@ const char* merged_sql(Definition* def, Oid state) {
     appendStringInfoString(&definitions, separator);
     append_column_definition(&definitions, of);
   }
+  appendStringInfoString(&columns, ", tick_stale");
+  appendStringInfoString(&definitions, ", tick_stale boolean");
   appendStringInfoString(&sql, "SELECT ");
   append_outputs(&sql, def, state);
-  appendStringInfoString(&sql, " FROM (SELECT ");
+  appendStringInfoString(&sql, ", s.tick_stale FROM (SELECT bool_or(p.tick_stale) AS tick_stale, ");
   for (int i = 0; i < identifying(def); ++i)
     appendStringInfo(&sql, "p.%s, ", quote_identifier(column(def, i)->name));
   foreach (cell, def->items) {

@@ -31,7 +31,8 @@ std::vector<int16_t> numbers(const std::optional<std::string>& text) {
 void load_columns(Rollup& rollup) {
   const std::string sql =
       "SELECT a.atttypid, a.attnum FROM tick_catalog.rollup r,"
-      " unnest(r.key_columns || r.time_column || r.item_columns || ARRAY['revision', 'updated_at']) WITH "
+      " unnest(r.key_columns || r.time_column || r.item_columns || ARRAY['tick_stale', 'revision', "
+      "'updated_at']) WITH "
       "ORDINALITY AS c (name, at)"
       " JOIN pg_catalog.pg_attribute a ON a.attname = c.name"
       " WHERE r.id = " +
@@ -42,7 +43,7 @@ void load_columns(Rollup& rollup) {
     rollup.columns.push_back(call([&] { return value_type(type); }));
     rollup.attributes.push_back(static_cast<AttrNumber>(number(row[1])));
   }
-  if (rollup.columns.size() < 2)
+  if (rollup.columns.size() < 3)
     throw Error{Error::Code::internal, "state table of " + rollup.name + " lacks columns"};
   const auto take = [&] {
     const AttrNumber attribute = rollup.attributes.back();
@@ -53,6 +54,7 @@ void load_columns(Rollup& rollup) {
   };
   rollup.updated_attribute = take();
   rollup.revision_attribute = take();
+  rollup.stale_attribute = take();
 }
 
 }  // namespace
@@ -61,6 +63,13 @@ bool Rollup::is_fresh(Micros window) const {
   for (const Range& range : fresh)
     if (range.scan == 0 && window >= range.lo && window < range.hi) return true;
   return false;
+}
+
+Micros Rollup::first_covered() const {
+  if (raw_from == minus_infinity) return minus_infinity;
+  if (!windowed) return plus_infinity;
+  const Micros start = window_start(raw_from, size);
+  return start == raw_from ? start : window_end(start, size);
 }
 
 TextRows read_text(const char* sql) {
@@ -99,8 +108,9 @@ std::vector<Rollup> load_rollups(int id) {
       " pg_catalog.date_part('day', r.window_size)::int8,"
       " (extract(hour FROM r.window_size) * 3600000000 + extract(minute FROM r.window_size) * 60000000"
       "  + extract(microseconds FROM r.window_size))::int8,"
-      " pg_catalog.quote_ident(r.time_column), pg_catalog.format('%I.%I', sn.nspname, s.relname), r.upsert"
-      " FROM tick_catalog.rollup r"
+      " pg_catalog.quote_ident(r.time_column), pg_catalog.format('%I.%I', sn.nspname, s.relname), r.upsert,"
+      " (extract(epoch FROM o.raw_from - '2000-01-01 00:00+00'::timestamptz) * 1000000)::int8"
+      " FROM tick_catalog.rollup r JOIN tick_catalog.source o ON o.relid = r.source"
       " JOIN pg_catalog.pg_class v ON v.oid = r.view JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace"
       " JOIN pg_catalog.pg_class s ON s.oid = r.state JOIN pg_catalog.pg_namespace sn ON sn.oid = "
       "s.relnamespace" +
@@ -121,6 +131,7 @@ std::vector<Rollup> load_rollups(int id) {
     rollup.time_column = row[11].value_or("");
     rollup.state_name = row[12].value_or("");
     rollup.upsert = row[13].value_or("");
+    if (row[14]) rollup.raw_from = number(row[14]);
   }
   for (Rollup& rollup : rollups) {
     load_columns(rollup);
@@ -132,11 +143,12 @@ std::vector<Rollup> load_rollups(int id) {
       rollup.newest = number(row[0]);
       rollup.items[rollup.newest] = numbers(row[1]);
     }
-    for (const auto& row : read_text(("SELECT lo, hi, fresh, scan FROM tick_catalog.pending WHERE rollup = " +
-                                      of + " ORDER BY hi DESC")
-                                         .c_str()))
+    for (const auto& row :
+         read_text(("SELECT lo, hi, fresh, scan, replace FROM tick_catalog.pending WHERE rollup = " + of +
+                    " ORDER BY hi DESC")
+                       .c_str()))
       (row[2] == "t" ? rollup.fresh : rollup.dirty)
-          .push_back({number(row[0]), number(row[1]), row[2] == "t", number(row[3])});
+          .push_back({number(row[0]), number(row[1]), row[2] == "t", number(row[3]), row[4] == "t"});
     const int64_t newest = rollup.newest;
     const Evaluator* evaluator = call([&] { return find_evaluator(newest); });
     if (evaluator == nullptr) throw Error{Error::Code::internal, "rollup " + rollup.name + " has no program"};

@@ -14,11 +14,13 @@ namespace tick::pg {
 
 // Window starts [lo, hi) still to be recomputed. Fresh ones have never been computed: they ignore deltas, the
 // recompute will see those rows; unless a helper process scans them in the snapshot of one turn: then the
-// deltas of later turns are merged, and what the helper finds as well.
+// deltas of later turns are merged, and what the helper finds as well. With `replace` somebody has asked for
+// what the source holds: a count may fall.
 struct Range {
   Micros lo, hi;
   bool fresh;
   int64_t scan = 0;  // of the helper's scan, 0 = none
+  bool replace = false;
 };
 
 struct Rollup {
@@ -37,7 +39,8 @@ struct Rollup {
   std::vector<ValueType> columns;  // of the state table: keys, window, partials
   std::vector<Oid> column_types;   // as declared
   std::vector<AttrNumber> attributes;
-  AttrNumber revision_attribute = 0, updated_attribute = 0;
+  AttrNumber stale_attribute = 0, revision_attribute = 0, updated_attribute = 0;
+  Micros raw_from = minus_infinity;               // the source is complete from here on
   std::map<int64_t, std::vector<int16_t>> items;  // program -> its items, in the order of the rollup's
   std::vector<Range> fresh;                       // pending and never computed: usually none or one
   std::vector<Range> dirty;                       // pending because rows have left
@@ -46,6 +49,8 @@ struct Rollup {
 
   bool pending() const { return !fresh.empty() || !dirty.empty(); }
   bool is_fresh(Micros window) const;  // and no helper scans it
+  // The first window that the source covers completely; plus_infinity if a rollup without window is not.
+  Micros first_covered() const;
 };
 
 // Reads rollups under the active snapshot; id 0 = all. Inside SPI. Throws.

@@ -20,13 +20,15 @@ struct Slice {
   size_t from;  // its first slot
   const StateColumns& state;
   int rows;
-  TimestampTz now;
-  std::optional<TimestampTz> watermark;
+  const TurnTime& time;
   bool complete;
   std::set<Micros>& lost;
+  const int64_t* revisions;  // of rows that are not there, by slot; nullptr: 0
 
   bool any_left(int row) const { return fold.removed(from + row) > 0; }
+  bool may_lose(int row) const { return any_left(row) && (!complete || fold.may_lose(from + row)); }
   void lose(int row) const { lost.insert(fold.pane(from + row)); }
+  int64_t revision(int row) const { return revisions == nullptr ? 0 : revisions[from + row]; }
 };
 
 // Columns of the state table that identify a row; the next one counts its rows.
@@ -48,7 +50,7 @@ void remove_empty(const Slice& slice) {
   StringInfoData sql;
   initStringInfo(&sql);
   appendStringInfo(
-      &sql, "DELETE FROM %s WHERE %s <= 0", rollup.state_name.c_str(),
+      &sql, "DELETE FROM %s WHERE %s <= 0", relation_text(rollup.state),
       quote_identifier(get_attname(rollup.state, rollup.attributes[identifying(rollup)], false)));
   const Oid type = rollup.windowed ? rollup.column_types[rollup.program.keys.size()] : TIMESTAMPTZOID;
   if (rollup.windowed) appendStringInfo(&sql, " AND %s = ANY ($1)", rollup.time_column.c_str());
@@ -59,28 +61,12 @@ void remove_empty(const Slice& slice) {
   if (code != SPI_OK_DELETE) elog(ERROR, "pg_tick: merge failed: %s", SPI_result_code_string(code));
 }
 
-// The upsert does not say what it found: whatever left may have been the extremum.
-void note_lost(const Slice& slice) {
-  const std::vector<Item>& items = slice.rollup.program.items;
-  for (int row = 0; row < slice.rows; ++row) {
-    if (!slice.any_left(row)) continue;
-    const size_t slot = slice.from + row;
-    bool lost = !slice.complete;
-    for (size_t i = 0; i < items.size(); ++i) {
-      const Partials& partials = slice.fold.partials(i);
-      lost = lost || (!partials.gone.empty() && partials.gone[slot].set) ||
-             (partials.kind == PartialKind::decimal && partials.decimals[slot].lost_special());
-    }
-    if (lost) slice.lose(row);
-  }
-}
-
 void write_by_upsert(const Slice& slice) {
   const Rollup& rollup = slice.rollup;
   const size_t columns = rollup.columns.size();
-  auto* types = static_cast<Oid*>(palloc(sizeof(Oid) * (columns + 2)));
-  auto* values = static_cast<Datum*>(palloc0(sizeof(Datum) * (columns + 2)));
-  auto* nulls = static_cast<char*>(palloc(columns + 2));
+  auto* types = static_cast<Oid*>(palloc(sizeof(Oid) * (columns + 4)));
+  auto* values = static_cast<Datum*>(palloc0(sizeof(Datum) * (columns + 4)));
+  auto* nulls = static_cast<char*>(palloc(columns + 4));
   auto* data = static_cast<Datum*>(palloc(sizeof(Datum) * slice.rows));
   auto* null = static_cast<bool*>(palloc(slice.rows));
   for (size_t c = 0; c < columns; ++c) {
@@ -96,19 +82,29 @@ void write_by_upsert(const Slice& slice) {
                                                    type.length, type.by_value, type.align));
     nulls[c] = ' ';
   }
-  types[columns] = types[columns + 1] = TIMESTAMPTZOID;
-  values[columns] = TimestampTzGetDatum(slice.now);
-  nulls[columns] = ' ';
-  values[columns + 1] = TimestampTzGetDatum(slice.watermark.value_or(0));
-  nulls[columns + 1] = slice.watermark ? ' ' : 'n';
+  // The upsert does not say what it found: whatever left may have been the extremum.
+  for (int row = 0; row < slice.rows; ++row) {
+    data[row] = BoolGetDatum(slice.may_lose(row));
+    if (slice.may_lose(row)) slice.lose(row);
+  }
+  types[columns] = BOOLARRAYOID;
+  values[columns] = PointerGetDatum(construct_array(data, slice.rows, BOOLOID, 1, true, TYPALIGN_CHAR));
+  for (int row = 0; row < slice.rows; ++row) data[row] = Int64GetDatum(slice.revision(row));
+  types[columns + 1] = INT8ARRAYOID;
+  values[columns + 1] =
+      PointerGetDatum(construct_array(data, slice.rows, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+  types[columns + 2] = types[columns + 3] = TIMESTAMPTZOID;
+  values[columns + 2] = TimestampTzGetDatum(slice.time.now);
+  values[columns + 3] = TimestampTzGetDatum(slice.time.watermark.value_or(0));
+  nulls[columns] = nulls[columns + 1] = nulls[columns + 2] = ' ';
+  nulls[columns + 3] = slice.time.watermark ? ' ' : 'n';
   // Whatever a user has put on the state table runs as its owner, never as us.
   const Actor before = act_as_owner(rollup.owner);
-  SPIPlanPtr plan = kept_plan(rollup.upsert.c_str(), static_cast<int>(columns + 2), types);
+  SPIPlanPtr plan = kept_plan(rollup.upsert.c_str(), static_cast<int>(columns + 4), types);
   const int code = SPI_execute_plan(plan, values, nulls, false, 0);
   if (code != SPI_OK_INSERT) elog(ERROR, "pg_tick: merge failed: %s", SPI_result_code_string(code));
   remove_empty(slice);
   act_again(before);
-  note_lost(slice);
 }
 
 // ---- directly
@@ -254,8 +250,10 @@ bool make_row(const Slice& slice, int row, Datum* values, bool* nulls) {
     values[rollup.attributes[c] - 1] = to_datum(cell, rollup.columns[c]);
     nulls[rollup.attributes[c] - 1] = cell.null;
   }
-  values[rollup.revision_attribute - 1] = Int64GetDatum(0);
+  values[rollup.revision_attribute - 1] = Int64GetDatum(slice.revision(row));
   nulls[rollup.revision_attribute - 1] = false;
+  values[rollup.stale_attribute - 1] = BoolGetDatum(false);
+  nulls[rollup.stale_attribute - 1] = false;
   const Program& program = rollup.program;
   const size_t slot = slice.from + row;
   bool lost = false;
@@ -271,10 +269,9 @@ bool make_row(const Slice& slice, int row, Datum* values, bool* nulls) {
   return lost;
 }
 
-// True if the window of the row was final before this turn.
-bool was_final(const Slice& slice, int row) {
-  return slice.rollup.windowed && slice.watermark &&
-         window_end(slice.fold.pane(slice.from + row), slice.rollup.size) <= *slice.watermark;
+// True if a window was final before this turn.
+bool was_final(const Rollup& rollup, Micros window, const TurnTime& time) {
+  return rollup.windowed && time.watermark && window_end(window, rollup.size) <= *time.watermark;
 }
 
 // True if two rows of the table have the same partials.
@@ -411,19 +408,21 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
     }
     const int64 left = DatumGetInt64(values[slice.rollup.attributes[identifying(slice.rollup)] - 1]);
     const bool empty = left <= 0 && slice.complete;
-    if (empty ? left < 0 : lost || left <= 0) slice.lose(row);
-    const bool unchanged =
-        found && slice.any_left(row) && same_partials(slice.rollup, desc, slot, values, nulls);
+    if (empty ? left < 0 : lost || left <= 0) {
+      slice.lose(row);
+      values[slice.rollup.stale_attribute - 1] = BoolGetDatum(true);
+    }
+    const bool same = found && slice.any_left(row) && same_partials(slice.rollup, desc, slot, values, nulls);
     if (empty && found) {
       ItemPointerData before = slot->tts_tid;
       ExecClearTuple(slot);
       CatalogTupleDelete(table, &before);
       places.forget(key);
-    } else if (!empty && !unchanged) {
+    } else if (!empty && (!same || lost)) {
       const int revision = slice.rollup.revision_attribute - 1;
-      if (found && was_final(slice, row))
+      if (found && !same && was_final(slice.rollup, slice.fold.pane(slice.from + row), slice.time))
         values[revision] = Int64GetDatum(DatumGetInt64(values[revision]) + 1);
-      values[slice.rollup.updated_attribute - 1] = TimestampTzGetDatum(slice.now);
+      if (!same) values[slice.rollup.updated_attribute - 1] = TimestampTzGetDatum(slice.time.now);
       nulls[slice.rollup.updated_attribute - 1] = false;
       HeapTuple tuple = heap_form_tuple(desc, values, nulls);
       if (found) {
@@ -447,12 +446,9 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
   UpdateActiveSnapshotCommandId();
 }
 
-}  // namespace
-
-std::set<Micros> merge_state(const Rollup& rollup, const Fold& fold, TimestampTz now,
-                             std::optional<TimestampTz> watermark, bool complete) {
-  std::set<Micros> lost;
-  if (fold.slots() == 0) return lost;
+void write(const Rollup& rollup, const Fold& fold, const TurnTime& time, bool complete,
+           const int64_t* revisions, std::set<Micros>& lost) {
+  if (fold.slots() == 0) return;
   // An array of one slice must fit into PostgreSQL's largest allocation, however wide the values are.
   const size_t rows = std::clamp<size_t>(slice_memory / (fold.memory() / fold.slots() + 1), 1, slice_rows);
   for (size_t from = 0; from < fold.slots(); from += rows) {
@@ -460,7 +456,8 @@ std::set<Micros> merge_state(const Rollup& rollup, const Fold& fold, TimestampTz
     const StateColumns state = state_columns(rollup, fold, from, to);
     if (state.cells.size() != rollup.columns.size())
       throw Error{Error::Code::internal, "state table of " + rollup.name + " does not fit its program"};
-    const Slice slice{rollup, fold, from, state, static_cast<int>(to - from), now, watermark, complete, lost};
+    const Slice slice{rollup, fold,     from, state,    static_cast<int>(to - from),
+                      time,   complete, lost, revisions};
     const int keys = static_cast<int>(identifying(rollup));
     call([&] {
       Relation table = table_open(rollup.state, RowExclusiveLock);
@@ -472,7 +469,213 @@ std::set<Micros> merge_state(const Rollup& rollup, const Fold& fold, TimestampTz
       table_close(table, NoLock);
     });
   }
+}
+
+// ---- replacing
+// ---------------------------------------------------------------------------------------------
+
+// The rows of some windows, read under their owner's name a thousand at a time.
+class Rows {
+ public:
+  // What has been read: plain data that lives until the next page.
+  struct Page {
+    uint64 rows = 0;
+    Cell* cells = nullptr;  // row * columns + column
+    bool* stale = nullptr;
+    int64* revisions = nullptr;
+    ItemPointerData* places = nullptr;
+  };
+
+  Rows(const Rollup& rollup, const std::vector<Range>& windows, bool only_stale) : rollup_(rollup) {
+    const int count = static_cast<int>(windows.size());
+    const Oid type = rollup.windowed ? rollup.column_types.at(rollup.program.keys.size()) : TIMESTAMPTZOID;
+    const char* time = rollup.time_column.c_str();
+    call([&] {
+      StringInfoData sql;
+      initStringInfo(&sql);
+      appendStringInfoString(&sql, "SELECT ");
+      for (size_t c = 0; c < rollup.columns.size(); ++c)
+        appendStringInfo(&sql, "s.%s, ",
+                         quote_identifier(get_attname(rollup.state, rollup.attributes[c], false)));
+      appendStringInfo(&sql, "s.tick_stale, s.revision, s.ctid FROM %s AS s WHERE %s",
+                       relation_text(rollup.state), only_stale ? "s.tick_stale" : "true");
+      if (rollup.windowed)
+        appendStringInfo(&sql,
+                         " AND s.%s >= $3 AND s.%s < $4 AND EXISTS (SELECT FROM unnest($1, $2) AS r (lo, hi) "
+                         "WHERE s.%s >= r.lo AND s.%s < r.hi)",
+                         time, time, time, time);
+      auto* lo = static_cast<Datum*>(palloc(sizeof(Datum) * (count + 1)));
+      auto* hi = static_cast<Datum*>(palloc(sizeof(Datum) * (count + 1)));
+      Micros least = plus_infinity, most = minus_infinity;
+      for (int i = 0; i < count; ++i) {
+        lo[i] = TimestampTzGetDatum(windows[i].lo);
+        hi[i] = TimestampTzGetDatum(windows[i].hi);
+        least = std::min(least, windows[i].lo);
+        most = std::max(most, windows[i].hi);
+      }
+      Oid types[4] = {get_array_type(type), get_array_type(type), type, type};
+      Datum values[4] = {
+          PointerGetDatum(construct_array(lo, count, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)),
+          PointerGetDatum(construct_array(hi, count, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)),
+          TimestampTzGetDatum(least), TimestampTzGetDatum(most)};
+      memory_ = AllocSetContextCreate(CurrentMemoryContext, "pg_tick state rows", ALLOCSET_DEFAULT_SIZES);
+      const Actor before = act_as_owner(rollup.owner);
+      portal_ = SPI_cursor_open_with_args(nullptr, sql.data, rollup.windowed ? 4 : 0, types, values, nullptr,
+                                          false, 0);
+      act_again(before);
+    });
+  }
+  Rows(const Rows&) = delete;  // the end of the transaction closes the cursor of one that an error has left
+
+  // Reads some rows; false at the end.
+  bool next(Page& page) {
+    const size_t columns = rollup_.columns.size();
+    call([&] {
+      const Actor before = act_as_owner(rollup_.owner);
+      MemoryContextReset(memory_);
+      SPI_cursor_fetch(portal_, true, 1000);
+      page.rows = SPI_processed;
+      MemoryContext old = MemoryContextSwitchTo(memory_);
+      page.cells = static_cast<Cell*>(palloc(sizeof(Cell) * (page.rows * columns + 1)));
+      page.stale = static_cast<bool*>(palloc(page.rows + 1));
+      page.revisions = static_cast<int64*>(palloc(sizeof(int64) * (page.rows + 1)));
+      page.places = static_cast<ItemPointerData*>(palloc(sizeof(ItemPointerData) * (page.rows + 1)));
+      for (uint64 row = 0; row < page.rows; ++row) {
+        bool null;
+        const auto field = [&](size_t c) {
+          return heap_getattr(SPI_tuptable->vals[row], static_cast<int>(c) + 1, SPI_tuptable->tupdesc, &null);
+        };
+        for (size_t c = 0; c < columns; ++c) {
+          const Datum datum = field(c);
+          const ValueType& type = rollup_.columns[c];
+          page.cells[row * columns + c] =
+              to_cell_detoasted(null ? datum : datumCopy(datum, type.by_value, type.length), null, type);
+        }
+        page.stale[row] = DatumGetBool(field(columns));
+        page.revisions[row] = DatumGetInt64(field(columns + 1));
+        page.places[row] = *reinterpret_cast<ItemPointer>(DatumGetPointer(field(columns + 2)));
+      }
+      MemoryContextSwitchTo(old);
+      SPI_freetuptable(SPI_tuptable);
+      if (page.rows == 0) {
+        SPI_cursor_close(portal_);
+        MemoryContextDelete(memory_);
+      }
+      act_again(before);
+    });
+    return page.rows > 0;
+  }
+
+ private:
+  const Rollup& rollup_;
+  Portal portal_ = nullptr;
+  MemoryContext memory_ = nullptr;
+};
+
+// Runs a statement over rows named by their places, as the owner of the table.
+void change_rows(const Rollup& rollup, const char* statement, const std::vector<ItemPointerData>& places) {
+  constexpr size_t most = 10'000;
+  for (size_t from = 0; from < places.size(); from += most) {
+    const int count = static_cast<int>(std::min(most, places.size() - from));
+    call([&] {
+      auto* elements = static_cast<Datum*>(palloc(sizeof(Datum) * count));
+      for (int i = 0; i < count; ++i)
+        elements[i] = PointerGetDatum(const_cast<ItemPointerData*>(&places[from + i]));
+      Oid types[1] = {get_array_type(TIDOID)};
+      Datum values[1] = {PointerGetDatum(
+          construct_array(elements, count, TIDOID, sizeof(ItemPointerData), false, TYPALIGN_SHORT))};
+      const Actor before = act_as_owner(rollup.owner);
+      const char* sql = psprintf(statement, relation_text(rollup.state));
+      const int code = SPI_execute_with_args(sql, 1, types, values, nullptr, false, 0);
+      if (code < 0) elog(ERROR, "pg_tick: recompute failed: %s", SPI_result_code_string(code));
+      act_again(before);
+    });
+  }
+}
+
+// True if a row of the state table has the partials of a slot.
+bool has_partials(const Rollup& rollup, const Cell* cells, const Fold& fold, size_t slot) {
+  const StateColumns wanted = state_columns(rollup, fold, slot, slot + 1);
+  for (size_t c = identifying(rollup); c < rollup.columns.size(); ++c) {
+    const Cell &have = cells[c], &want = wanted.cells[c][0];
+    if (have.null != want.null) return false;
+    if (have.null) continue;
+    if (is_variable(rollup.columns[c].type) ? have.view() != want.view() : have.word != want.word)
+      return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+std::set<Micros> merge_state(const Rollup& rollup, const Fold& fold, const TurnTime& time, bool complete) {
+  std::set<Micros> lost;
+  write(rollup, fold, time, complete, nullptr, lost);
   return lost;
+}
+
+void replace_state(const Rollup& rollup, const Fold& fold, const std::vector<Range>& windows,
+                   const std::function<Replace(Micros window)>& rule, const TurnTime& time) {
+  const size_t keys = rollup.program.keys.size(), wide = identifying(rollup);
+  std::vector<bool> done(fold.slots());
+  std::vector<int64_t> revisions(fold.slots());
+  std::vector<ItemPointerData> removed, stale, cleared;
+  if (!windows.empty()) {
+    Rows rows(rollup, windows, false);
+    Rows::Page page;
+    while (rows.next(page)) {
+      for (uint64 row = 0; row < page.rows; ++row) {
+        const Cell* cells = page.cells + row * rollup.columns.size();
+        const Micros window = rollup.windowed ? cells[keys].word : 0;
+        const auto slot = fold.find(cells, window);
+        const Replace how = rule(window);
+        const int64_t found = slot ? fold.partials(0).counts[*slot] : 0;
+        if (how == Replace::keep || (how == Replace::guard && found < cells[wide].word)) {
+          if (slot) done[*slot] = true;
+          if (how == Replace::guard && !page.stale[row]) stale.push_back(page.places[row]);
+          continue;
+        }
+        if (slot) {
+          if (has_partials(rollup, cells, fold, *slot)) {
+            done[*slot] = true;
+            if (page.stale[row]) cleared.push_back(page.places[row]);
+            continue;
+          }
+          revisions[*slot] = page.revisions[row] + (was_final(rollup, window, time) ? 1 : 0);
+        }
+        removed.push_back(page.places[row]);
+      }
+    }
+  }
+  change_rows(rollup, "DELETE FROM %s WHERE ctid = ANY ($1)", removed);
+  change_rows(rollup, "UPDATE %s SET tick_stale = true WHERE ctid = ANY ($1)", stale);
+  change_rows(rollup, "UPDATE %s SET tick_stale = false WHERE ctid = ANY ($1)", cleared);
+  std::set<Micros> lost;
+  if (std::find(done.begin(), done.end(), true) == done.end()) {
+    write(rollup, fold, time, true, revisions.data(), lost);
+    return;
+  }
+  Fold rest(rollup.program);
+  std::vector<int16_t> same(rollup.program.items.size());
+  for (size_t item = 0; item < same.size(); ++item) same[item] = static_cast<int16_t>(item);
+  std::vector<int64_t> rest_revisions;  // a slot of its own for each that is taken, in this order
+  rest.merge(fold, same, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
+    if (done[slot]) return std::nullopt;
+    rest_revisions.push_back(revisions[slot]);
+    return from.pane(slot);
+  });
+  write(rollup, rest, time, true, rest_revisions.data(), lost);
+}
+
+std::set<Micros> stale_windows(const Rollup& rollup, Micros lo, Micros hi) {
+  std::set<Micros> windows;
+  Rows rows(rollup, {Range{lo, hi, false}}, true);
+  Rows::Page page;
+  while (rows.next(page))
+    for (uint64 row = 0; row < page.rows; ++row)
+      windows.insert(
+          rollup.windowed ? page.cells[row * rollup.columns.size() + rollup.program.keys.size()].word : 0);
+  return windows;
 }
 
 }  // namespace tick::pg

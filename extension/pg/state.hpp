@@ -4,18 +4,36 @@
 // its owner.
 #pragma once
 
+#include <functional>
 #include <set>
 
 #include "rollup.hpp"
 
 namespace tick::pg {
 
-// Merges all slots of a fold of the rollup. `now` becomes updated_at; a window that ends at or before
-// `watermark` (nothing = none yet) was final, and gets a new revision. A row whose count falls to zero goes;
-// `complete` says that the fold lacks no delta that is older than those it has, so that zero is zero. Returns
-// the windows in which a first, last, min or max may have left with the rows that left: what the row holds
-// there has to be recomputed. Inside SPI. Throws PgError and Error.
-std::set<Micros> merge_state(const Rollup& rollup, const Fold& fold, TimestampTz now,
-                             std::optional<TimestampTz> watermark, bool complete);
+// When a turn writes: `now` becomes updated_at; a window that ends at or before `watermark` (nothing = none
+// yet) was final, and gets a new revision if its row changes.
+struct TurnTime {
+  TimestampTz now;
+  std::optional<TimestampTz> watermark;
+};
+
+// Merges all slots of a fold of the rollup. A row whose count falls to zero goes; `complete` says that the
+// fold lacks no delta that is older than those it has, so that zero is zero. Returns the windows in which a
+// first, last, min or max may have left with the rows that left: such a row is marked stale until it is
+// recomputed. Inside SPI. Throws PgError and Error.
+std::set<Micros> merge_state(const Rollup& rollup, const Fold& fold, const TurnTime& time, bool complete);
+
+// What a recompute does with the rows of a window. `guard`: a row that counts more than the fold has found is
+// kept and marked stale, as nobody has said that rows have left. `keep`: rows stay as they are.
+enum class Replace { all, guard, keep };
+
+// Makes the rows of these windows what a fold over the source has found; what does not differ is not written.
+// Inside SPI. Throws PgError and Error.
+void replace_state(const Rollup& rollup, const Fold& fold, const std::vector<Range>& windows,
+                   const std::function<Replace(Micros window)>& rule, const TurnTime& time);
+
+// The windows of [lo, hi) that have stale rows; of a rollup without window it is 0. Inside SPI. Throws.
+std::set<Micros> stale_windows(const Rollup& rollup, Micros lo, Micros hi);
 
 }  // namespace tick::pg

@@ -57,20 +57,23 @@ void put_unmerged(ReturnSetInfo* result, int id) {
     });
   const StateColumns state = state_columns(rollup, fold, 0, fold.slots());
   const size_t columns = state.cells.size();
-  bool fits = static_cast<int>(columns) == result->setDesc->natts;
+  bool fits = static_cast<int>(columns) + 1 == result->setDesc->natts;
   for (size_t c = 0; fits && c < columns; ++c)
     fits = TupleDescAttr(result->setDesc, static_cast<int>(c))->atttypid == rollup.column_types.at(c);
   if (!fits)
     throw Error{Error::Code::invalid_argument, "column definition list does not fit the state table"};
   call([&] {
-    auto* values = static_cast<Datum*>(palloc(sizeof(Datum) * columns));
-    auto* nulls = static_cast<bool*>(palloc(columns));
+    auto* values = static_cast<Datum*>(palloc(sizeof(Datum) * (columns + 1)));
+    auto* nulls = static_cast<bool*>(palloc(columns + 1));
     for (size_t row = 0; row < fold.slots(); ++row) {
       for (size_t c = 0; c < columns; ++c) {
         const Cell& cell = state.cells[c][row];
         nulls[c] = cell.null;
         values[c] = to_datum(cell, rollup.columns[c]);
       }
+      // What has left may have been the extremum: nobody knows before it is merged.
+      values[columns] = BoolGetDatum(fold.may_lose(row));
+      nulls[columns] = false;
       tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
     }
     SPI_finish();

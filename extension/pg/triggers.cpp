@@ -3,6 +3,7 @@
 // only, except that the guard catches a lock timeout.
 #include "audit.hpp"
 #include "catalog.hpp"
+#include "coverage.hpp"
 #include "dedup.hpp"
 #include "define.hpp"
 #include "guard.hpp"
@@ -190,6 +191,7 @@ void attach_triggers(Oid source) {
           lfirst_oid(cell), "zz_tick_truncate",
           "BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.refuse_truncate()");
   }
+  if (arguments != nullptr) follow_leaves();
   (void)pause_audit(paused);
   act_again(before);
 }

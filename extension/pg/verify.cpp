@@ -17,6 +17,8 @@ struct Verified {
   Oid owner;
   const char* merged;
   const char* time_column;  // nullptr without a window
+  bool has_raw_from;
+  TimestampTz raw_from;
   Interval* size;
   List* keys;  // char*
 };
@@ -35,15 +37,16 @@ Verified* read_rollup(Oid view) {
   const Actor caller = act_as_extension();
   open_catalogs();
   SPI_execute_with_args(
-      "SELECT definition, source, owner, merged, time_column, window_size, key_columns "
-      "FROM tick_catalog.rollup WHERE view = $1",
+      "SELECT r.definition, r.source, r.owner, r.merged, r.time_column, r.window_size, r.key_columns, "
+      "s.raw_from "
+      "FROM tick_catalog.rollup AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE r.view = $1",
       1, types, values, nullptr, true, 1);
   Verified* result = nullptr;
   if (SPI_processed == 1) {
     MemoryContext spi = MemoryContextSwitchTo(memory);
-    bool null[7];
-    Datum field[7];
-    for (int i = 0; i < 7; ++i)
+    bool null[8];
+    Datum field[8];
+    for (int i = 0; i < 8; ++i)
       field[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &null[i]);
     result = static_cast<Verified*>(palloc0(sizeof(Verified)));
     result->view = view;
@@ -53,6 +56,8 @@ Verified* read_rollup(Oid view) {
     result->merged = TextDatumGetCString(field[3]);
     if (!null[4]) result->time_column = TextDatumGetCString(field[4]);
     if (!null[5]) result->size = DatumGetIntervalP(datumCopy(field[5], false, sizeof(Interval)));
+    result->has_raw_from = !null[7];
+    if (!null[7]) result->raw_from = DatumGetTimestampTz(field[7]);
     Datum* names;
     int count;
     deconstruct_array(DatumGetArrayTypePCopy(field[6]), TEXTOID, -1, false, TYPALIGN_INT, &names, nullptr,
@@ -220,7 +225,8 @@ const char* collate(const Column* column) {
 }
 
 // One side of the comparison: (k, present, c0, c1, ...), rows whose window is no time left out. `exact`: the
-// query gives some columns a second time; they are called x and the number of the column.
+// query gives some columns a second time, called x and the number of the column; else the last column says
+// that a row is stale.
 const char* side_sql(List* columns, const Bounds& bounds, const char* query, const char* alias, bool exact) {
   StringInfoData sql, names;
   initStringInfo(&sql);
@@ -244,6 +250,7 @@ const char* side_sql(List* columns, const Bounds& bounds, const char* query, con
     if (exact && static_cast<Column*>(lfirst(cell))->has_exact)
       appendStringInfo(&names, ", x%d", foreach_current_index(cell));
   }
+  if (!exact) appendStringInfoString(&names, ", stale");
   appendStringInfo(&sql, ") AS k, true AS present, q.* FROM (%s) AS q(%s)", query, names.data);
   if (time != nullptr) {
     const char* as_utc = time->type == TIMESTAMPTZOID ? "" : " AT TIME ZONE 'UTC'";
@@ -299,11 +306,12 @@ const char* comparison_sql(const Verified* rollup, const Bounds& bounds) {
                    time);
   appendStringInfo(&sql, "%s FULL JOIN ", side_sql(columns, bounds, rollup->merged, "a", false));
   appendStringInfo(&sql, "%s ON a.k = b.k", side_sql(columns, bounds, expected, "b", true));
-  appendStringInfo(&sql,
-                   " CROSS JOIN LATERAL (VALUES (-1, '(row)', CASE WHEN a.present THEN ROW(%s)::text END, "
-                   "CASE WHEN b.present THEN ROW(%s)::text END, a.present IS DISTINCT FROM b.present)%s) "
-                   "AS d(n, name, stored, expected, differs) WHERE d.differs ORDER BY 2, 1, d.n",
-                   a_row.data, b_row.data, values.data);
+  appendStringInfo(
+      &sql,
+      " CROSS JOIN LATERAL (VALUES (-1, '(row)', CASE WHEN a.present THEN ROW(%s)::text END, "
+      "CASE WHEN b.present THEN ROW(%s)::text END, a.present IS DISTINCT FROM b.present)%s) "
+      "AS d(n, name, stored, expected, differs) WHERE d.differs AND a.stale IS NOT TRUE ORDER BY 2, 1, d.n",
+      a_row.data, b_row.data, values.data);
   return sql.data;
 }
 
@@ -343,6 +351,18 @@ void verify(FunctionCallInfo fcinfo) {
     ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                     errmsg("rollup \"%s\" has no window to restrict", get_rel_name(view)),
                     errhint("Leave out \"from\" and \"to\".")));
+  if (rollup->has_raw_from && rollup->time_column == nullptr) {
+    ereport(
+        NOTICE,
+        (errmsg("rollup \"%s\" cannot be verified: rows that it has seen were retired", get_rel_name(view)),
+         errdetail("Its source is complete only from %s on.", timestamptz_to_str(rollup->raw_from))));
+    close_path(level);
+    return;
+  }
+  if (rollup->has_raw_from && (!bounds.has_from || bounds.from < rollup->raw_from)) {
+    bounds.has_from = true;
+    bounds.from = rollup->raw_from;
+  }
   const Actor caller = act_as(rollup->owner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
   store_rows(fcinfo, comparison_sql(rollup, bounds), bounds);
   act_again(caller);

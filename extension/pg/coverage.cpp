@@ -1,0 +1,202 @@
+#include "coverage.hpp"
+
+#include "define.hpp"
+#include "evaluator.hpp"
+#include "leaves.hpp"
+#include "session.hpp"
+#include "shared.hpp"
+
+namespace tick::pg {
+namespace {
+
+// Reads one column of numbers into a list of int8 values palloc'ed outside SPI.
+List* read_numbers(const char* sql, Oid argument) {
+  List* result = NIL;
+  Oid types[] = {OIDOID};
+  Datum values[] = {ObjectIdGetDatum(argument)};
+  MemoryContext memory = CurrentMemoryContext;
+  open_catalogs();
+  SPI_execute_with_args(sql, 1, types, values, nullptr, true, 0);
+  for (uint64 row = 0; row < SPI_processed; ++row) {
+    bool null;
+    auto* number = static_cast<int64*>(MemoryContextAlloc(memory, sizeof(int64)));
+    *number = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1, &null));
+    MemoryContext spi = MemoryContextSwitchTo(memory);
+    result = lappend(result, number);
+    MemoryContextSwitchTo(spi);
+  }
+  close_catalogs();
+  return result;
+}
+
+bool holds(List* numbers, int64 wanted) {
+  ListCell* cell;
+  foreach (cell, numbers)
+    if (*static_cast<int64*>(lfirst(cell)) == wanted) return true;
+  return false;
+}
+
+const char* time_text(Micros at) {
+  return at == minus_infinity || at == plus_infinity
+             ? "NULL"
+             : quote_literal_cstr(timestamptz_to_str(static_cast<TimestampTz>(at)));
+}
+
+// Has the worker look at its caches again.
+void tell_engine() {
+  run("UPDATE tick_catalog.generation SET value = value + 1");
+  wake_at_commit();
+}
+
+// Moves raw_from past partitions that have gone. One that lies beyond every row the source has had was empty;
+// if there are deltas that nobody has read yet, nobody knows. One without an upper bound reached to the
+// newest row.
+void retire_leaves(Oid source, const char* gone) {
+  run(psprintf(
+      "UPDATE tick_catalog.source AS s SET raw_from = greatest(s.raw_from, m.raw_from) FROM "
+      "(SELECT max(CASE WHEN w.max_time IS NULL THEN least(l.hi, now()) WHEN l.hi IS NULL THEN w.max_time + "
+      "interval '1 microsecond' ELSE l.hi END) "
+      "AS raw_from FROM tick_catalog.leaf AS l LEFT JOIN tick_catalog.watermark AS w ON w.source = l.source "
+      "WHERE l.source = %u AND l.leaf IN (%s) AND (l.lo IS NULL OR w.max_time IS NULL OR l.lo <= w.max_time "
+      "OR EXISTS "
+      "(SELECT FROM tick_catalog.frontier AS f, (SELECT xid FROM tick_catalog.queue_0 UNION ALL SELECT xid "
+      "FROM tick_catalog.queue_1 UNION ALL SELECT xid FROM tick_catalog.queue_2) AS q WHERE q.xid >= "
+      "pg_snapshot_xmin(f.snapshot) AND NOT pg_visible_in_snapshot(q.xid, f.snapshot)))) AS m "
+      "WHERE s.relid = %u AND m.raw_from IS NOT NULL",
+      source, gone, source));
+  run(psprintf("DELETE FROM tick_catalog.leaf WHERE source = %u AND leaf IN (%s)", source, gone));
+  tell_engine();
+}
+
+void follow(Oid source) {
+  if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(source))) return;
+  List* known = read_numbers("SELECT leaf::int8 FROM tick_catalog.leaf WHERE source = $1", source);
+  if (known == NIL && get_rel_relkind(source) != RELKIND_PARTITIONED_TABLE) return;
+  List* present = find_all_inheritors(source, NoLock, nullptr);
+  StringInfoData gone;
+  initStringInfo(&gone);
+  ListCell* cell;
+  foreach (cell, known) {
+    const Oid leaf = static_cast<Oid>(*static_cast<int64*>(lfirst(cell)));
+    if (!list_member_oid(present, leaf)) appendStringInfo(&gone, "%s%u", gone.len == 0 ? "" : ", ", leaf);
+  }
+  if (gone.len > 0) retire_leaves(source, gone.data);
+  foreach (cell, present) {
+    const Oid leaf = lfirst_oid(cell);
+    if (get_rel_relkind(leaf) != RELKIND_RELATION || leaf == source || holds(known, leaf)) continue;
+    const Bounds bounds = find_bounds(source, leaf, 0);
+    if (bounds.kind == Bounds::rest) continue;  // the attic is no coverage
+    run(psprintf("INSERT INTO tick_catalog.leaf (source, leaf, lo, hi) VALUES (%u, %u, %s, %s)", source, leaf,
+                 time_text(bounds.lo), time_text(bounds.hi)));
+  }
+}
+
+// Committed rows, and those of this transaction.
+bool holds_rows(Oid relid) {
+  if (get_rel_relkind(relid) != RELKIND_RELATION) return false;
+  Relation relation = table_open(relid, AccessShareLock);
+  Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+  TableScanDesc scan = table_beginscan(relation, snapshot, 0, nullptr);
+  TupleTableSlot* slot = table_slot_create(relation, nullptr);
+  const bool found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+  ExecDropSingleTupleTableSlot(slot);
+  table_endscan(scan);
+  UnregisterSnapshot(snapshot);
+  table_close(relation, NoLock);
+  return found;
+}
+
+bool any_holds_rows(Oid table) {
+  ListCell* cell;
+  foreach (cell, find_all_inheritors(table, NoLock, nullptr))
+    if (holds_rows(lfirst_oid(cell))) return true;
+  return false;
+}
+
+// Has the windows of a rollup recomputed whose rows may lie within bounds of the time its window is made of.
+void mark_pending(int32 rollup, Oid source, Oid table) {
+  MemoryContext memory = CurrentMemoryContext;
+  Interval* size = nullptr;
+  int64 program = 0;
+  Oid types[] = {INT4OID};
+  Datum values[] = {Int32GetDatum(rollup)};
+  open_catalogs();
+  SPI_execute_with_args(
+      "SELECT r.window_size, (SELECT max(p.program) FROM tick_catalog.rollup_program AS p WHERE p.rollup = "
+      "r.id) "
+      "FROM tick_catalog.rollup AS r WHERE r.id = $1",
+      1, types, values, nullptr, true, 1);
+  bool null, none;
+  const Datum window = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null);
+  program = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &none));
+  if (!null) {
+    size = static_cast<Interval*>(MemoryContextAlloc(memory, sizeof(Interval)));
+    *size = *DatumGetIntervalP(window);
+  }
+  close_catalogs();
+  int64 lo = minus_infinity, hi = plus_infinity;
+  if (size != nullptr && !none) {
+    const Evaluator* evaluator = find_evaluator(program);
+    const int time =
+        evaluator == nullptr || evaluator->program.time < 0 ? -1 : evaluator->plain[evaluator->program.time];
+    if (time >= 0) {
+      const Bounds bounds = find_bounds(source, table, evaluator->attribute[time]);
+      if (bounds.kind == Bounds::known) {
+        lo = bounds.lo == minus_infinity
+                 ? minus_infinity
+                 : window_start(bounds.lo, WindowSize{size->month, size->day, size->time});
+        hi = bounds.hi;
+      }
+    }
+  }
+  run(psprintf("INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) VALUES (%d, (" INT64_FORMAT
+               ")::numeric::int8, " INT64_FORMAT ", false) ON CONFLICT DO NOTHING",
+               rollup, lo, hi));
+}
+
+void take_in_table(Oid source, Oid table) {
+  const Bounds bounds = find_bounds(source, table, 0);
+  if (bounds.kind == Bounds::known)
+    run(psprintf("UPDATE tick_catalog.source SET raw_from = %s WHERE relid = %u AND raw_from = %s",
+                 time_text(bounds.lo), source, time_text(bounds.hi)));
+  List* beyond = read_numbers(
+      psprintf("SELECT 1::int8 FROM tick_catalog.source WHERE relid = $1 AND raw_from IS NOT NULL AND "
+               "(%s::timestamptz IS NULL OR raw_from > %s)",
+               time_text(bounds.lo), time_text(bounds.lo)),
+      source);
+  if (beyond != NIL)
+    ereport(WARNING, (errmsg("rows of \"%s\" do not enter the rollups where older rows were retired",
+                             get_rel_name(table)),
+                      errdetail("Windows that the source does not hold completely are not recomputed."),
+                      errhint("Attach partitions that were detached newest first.")));
+  ListCell* cell;
+  foreach (cell,
+           read_numbers("SELECT id::int8 FROM tick_catalog.rollup WHERE source = $1 AND status <> 'error'",
+                        source))
+    mark_pending(static_cast<int32>(*static_cast<int64*>(lfirst(cell))), source, table);
+  tell_engine();
+}
+
+}  // namespace
+
+void follow_leaves() {
+  ListCell* cell;
+  foreach (cell, read_numbers("SELECT relid::int8 FROM tick_catalog.source WHERE $1 IS NOT NULL", 0))
+    follow(static_cast<Oid>(*static_cast<int64*>(lfirst(cell))));
+}
+
+void take_in(List* tables) {
+  ListCell* cell;
+  foreach (cell, tables) {
+    const Oid table = lfirst_oid(cell);
+    List* sources = read_numbers(
+        "SELECT s.relid::int8 FROM tick_catalog.source AS s WHERE s.relid IN (SELECT relid FROM "
+        "pg_partition_ancestors($1)) AND s.relid <> $1",
+        table);
+    if (sources == NIL || !any_holds_rows(table)) continue;
+    ListCell* source;
+    foreach (source, sources) take_in_table(static_cast<Oid>(*static_cast<int64*>(lfirst(source))), table);
+  }
+}
+
+}  // namespace tick::pg

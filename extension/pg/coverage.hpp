@@ -1,0 +1,17 @@
+// What a source still holds: tick_catalog.leaf says which partitions its rows are in, raw_from from which
+// time on they are complete. Windows before that are never recomputed. PostgreSQL only; all may ereport, and
+// run as the extension's owner with the fixed search_path.
+#pragma once
+
+#include "pg.hpp"
+
+namespace tick::pg {
+
+// Compares the partitions of all sources with those recorded, and moves raw_from past the ones that have
+// gone.
+void follow_leaves();
+
+// Takes in tables that were attached with their rows: their windows are recomputed. `tables`: list of oid.
+void take_in(List* tables);
+
+}  // namespace tick::pg
