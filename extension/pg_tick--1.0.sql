@@ -96,8 +96,10 @@ CREATE TABLE tick_catalog.rollup (
   merged       text NOT NULL,
   status       text NOT NULL DEFAULT 'backfill' CHECK (status IN ('backfill', 'live', 'error')),
   last_error   text,
-  created_at   timestamptz NOT NULL DEFAULT pg_catalog.now()
+  created_at   timestamptz NOT NULL DEFAULT pg_catalog.now(),
+  channel      text NOT NULL DEFAULT 'tick_' OPERATOR(pg_catalog.||) pg_catalog.replace(pg_catalog.gen_random_uuid()::text, '-', '')
 );
+COMMENT ON COLUMN tick_catalog.rollup.channel IS 'of its notifications: anybody may listen to a channel whose name he knows';
 COMMENT ON COLUMN tick_catalog.rollup.upsert IS 'parameters: an array per key, window and partial, of stale and of the revision of new rows, then the time of the turn and the watermark before it';
 COMMENT ON COLUMN tick_catalog.rollup.merged IS 'the query''s own columns from the states and what is not merged yet';
 COMMENT ON COLUMN tick_catalog.rollup.item_columns IS 'columns of the state table that hold partials, in the order of its items';
@@ -316,6 +318,10 @@ CREATE VIEW tick.stale AS
   WHERE pg_catalog.has_table_privilege(r.view, 'SELECT');
 COMMENT ON VIEW tick.stale IS 'windows in which a value may have left that cannot be recomputed: the rows it needs were retired';
 GRANT SELECT ON tick.stale TO PUBLIC;
+
+CREATE FUNCTION tick.channel(name regclass) RETURNS text
+  LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tick_channel';
+COMMENT ON FUNCTION tick.channel(regclass) IS 'the channel to LISTEN to for changes of a rollup, known to who may read it';
 
 CREATE FUNCTION tick.resume(name regclass) RETURNS void
   LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'tick_resume';

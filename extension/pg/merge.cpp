@@ -116,6 +116,7 @@ struct Merger::Turn {
   HeapTuple frontier_row = nullptr;
   std::map<int, std::set<Micros>> touched;   // rollup -> windows that deltas were merged into
   std::map<int, std::set<Micros>> replaced;  // and those that were recomputed
+  std::map<int, Change> changes;             // for those who listen
   std::map<int64_t, std::string> corrupted;  // programs with a delta that cannot be read
   TimestampTz started = 0;
   HelperView helper{HelperPhase::absent, 0};  // before the snapshot
@@ -253,7 +254,7 @@ TurnResult Merger::attempt(TimestampTz since) {
   });
   watermarks_.committed();
   was_cut_ = turn.cut != 0;
-  close_windows();
+  tell(turn);
   turn.result.due = next_due();
   for (const Rollup& rollup : rollups_)
     if (is_due(rollup)) turn.result.more = true;
@@ -350,6 +351,7 @@ void Merger::load(Turn& turn) {
   turn.before = Frontier::parse(before);
   turn.now = Frontier::parse(now);
   turn.ids_before = Frontier::parse(ids);
+  token_ = std::to_string(turn.before.xmax);
   if (generation == generation_) {
     watermarks_.read();
     return;
@@ -469,6 +471,7 @@ void Merger::merge_deltas(Turn& turn) {
     }
     if (fold.slots() > 0) check_source_rights(rollup);
     note_windows(turn.touched, rollup, fold);
+    if (has_listeners() && fold.slots() > 0) add_change(turn.changes[rollup.id], rollup, fold);
     // In a bounded turn a row may leave before it has come, and so it may while its history is being scanned.
     const bool scanned = std::any_of(rollup.fresh.begin(), rollup.fresh.end(),
                                      [](const Range& range) { return range.scan != 0; });
@@ -651,6 +654,7 @@ bool Merger::merge_pieces(Turn& turn) {
         // History is no revision of what deltas have brought meanwhile. Where these have taken away more than
         // is there yet, the window is marked already.
         (void)merge_state(rollup, fold, {turn.started, std::nullopt}, false);
+        if (has_listeners()) add_change(turn.changes[rollup.id], rollup, fold);
         watermarks_.note(rollup.source, fold, true);
         if (rollup.windowed)
           for (size_t slot = 0; slot < fold.slots(); ++slot) turn.replaced[rollup.id].insert(fold.pane(slot));
@@ -704,6 +708,7 @@ void Merger::recompute(Turn& turn) {
     fold = fold_windows(rollup, panes, [&](Micros window) { return turn.recomputes(window); });
     watermarks_.note(rollup.source, panes, true);
     note_windows(turn.replaced, rollup, fold);
+    if (has_listeners() && fold.slots() > 0) add_change(turn.changes[rollup.id], rollup, fold);
     std::vector<Range> windows;
     for (const Range& range : turn.ranges)
       if (range.hi > turn.lo && range.lo < turn.hi)
@@ -747,6 +752,7 @@ void Merger::move_frontier(Turn& turn) {
   if (turn.recomputed != nullptr && planted("chunk_outside_turn")) return;
   const Frontier frontier = turn.cut != 0 ? turn.now.below(turn.cut) : turn.now;
   const std::string text = frontier.text(), ids = turn.now.text();
+  token_ = std::to_string(frontier.xmax);
   call([&] {
     Datum values[3] = {BoolGetDatum(true), DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(text.c_str())),
                        DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(ids.c_str()))};
@@ -756,30 +762,66 @@ void Merger::move_frontier(Turn& turn) {
   });
 }
 
-// Takes away the windows that the watermark has passed, in a transaction of its own: it must not hold up or
-// undo a turn.
-void Merger::close_windows() {
-  std::map<const Rollup*, std::vector<Micros>> ended;
+// Tells listeners what has changed and which windows have closed, after the turn and in a transaction of its
+// own. A closed window stays in its table until it has been told of.
+void Merger::tell(Turn& turn) {
+  std::map<int, std::vector<Micros>> ended;
+  const bool listeners = has_listeners();
+  bool anything = false;
   for (const Rollup& rollup : rollups_) {
+    if (rollup.status == "error") continue;
+    anything = anything || (listeners && turn.changes.contains(rollup.id));
     const auto watermark = watermarks_.stored(rollup.source);
-    if (rollup.status == "error" || !watermark || windows_.earliest_end(rollup) > *watermark) continue;
+    if (!watermark || windows_.earliest_end(rollup) > *watermark) continue;
     std::vector<Micros> windows = windows_.ended(rollup, *watermark);
     std::erase_if(windows, [&](Micros window) { return rollup.is_fresh(window); });
-    if (!windows.empty()) ended.emplace(&rollup, std::move(windows));
+    if (windows.empty()) continue;
+    ended.emplace(rollup.id, std::move(windows));
+    anything = true;
   }
-  if (ended.empty()) return;
-  call([&] {
-    StartTransactionCommand();
-    PushActiveSnapshot(GetTransactionSnapshot());
-    SPI_connect();
-  });
-  for (const auto& [rollup, windows] : ended) windows_.remove(*rollup, windows);
-  call([&] {
-    SPI_finish();
-    PopActiveSnapshot();
-    CommitTransactionCommand();
-  });
-  for (const auto& [rollup, windows] : ended) windows_.forget(*rollup, windows);
+  if (!anything || turn.started < tell_after_) return;
+  try {
+    call([&] {
+      StartTransactionCommand();
+      PushActiveSnapshot(GetTransactionSnapshot());
+      SPI_connect();
+    });
+    if (planted("notify_fails")) call([&] { elog(ERROR, "too many notifications in the NOTIFY queue"); });
+    for (const Rollup& rollup : rollups_) {
+      const auto change = turn.changes.find(rollup.id);
+      if (listeners && change != turn.changes.end()) notify_change(rollup, change->second, token_);
+      const auto windows = ended.find(rollup.id);
+      if (windows == ended.end()) continue;
+      windows_.remove(rollup, windows->second);
+      for (size_t i = 0; listeners && i < windows->second.size(); ++i)
+        notify_closed(rollup, windows->second[i], token_);
+    }
+    call([&] {
+      SPI_finish();
+      PopActiveSnapshot();
+      CommitTransactionCommand();
+    });
+    tell_after_ = 0;
+  } catch (const PgError& error) {
+    // The turn is committed; closed windows are told of later.
+    tell_after_ = GetCurrentTimestamp() + USECS_PER_SEC;
+    const bool report = tell_after_ - failure_told_ > 60 * USECS_PER_SEC;
+    if (report) failure_told_ = tell_after_;
+    call([&] {
+      HOLD_INTERRUPTS();
+      AbortCurrentTransaction();
+      if (report)
+        ereport(WARNING, (errcode(error.data->sqlerrcode),
+                          errmsg("pg_tick cannot notify listeners: %s", error.data->message),
+                          errhint("Rollups are kept up to date all the same. If the queue is full, end the "
+                                  "session that pg_notification_queue_usage() is waiting for.")));
+      RESUME_INTERRUPTS();
+    });
+    return;
+  }
+  for (const Rollup& rollup : rollups_)
+    if (const auto windows = ended.find(rollup.id); windows != ended.end())
+      windows_.forget(rollup, windows->second);
 }
 
 // When there is something to do though nothing arrives: a window closes, or what was put off is tried again.
@@ -789,7 +831,10 @@ TimestampTz Merger::next_due() const {
   for (const Rollup& rollup : rollups_) {
     if (rollup.status == "error") continue;
     const Micros end = windows_.earliest_end(rollup);
-    if (end != plus_infinity) due = std::min(due, watermarks_.due(rollup.source, end));
+    // What is not computed yet is not told of yet.
+    if (end == plus_infinity || rollup.is_fresh(window_start(end - 1, rollup.size))) continue;
+    const auto watermark = watermarks_.stored(rollup.source);
+    due = std::min(due, watermark && end <= *watermark ? tell_after_ : watermarks_.due(rollup.source, end));
   }
   return due;
 }

@@ -7,6 +7,7 @@
 #include <memory>
 #include <set>
 
+#include "notify.hpp"
 #include "rollup.hpp"
 #include "state.hpp"
 #include "watermark.hpp"
@@ -60,13 +61,16 @@ class Merger {
   void set_aside(int rollup, const std::string& reason);
   void move_watermarks(Turn& turn);
   void move_frontier(Turn& turn);
-  void close_windows();
+  void tell(Turn& turn);
   TimestampTz next_due() const;
 
   int64_t generation_ = 0;
   Watermarks watermarks_;
   OpenWindows windows_;
   ItemPointerData frontier_place_{}, generation_place_{};
+  std::string token_;           // the frontier's xmax
+  TimestampTz tell_after_ = 0;  // telling has failed: not before
+  TimestampTz failure_told_ = 0;
   bool was_cut_ = false;  // the turn before left deltas behind
   std::vector<Rollup> rollups_;
   bool dedup_ = false;  // some source has it

@@ -2,6 +2,7 @@
 #include "capture.hpp"
 #include "define.hpp"
 #include "guard.hpp"
+#include "notify.hpp"
 #include "shared.hpp"
 #include "worker.hpp"
 
@@ -77,4 +78,5 @@ void _PG_init(void) {
   shmem_startup_hook = on_startup;
   register_launcher();
   watch_owners();
+  watch_listeners();
 }

@@ -36,6 +36,7 @@ struct Rollup {
   std::string time_column;  // quoted; empty without window
   std::string state_name;   // qualified and quoted
   std::string upsert;
+  std::string channel;             // of its notifications
   std::vector<ValueType> columns;  // of the state table: keys, window, partials
   std::vector<Oid> column_types;   // as declared
   std::vector<AttrNumber> attributes;

@@ -48,6 +48,7 @@ void shared_startup() {
       pg_atomic_init_u64(&slot.waiting_since, 0);
       pg_atomic_init_u64(&slot.last_lag, 0);
       pg_atomic_init_u64(&slot.turns, 0);
+      pg_atomic_init_u32(&slot.listeners, 0);
       pg_atomic_init_u64(&slot.held_for, 0);
       pg_atomic_init_u64(&slot.measured, 0);
       pg_atomic_init_u32(&slot.helper.stop, 0);
@@ -77,6 +78,7 @@ DatabaseSlot* slot_for(Oid database) {
     slot.helper.scan = 0;
     pg_atomic_write_u32(&slot.requested, 0);
     pg_atomic_write_u32(&slot.queue, 0);
+    pg_atomic_write_u32(&slot.listeners, 0);
     result = &slot;
   }
   LWLockRelease(shared->lock);

@@ -55,9 +55,10 @@ struct DatabaseSlot {
   pg_atomic_uint64 waiting_since;  // TimestampTz of the first commit not yet taken up, 0 = none
   pg_atomic_uint64 last_lag;       // microseconds from that commit to its merge's commit
   pg_atomic_uint64 turns;
-  pg_atomic_uint64 held_for;  // microseconds for which somebody has held back the xmin horizon
-  TimestampTz started_at;     // the worker's
-  pg_atomic_uint64 measured;  // turns that are, or were, in `samples`; written by the worker alone
+  pg_atomic_uint32 listeners;  // sessions that have listened to a rollup
+  pg_atomic_uint64 held_for;   // microseconds for which somebody has held back the xmin horizon
+  TimestampTz started_at;      // the worker's
+  pg_atomic_uint64 measured;   // turns that are, or were, in `samples`; written by the worker alone
   TurnSample samples[turn_samples];
   TimestampTz next_start;  // launcher only: not before
   int failures;            // launcher only: consecutive
