@@ -226,6 +226,18 @@ CREATE TABLE tick_catalog.held (
   reason  text NOT NULL
 );
 
+-- Rows that a rollup has not taken in: of frozen windows, with keys too wide for an index, without a time.
+CREATE TABLE tick_catalog.late (
+  rollup  int4 NOT NULL REFERENCES tick_catalog.rollup ON DELETE CASCADE,
+  reason  text NOT NULL,
+  ts      timestamptz,
+  key     jsonb NOT NULL,
+  rows    int8 NOT NULL,
+  since   timestamptz NOT NULL,
+  partial bytea NOT NULL
+);
+CREATE INDEX late_rollup ON tick_catalog.late (rollup, ts);
+
 CREATE TABLE tick_catalog.feed (
   feed       text NOT NULL,
   connection text NOT NULL,
@@ -318,6 +330,14 @@ CREATE VIEW tick.stale AS
   WHERE pg_catalog.has_table_privilege(r.view, 'SELECT');
 COMMENT ON VIEW tick.stale IS 'windows in which a value may have left that cannot be recomputed: the rows it needs were retired';
 GRANT SELECT ON tick.stale TO PUBLIC;
+
+CREATE VIEW tick.late AS
+  SELECT r.view::pg_catalog.regclass AS rollup, l.key, l.ts, l.rows, l.reason, l.since
+  FROM tick_catalog.late l JOIN tick_catalog.rollup r ON r.id = l.rollup
+  WHERE pg_catalog.has_table_privilege(r.view, 'SELECT');
+COMMENT ON VIEW tick.late IS
+  'rows that a rollup has not taken in, by key and window: of frozen windows, with too wide keys, without a time';
+GRANT SELECT ON tick.late TO PUBLIC;
 
 CREATE FUNCTION tick.channel(name regclass) RETURNS text
   LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tick_channel';
@@ -705,7 +725,7 @@ CREATE VIEW tick.sources AS
          (SELECT count(*) FROM tick_catalog.rollup r WHERE r.source = s.relid) AS rollups,
          s.declared, s.watermark_delay, s.idle_timeout, s.max_skew, s.watermark_by, s.freeze_after,
          s.dedup_key, s.dedup_id, s.dedup_group, s.retention, s.partition_size, s.partitions_ahead,
-         w.watermark, w.max_time, w.last_arrival, w.rows,
+         w.watermark, w.max_time, w.last_arrival, w.rows, w.late, w.future, w.rejected,
          tick_catalog.present_rate(w.rate, w.last_arrival) AS rows_per_second,
          s.raw_from,
          p.count AS partitions, p.lo AS partitions_from, p.hi AS partitions_to, p.attic

@@ -89,6 +89,13 @@ void execute(const std::string& sql) {
   });
 }
 
+// The items of a fold of the rollup, each as itself.
+std::vector<int16_t> every_item(const Rollup& rollup) {
+  std::vector<int16_t> same(rollup.program.items.size());
+  std::iota(same.begin(), same.end(), static_cast<int16_t>(0));
+  return same;
+}
+
 // Notes which windows a fold of a rollup has rows in.
 void note_windows(std::map<int, std::set<Micros>>& windows, const Rollup& rollup, const Fold& fold) {
   if (!rollup.windowed || fold.slots() == 0) return;
@@ -454,20 +461,44 @@ TurnTime Merger::time(const Turn& turn, Oid source) const {
   return {turn.started, watermarks_.of(source)};
 }
 
+Merger::Verdict Merger::judge(const Rollup& rollup, const Fold& from, size_t slot) const {
+  const auto window = window_of(rollup, from.pane(slot));
+  // The recompute of what was never computed will see these rows.
+  if (rollup.is_fresh(window.value_or(no_time_pane))) return {};
+  if (!window) return {no_time_pane, Refusal::no_time, false};
+  if (is_too_wide(from, slot)) return {window, Refusal::key, false};
+  const auto frozen = rollup.windowed ? watermarks_.frozen_before(rollup.source) : std::nullopt;
+  if (!frozen || window_end(*window, rollup.size) > *frozen) return {window, std::nullopt, false};
+  // What has left may be listed only: the source knows.
+  if (from.removed(slot) > 0) return {window, std::nullopt, true};
+  return {window, Refusal::frozen, false};
+}
+
 void Merger::merge_deltas(Turn& turn) {
   for (Rollup& rollup : rollups_) {
     if (rollup.status == "error") continue;
     current_ = rollup.id;
     Fold fold(rollup.program);
+    std::map<Refusal, std::unique_ptr<Fold>> refused;
+    std::set<Micros> lost;
     for (const auto& [program, delta] : turn.folds) {
       const auto items = rollup.items.find(program);
       if (!delta || items == rollup.items.end()) continue;
+      std::set<Refusal> found;
       fold.merge(*delta, items->second, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
-        const auto window = window_of(rollup, from.pane(slot));
-        // The recompute of a window that was never computed will see these rows.
-        if (!window || rollup.is_fresh(*window)) return std::nullopt;
-        return window;
+        const Verdict verdict = judge(rollup, from, slot);
+        if (verdict.corrects_frozen) lost.insert(*verdict.window);
+        if (verdict.refusal) found.insert(*verdict.refusal);
+        return verdict.refusal ? std::nullopt : verdict.window;
       });
+      for (const Refusal refusal : found) {
+        auto& listed = refused[refusal];
+        if (!listed) listed = std::make_unique<Fold>(rollup.program);
+        listed->merge(*delta, items->second, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
+          const Verdict verdict = judge(rollup, from, slot);
+          return verdict.refusal == refusal ? verdict.window : std::nullopt;
+        });
+      }
     }
     if (fold.slots() > 0) check_source_rights(rollup);
     note_windows(turn.touched, rollup, fold);
@@ -475,7 +506,9 @@ void Merger::merge_deltas(Turn& turn) {
     // In a bounded turn a row may leave before it has come, and so it may while its history is being scanned.
     const bool scanned = std::any_of(rollup.fresh.begin(), rollup.fresh.end(),
                                      [](const Range& range) { return range.scan != 0; });
-    mark_dirty(rollup, merge_state(rollup, fold, time(turn, rollup.source), turn.cut == 0 && !scanned));
+    lost.merge(merge_state(rollup, fold, time(turn, rollup.source), turn.cut == 0 && !scanned));
+    mark_dirty(rollup, lost);
+    for (const auto& [refusal, listed] : refused) list_late(rollup, *listed, refusal, turn.started);
     current_ = 0;
   }
   for (const auto& [program, fold] : turn.folds) {
@@ -649,8 +682,15 @@ bool Merger::merge_pieces(Turn& turn) {
         continue;
       }
       while (left) {
-        Fold fold(rollup.program);
-        merge_delta(fold, take_piece(range.scan));
+        Fold piece(rollup.program), fold(rollup.program), wide(rollup.program);
+        merge_delta(piece, take_piece(range.scan));
+        for (const bool too_wide : {false, true})
+          (too_wide ? wide : fold)
+              .merge(piece, every_item(rollup), [&](const Fold& from, size_t slot) -> std::optional<Micros> {
+                return is_too_wide(from, slot) == too_wide ? std::make_optional(from.pane(slot))
+                                                           : std::nullopt;
+              });
+        list_late(rollup, wide, Refusal::key, turn.started);
         // History is no revision of what deltas have brought meanwhile. Where these have taken away more than
         // is there yet, the window is marked already.
         (void)merge_state(rollup, fold, {turn.started, std::nullopt}, false);
@@ -705,7 +745,11 @@ void Merger::recompute(Turn& turn) {
       turn.lo = middle;
       panes.restrict_to(turn.lo, turn.hi);
     });
-    fold = fold_windows(rollup, panes, [&](Micros window) { return turn.recomputes(window); });
+    const std::vector<int16_t> same = every_item(rollup);
+    fold.merge(panes, same, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
+      const auto window = window_of(rollup, from.pane(slot));
+      return window && turn.recomputes(*window) && !is_too_wide(from, slot) ? window : std::nullopt;
+    });
     watermarks_.note(rollup.source, panes, true);
     note_windows(turn.replaced, rollup, fold);
     if (has_listeners() && fold.slots() > 0) add_change(turn.changes[rollup.id], rollup, fold);
@@ -720,6 +764,22 @@ void Merger::recompute(Turn& turn) {
           return fresh || turn.may_fall(window) ? Replace::all : Replace::guard;
         },
         time(turn, rollup.source));
+    // The scan has seen what was listed of them; what it could not take in is listed anew.
+    if (!rollup.windowed || turn.recomputes(no_time_pane))
+      forget_late(rollup, minus_infinity, minus_infinity);
+    if (!rollup.windowed) forget_late(rollup, minus_infinity, plus_infinity);
+    for (const Range& range : windows) forget_late(rollup, range.lo, range.hi);
+    for (const Refusal refusal : {Refusal::key, Refusal::no_time}) {
+      Fold listed(rollup.program);
+      listed.merge(panes, same, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
+        const auto window = window_of(rollup, from.pane(slot));
+        const bool timeless = refusal == Refusal::no_time;
+        if (!window)
+          return timeless && turn.recomputes(no_time_pane) ? std::make_optional(no_time_pane) : window;
+        return !timeless && turn.recomputes(*window) && is_too_wide(from, slot) ? window : std::nullopt;
+      });
+      list_late(rollup, listed, refusal, turn.started);
+    }
   }
   // What lies below is left to a later turn, or, where the source does not reach, for good.
   const Micros rest = turn.lo > target || fresh ? turn.lo : turn.ranges.front().lo;

@@ -7,6 +7,7 @@
 #include <memory>
 #include <set>
 
+#include "late.hpp"
 #include "notify.hpp"
 #include "rollup.hpp"
 #include "state.hpp"
@@ -52,6 +53,12 @@ class Merger {
   bool merge_pieces(Turn& turn);
   void become_live(Rollup& rollup);
   TurnTime time(const Turn& turn, Oid source) const;
+  struct Verdict {
+    std::optional<Micros> window;    // where a slot of a delta belongs; none = nowhere in this turn
+    std::optional<Refusal> refusal;  // it is listed instead
+    bool corrects_frozen = false;    // rows have left a frozen window: it is recomputed
+  };
+  Verdict judge(const Rollup& rollup, const Fold& from, size_t slot) const;
   void mark_dirty(Rollup& rollup, const std::set<Micros>& windows);
   void list_stale(const Rollup& rollup, Micros lo, Micros hi);
   bool knows_leaves(const Turn& turn);

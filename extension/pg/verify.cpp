@@ -310,8 +310,11 @@ const char* comparison_sql(const Verified* rollup, const Bounds& bounds) {
       &sql,
       " CROSS JOIN LATERAL (VALUES (-1, '(row)', CASE WHEN a.present THEN ROW(%s)::text END, "
       "CASE WHEN b.present THEN ROW(%s)::text END, a.present IS DISTINCT FROM b.present)%s) "
-      "AS d(n, name, stored, expected, differs) WHERE d.differs AND a.stale IS NOT TRUE ORDER BY 2, 1, d.n",
-      a_row.data, b_row.data, values.data);
+      "AS d(n, name, stored, expected, differs) WHERE d.differs AND a.stale IS NOT TRUE AND NOT EXISTS "
+      "(SELECT FROM "
+      "tick.late AS l WHERE l.rollup = %u AND l.reason <> 'no_time' AND l.ts IS NOT DISTINCT FROM "
+      "%s AND l.key = jsonb_build_object(%s)) ORDER BY 2, 1, d.n",
+      a_row.data, b_row.data, values.data, rollup->view, time, keys.data);
   return sql.data;
 }
 

@@ -47,6 +47,8 @@ struct Settings {
   Oid source;
   WatermarkRules rules;
   AttrNumber by;
+  bool freezes;
+  Micros freeze_after;
   bool asked;
   Micros watermark;
 };
@@ -91,7 +93,8 @@ void Watermarks::load() {
   uint64_t count = 0;
   call([&] {
     MemoryContext memory = CurrentMemoryContext;
-    if (SPI_execute("SELECT s.relid, s.watermark_delay, s.idle_timeout, s.max_skew, a.attnum, q.watermark "
+    if (SPI_execute("SELECT s.relid, s.watermark_delay, s.idle_timeout, s.max_skew, a.attnum, q.watermark, "
+                    "s.freeze_after "
                     "FROM tick_catalog.source AS s LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = "
                     "s.relid AND a.attname = s.watermark_by AND NOT a.attisdropped LEFT JOIN "
                     "tick_catalog.watermark_request AS q ON q.source = s.relid WHERE EXISTS (SELECT FROM "
@@ -101,15 +104,17 @@ void Watermarks::load() {
     count = SPI_processed;
     found = static_cast<Settings*>(MemoryContextAllocZero(memory, sizeof(Settings) * (count + 1)));
     for (uint64_t row = 0; row < count; ++row) {
-      Datum values[6];
-      bool nulls[6];
-      for (int i = 0; i < 6; ++i)
+      Datum values[7];
+      bool nulls[7];
+      for (int i = 0; i < 7; ++i)
         values[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &nulls[i]);
       found[row].source = DatumGetObjectId(values[0]);
       found[row].rules = {interval_micros(DatumGetIntervalP(values[1])),
                           interval_micros(DatumGetIntervalP(values[2])),
                           interval_micros(DatumGetIntervalP(values[3]))};
       found[row].by = nulls[4] ? 0 : DatumGetInt16(values[4]);
+      found[row].freezes = !nulls[6];
+      found[row].freeze_after = nulls[6] ? 0 : interval_micros(DatumGetIntervalP(values[6]));
       found[row].asked = !nulls[5];
       found[row].watermark = nulls[5] ? 0 : DatumGetTimestampTz(values[5]);
     }
@@ -121,6 +126,7 @@ void Watermarks::load() {
     known.insert(found[row].source);
     source.rules = found[row].rules;
     source.by = found[row].by;
+    source.freeze_after = found[row].freezes ? std::make_optional(found[row].freeze_after) : std::nullopt;
     source.asked = found[row].asked ? std::make_optional(found[row].watermark) : std::nullopt;
     asked_ = asked_ || found[row].asked;
   }
@@ -215,6 +221,13 @@ std::optional<TimestampTz> Watermarks::of(Oid source) const {
   const auto known = sources_.find(source);
   if (known == sources_.end() || known->second.reached == minus_infinity) return std::nullopt;
   return known->second.reached;
+}
+
+std::optional<TimestampTz> Watermarks::frozen_before(Oid id) const {
+  const auto known = sources_.find(id);
+  if (known == sources_.end() || !known->second.freeze_after || known->second.reached == minus_infinity)
+    return std::nullopt;
+  return known->second.reached - *known->second.freeze_after;
 }
 
 // One row from the future must never move a watermark: decided once, here, for each pane.

@@ -27,6 +27,9 @@ class Watermarks {
   // Where it was settled: what `final` and the next revision go by.
   std::optional<TimestampTz> of(Oid source) const;
 
+  // Windows that end at or before this are frozen; nothing = none is.
+  std::optional<TimestampTz> frozen_before(Oid source) const;
+
   // Takes in the rows that a fold holds; rows read by a recompute are no arrival. `count`: this fold's rows
   // have not been counted through another group's.
   void note(Oid source, const Fold& fold, bool recomputed);
@@ -50,6 +53,7 @@ class Watermarks {
  private:
   struct Source {
     WatermarkRules rules;
+    std::optional<Micros> freeze_after;
     AttrNumber by = 0;  // column that the watermark is kept by, 0 = none
     EventTime time;
     Moment moment{};
