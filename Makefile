@@ -45,7 +45,7 @@ endif
 
 # ---- the extension (PGXS) ------------------------------------------------------------------------------------------
 EXTENSION = extension/pg_tick
-DATA = $(sort $(wildcard extension/pg_tick--*.sql))
+DATA_built = build/pg_tick--1.0.sql
 MODULE_big = pg_tick
 EXT_DIR := build/pg$(MAJOR)
 OBJS = $(patsubst extension/%.cpp,$(EXT_DIR)/%.o,$(CORE_SRC) $(PG_SRC))
@@ -82,6 +82,11 @@ $(FAULT_OBJS): $(EXT_DIR)/faults/%.o: extension/%.cpp $(EXT_DIR)/stamp
 	$(Q)$(CXX) $(CXXFLAGS) $(CXXFLAGS_SL) $(CFLAGS_SL) $(CPPFLAGS) -DTICK_FAULTS -MMD -MP -c -o $@ $<
 
 pg_tick$(DLSUFFIX): build/linked
+
+# The one script that CREATE EXTENSION runs.
+build/pg_tick--1.0.sql: extension/pg_tick--1.0.sql extension/values.sql
+	@mkdir -p $(@D)
+	$(Q)cat $^ > $@
 
 # The same sources with the planted bugs and fault points compiled in; never installed by `make install`.
 faults: build/faults/pg_tick$(DLSUFFIX)

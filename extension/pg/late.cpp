@@ -1,7 +1,5 @@
 #include "late.hpp"
 
-#include <numeric>
-
 #include "guard.hpp"
 #include "session.hpp"
 
@@ -62,8 +60,7 @@ bool is_too_wide(const Fold& fold, size_t slot) {
 }
 
 void list_late(const Rollup& rollup, const Fold& fold, Refusal refusal, TimestampTz now) {
-  std::vector<int16_t> same(rollup.program.items.size());
-  std::iota(same.begin(), same.end(), static_cast<int16_t>(0));
+  const std::vector<int16_t> same = every_item(rollup);
   for (size_t slot = 0; slot < fold.slots(); ++slot) {
     const int64_t rows = fold.partials(0).counts[slot];
     if (rows <= 0) continue;

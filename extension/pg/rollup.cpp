@@ -1,6 +1,7 @@
 #include "rollup.hpp"
 
 #include <cstdlib>
+#include <numeric>
 
 #include "guard.hpp"
 
@@ -159,6 +160,12 @@ std::vector<Rollup> load_rollups(int id) {
       rollup.program.items.push_back(evaluator->program.items.at(item));
   }
   return rollups;
+}
+
+std::vector<int16_t> every_item(const Rollup& rollup) {
+  std::vector<int16_t> same(rollup.program.items.size());
+  std::iota(same.begin(), same.end(), static_cast<int16_t>(0));
+  return same;
 }
 
 std::optional<Micros> window_of(const Rollup& rollup, Micros pane) {

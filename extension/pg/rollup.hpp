@@ -61,6 +61,9 @@ std::vector<Rollup> load_rollups(int id);
 using TextRows = std::vector<std::vector<std::optional<std::string>>>;
 TextRows read_text(const char* sql);
 
+// The items of a fold of the rollup, each as itself.
+std::vector<int16_t> every_item(const Rollup& rollup);
+
 // The window that a pane belongs to; nothing for panes without a time in a windowed rollup.
 std::optional<Micros> window_of(const Rollup& rollup, Micros pane);
 

@@ -1,7 +1,5 @@
 #include "scan.hpp"
 
-#include <numeric>
-
 #include "guard.hpp"
 
 namespace tick::pg {
@@ -66,8 +64,7 @@ void scan_leaves(const Rollup& rollup, Evaluator* evaluator, const std::vector<L
 
 Fold fold_windows(const Rollup& rollup, const Fold& panes, const std::function<bool(Micros window)>& wanted) {
   Fold fold(rollup.program);
-  std::vector<int16_t> same(rollup.program.items.size());
-  std::iota(same.begin(), same.end(), static_cast<int16_t>(0));
+  const std::vector<int16_t> same = every_item(rollup);
   fold.merge(panes, same, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
     const auto window = window_of(rollup, from.pane(slot));
     return window && wanted(*window) ? window : std::nullopt;

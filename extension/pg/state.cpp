@@ -656,8 +656,7 @@ void replace_state(const Rollup& rollup, const Fold& fold, const std::vector<Ran
     return;
   }
   Fold rest(rollup.program);
-  std::vector<int16_t> same(rollup.program.items.size());
-  for (size_t item = 0; item < same.size(); ++item) same[item] = static_cast<int16_t>(item);
+  const std::vector<int16_t> same = every_item(rollup);
   std::vector<int64_t> rest_revisions;  // a slot of its own for each that is taken, in this order
   rest.merge(fold, same, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
     if (done[slot]) return std::nullopt;

@@ -1,0 +1,403 @@
+// The part of a turn that makes windows anew from what their source holds: which ones, by whom (the turn
+// itself or the helper process that scans long histories), and what is done where the source no longer covers
+// them.
+#include <algorithm>
+
+#include "guard.hpp"
+#include "notify.hpp"
+#include "scan.hpp"
+#include "session.hpp"
+#include "shared.hpp"
+#include "state.hpp"
+#include "turn.hpp"
+
+namespace tick::pg {
+namespace {
+
+constexpr TimestampTz pieces_for = USECS_PER_SEC / 100;    // that a turn merges what scans have found
+constexpr TimestampTz helper_patience = USECS_PER_SEC;     // before the worker scans itself
+constexpr TimestampTz no_helper_for = 30 * USECS_PER_SEC;  // after there was none to be had
+constexpr int most_yields = 3;                             // of a scan to those who want a lock
+
+// Runs a statement of ours about a range of pending windows of a rollup.
+void pending_statement(const char* sql, int rollup, const Range& range) {
+  call([&] {
+    Oid types[6] = {INT4OID, INT8OID, INT8OID, BOOLOID, INT8OID, BOOLOID};
+    Datum values[6] = {Int32GetDatum(rollup),     Int64GetDatum(range.lo),   Int64GetDatum(range.hi),
+                       BoolGetDatum(range.fresh), Int64GetDatum(range.scan), BoolGetDatum(range.replace)};
+    const char nulls[7] = {' ', ' ', ' ', ' ', range.scan == 0 ? 'n' : ' ', ' ', '\0'};
+    if (SPI_execute_plan(kept_plan(sql, 6, types), values, nulls, false, 0) < 0)
+      elog(ERROR, "pg_tick: cannot run: %s", sql);
+  });
+}
+
+void delete_pending(int rollup, const Range& range) {
+  pending_statement(
+      "DELETE FROM tick_catalog.pending WHERE rollup = $1 AND lo = $2 AND hi = $3 AND fresh = $4", rollup,
+      range);
+}
+
+// Runs a statement of ours; text must not contain anything a user supplied unquoted.
+void execute(const std::string& sql) {
+  const char* text = sql.c_str();
+  call([&] {
+    if (SPI_execute(text, false, 0) < 0) elog(ERROR, "pg_tick: cannot run: %s", text);
+  });
+}
+
+}  // namespace
+
+void insert_pending(int rollup, const Range& range) {
+  pending_statement(
+      "INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh, scan, replace) "
+      "VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+      rollup, range);
+}
+
+void note_windows(std::map<int, std::set<Micros>>& windows, const Rollup& rollup, const Fold& fold) {
+  if (!rollup.windowed || fold.slots() == 0) return;
+  std::set<Micros>& of = windows[rollup.id];
+  for (size_t slot = 0; slot < fold.slots(); ++slot) of.insert(fold.pane(slot));
+}
+
+// Chooses a rollup with windows to recompute: what to lock has to be known before the snapshot. They take
+// turns; one whose source is locked by somebody is passed over for a while.
+void Merger::plan_recompute(Turn& turn) {
+  turn.helper = look_at_helper();
+  if (generation_ == 0) return;
+  const TimestampTz now = GetCurrentTimestamp();
+  std::erase_if(locked_out_, [&](const auto& until) { return until.second <= now; });
+  // An idle helper has come for those who wait for it; those who have waited too long do without.
+  if (turn.helper.phase == HelperPhase::idle || turn.helper.phase == HelperPhase::absent ||
+      (turn.helper.phase == HelperPhase::starting && now - helper_asked_at_ > helper_patience))
+    awaiting_helper_.clear();
+  if (turn.helper.phase == HelperPhase::starting && now - helper_asked_at_ > helper_patience)
+    no_helper_until_ = now + no_helper_for;
+  Rollup* chosen = nullptr;
+  for (Rollup& rollup : rollups_) {
+    if (!is_due(rollup)) continue;
+    if (chosen == nullptr || (chosen->id <= last_recomputed_ && rollup.id > last_recomputed_))
+      chosen = &rollup;
+  }
+  if (chosen == nullptr) return;
+  last_recomputed_ = chosen->id;
+  turn.recomputed = chosen;
+  if (const Range* fresh = next_fresh(*chosen)) {
+    turn.ranges = turn.done = {*fresh};
+    return;
+  }
+  // All dirty windows in one scan; overlapping ranges become one.
+  std::vector<Range> sorted = chosen->dirty;
+  std::erase_if(sorted, [&](const Range& range) { return overlaps_fresh(*chosen, range); });
+  turn.done = sorted;
+  std::sort(sorted.begin(), sorted.end(), [](const Range& a, const Range& b) { return a.lo < b.lo; });
+  for (const Range& range : sorted) {
+    if (!turn.ranges.empty() && range.lo <= turn.ranges.back().hi)
+      turn.ranges.back().hi = std::max(turn.ranges.back().hi, range.hi);
+    else
+      turn.ranges.push_back(range);
+  }
+}
+
+// The newest windows never computed that something can be done about: no scan is under way, or its helper is
+// gone without having found anything.
+const Range* Merger::next_fresh(const Rollup& rollup) const {
+  if (awaiting_helper_.contains(rollup.id)) return nullptr;
+  const Range* newest = nullptr;
+  for (const Range& range : rollup.fresh)
+    if ((range.scan == 0 || lost_.contains(range.scan)) && (newest == nullptr || range.hi > newest->hi))
+      newest = &range;
+  return newest;
+}
+
+// Windows that rows have left wait until the history around them is complete: what a scan finds is added.
+bool Merger::overlaps_fresh(const Rollup& rollup, const Range& range) {
+  return std::any_of(rollup.fresh.begin(), rollup.fresh.end(),
+                     [&](const Range& fresh) { return fresh.lo < range.hi && fresh.hi > range.lo; });
+}
+
+bool Merger::is_due(const Rollup& rollup) const {
+  if (rollup.status == "error" || locked_out_.contains(rollup.source)) return false;
+  return next_fresh(rollup) != nullptr ||
+         std::any_of(rollup.dirty.begin(), rollup.dirty.end(),
+                     [&](const Range& range) { return !overlaps_fresh(rollup, range); });
+}
+
+// An extremum may have left these windows: they are recomputed from the source, in a later turn, or listed as
+// stale if it no longer covers them.
+void Merger::mark_dirty(Rollup& rollup, const std::set<Micros>& windows) {
+  const Micros covered = rollup.first_covered();
+  if (!windows.empty() && *windows.begin() < covered)
+    list_stale(rollup, *windows.begin(), std::min(covered, *windows.rbegin() + 1));
+  std::vector<Range> ranges;
+  for (Micros window : windows) {
+    if (window < covered) continue;
+    const Range range = rollup.windowed ? Range{window, window_end(window, rollup.size), false}
+                                        : Range{minus_infinity, plus_infinity, false};
+    if (!ranges.empty() && ranges.back().hi == range.lo)
+      ranges.back().hi = range.hi;
+    else
+      ranges.push_back(range);
+  }
+  if (ranges.empty()) return;
+  std::map<Micros, Micros> known;  // lo -> greatest hi
+  for (const Range& range : rollup.dirty) known[range.lo] = std::max(known[range.lo], range.hi);
+  for (const Range& range : ranges) {
+    const auto after = known.upper_bound(range.lo);
+    if (after != known.begin() && std::prev(after)->second >= range.hi) continue;
+    insert_pending(rollup.id, range);
+    rollup.dirty.push_back(range);
+  }
+}
+
+// Replaces a pending range by the part of it that lies below `lo`, if any.
+void Merger::shorten_pending(Rollup& rollup, const Range& range, Micros lo) {
+  delete_pending(rollup.id, range);
+  auto& ranges = range.fresh ? rollup.fresh : rollup.dirty;
+  std::erase_if(ranges, [&](const Range& known) { return known.lo == range.lo && known.hi == range.hi; });
+  if (range.lo >= lo) return;
+  const Range rest{range.lo, std::min(range.hi, lo), range.fresh, range.replace};
+  insert_pending(rollup.id, rest);
+  ranges.push_back(rest);
+}
+
+// Brings the list of stale windows in [lo, hi) up to what the state table says.
+void Merger::list_stale(const Rollup& rollup, Micros lo, Micros hi) {
+  const std::set<Micros> windows = stale_windows(rollup, lo, hi);
+  const std::vector<Micros> listed(windows.begin(), windows.end());
+  call([&] {
+    auto* starts = static_cast<Datum*>(palloc(sizeof(Datum) * (listed.size() + 1)));
+    for (size_t i = 0; i < listed.size(); ++i) starts[i] = TimestampTzGetDatum(listed[i]);
+    Oid types[5] = {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZARRAYOID, BOOLOID};
+    Datum values[5] = {Int32GetDatum(rollup.id), TimestampTzGetDatum(lo), TimestampTzGetDatum(hi),
+                       PointerGetDatum(construct_array(starts, static_cast<int>(listed.size()),
+                                                       TIMESTAMPTZOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)),
+                       BoolGetDatum(rollup.windowed)};
+    const char* forget =
+        "DELETE FROM tick_catalog.stale AS t WHERE t.rollup = $1 AND ((t.ts >= $2 AND t.ts < $3 AND "
+        "NOT t.ts = ANY ($4)) OR (NOT $5 AND cardinality($4) = 0))";
+    const char* list =
+        "INSERT INTO tick_catalog.stale SELECT $1, CASE WHEN $5 THEN u END FROM unnest($4) AS u "
+        "WHERE $2 < $3 ON CONFLICT DO NOTHING";
+    if (SPI_execute_plan(kept_plan(forget, 5, types), values, nullptr, false, 0) != SPI_OK_DELETE ||
+        SPI_execute_plan(kept_plan(list, 5, types), values, nullptr, false, 0) != SPI_OK_INSERT)
+      elog(ERROR, "pg_tick: cannot list stale windows");
+    if (SPI_processed > 0)
+      ereport(WARNING,
+              (errmsg("%llu windows of rollup %s are stale: rows that a recompute needs were retired",
+                      static_cast<unsigned long long>(SPI_processed), rollup.name.c_str()),
+               errhint("tick.stale lists them; tick.refresh makes a window what its source still holds.")));
+  });
+}
+
+// True if every leaf that is known to have held rows of the source is still among those locked.
+bool Merger::knows_leaves(const Turn& turn) {
+  const auto known = read_text(
+      ("SELECT leaf FROM tick_catalog.leaf WHERE source = " + std::to_string(turn.recomputed->source))
+          .c_str());
+  return std::all_of(known.begin(), known.end(), [&](const auto& row) {
+    return std::any_of(turn.leaves.begin(), turn.leaves.end(),
+                       [&](const Leaf& leaf) { return std::to_string(leaf.relid) == *row[0]; });
+  });
+}
+
+// ---- history that a helper process scans
+// ------------------------------------------------------------------------------
+
+// Begins a scan of the windows never computed, if they are many enough to be worth it. True if there is
+// nothing left to do about them in this turn.
+bool Merger::leave_to_helper(Turn& turn) {
+  Rollup& rollup = *turn.recomputed;
+  const Range range = turn.ranges.front();
+  if (!range.fresh) return false;
+  Micros lo = range.lo;
+  const Micros hi = range.hi;
+  if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, lo, hi);
+  double rows = 0, blocks = 0;
+  for (const Leaf& leaf : turn.leaves) {
+    if (rollup.windowed && leaf.bounded && (leaf.hi <= lo || leaf.lo >= hi)) continue;
+    rows += leaf.rows;
+    blocks += leaf.blocks;
+  }
+  if (blocks * (BLCKSZ / 1024) < tick_scan_size || turn.started < no_helper_until_) return false;
+  // What a scan finds is added: there must be nothing yet but what deltas have brought since it began.
+  const bool again = range.scan != 0;
+  if (!again && holds_state(rollup, lo, hi)) return false;
+  if (turn.helper.phase != HelperPhase::idle) {
+    if (turn.helper.phase == HelperPhase::absent) {
+      if (!start_helper()) {
+        no_helper_until_ = turn.started + no_helper_for;
+        return false;
+      }
+      helper_asked_at_ = GetCurrentTimestamp();
+    }
+    awaiting_helper_.insert(rollup.id);
+    turn.recomputed = nullptr;
+    return true;
+  }
+  const int64_t scan =
+      call([&] { return static_cast<int64_t>(U64FromFullTransactionId(GetTopFullTransactionId())); });
+  const int attempt = again ? ++attempts_[rollup.id] : (attempts_[rollup.id] = 0);
+  if (!hand_over({rollup.id, scan, lo, hi, rows, attempt < most_yields})) {
+    // It has just ended, or somebody wants a lock on the source.
+    if (look_at_helper().phase != HelperPhase::absent)
+      locked_out_[rollup.source] = turn.started + locked_out_for;
+    turn.recomputed = nullptr;
+    return true;
+  }
+  current_ = rollup.id;
+  if (again) {
+    replace_state(
+        rollup, Fold(rollup.program), {range}, [](Micros) { return Replace::all; },
+        time(turn, rollup.source));
+    lost_.erase(range.scan);
+  }
+  turn.lo = lo;
+  turn.hi = hi;
+  shorten_pending(rollup, range, lo);
+  const Range scanned{lo, hi, true, scan};
+  insert_pending(rollup.id, scanned);
+  rollup.fresh.push_back(scanned);
+  delete_stray_pieces();
+  current_ = 0;
+  return true;
+}
+
+// Merges some of what finished scans have found. True if there was anything.
+bool Merger::merge_pieces(Turn& turn) {
+  const TimestampTz until = GetCurrentTimestamp() + pieces_for;
+  bool merged = false, wanted = turn.helper.scan == 0;
+  for (Rollup& rollup : rollups_) {
+    if (rollup.status == "error") continue;
+    const std::vector<Range> ranges = rollup.fresh;
+    for (const Range& range : ranges) {
+      if (range.scan != 0 && range.scan == turn.helper.scan) wanted = true;
+      if (range.scan == 0 || range.scan == turn.helper.scan || lost_.contains(range.scan)) continue;
+      current_ = rollup.id;
+      if (const auto error = scan_error(range.scan)) {
+        set_aside_in_turn(turn, rollup, *error);
+        merged = true;
+        break;
+      }
+      bool left = has_piece(range.scan);
+      if (!left) {  // and nobody works on it: its helper has ended, or was killed
+        lost_.insert(range.scan);
+        locked_out_[rollup.source] = turn.started + locked_out_for;
+        continue;
+      }
+      while (left) {
+        Fold piece(rollup.program), fold(rollup.program), wide(rollup.program);
+        merge_delta(piece, take_piece(range.scan));
+        for (const bool too_wide : {false, true})
+          (too_wide ? wide : fold)
+              .merge(piece, every_item(rollup), [&](const Fold& from, size_t slot) -> std::optional<Micros> {
+                return is_too_wide(from, slot) == too_wide ? std::make_optional(from.pane(slot))
+                                                           : std::nullopt;
+              });
+        list_late(rollup, wide, Refusal::key, turn.started);
+        // History is no revision of what deltas have brought meanwhile. Where these have taken away more than
+        // is there yet, the window is marked already.
+        (void)merge_state(rollup, fold, {turn.started, std::nullopt}, false);
+        if (has_listeners()) add_change(turn.changes[rollup.id], rollup, fold);
+        watermarks_.note(rollup.source, fold, true);
+        if (rollup.windowed)
+          for (size_t slot = 0; slot < fold.slots(); ++slot) turn.replaced[rollup.id].insert(fold.pane(slot));
+        left = has_piece(range.scan);
+        if (GetCurrentTimestamp() >= until) break;
+      }
+      merged = true;
+      if (left) {
+        turn.result.more = true;
+      } else {
+        shorten_pending(rollup, range, range.lo);
+        become_live(rollup);
+      }
+      current_ = 0;
+    }
+  }
+  if (!wanted) stop_scan(turn.helper.scan);
+  return merged;
+}
+
+// ---- in this very turn
+// -------------------------------------------------------------------------------------------------
+
+// Replaces windows by what the source holds in this snapshot.
+void Merger::recompute(Turn& turn) {
+  Rollup& rollup = *turn.recomputed;
+  current_ = rollup.id;
+  const bool fresh = turn.ranges.front().fresh;
+  const Micros covered = rollup.first_covered();
+  turn.lo = turn.ranges.front().lo;
+  turn.hi = turn.ranges.back().hi;
+  if (!fresh) turn.lo = std::max(turn.lo, covered);
+  Evaluator* evaluator = call([&] { return find_evaluator(rollup.newest); });
+  Fold fold(rollup.program);
+  const Micros target = turn.lo;
+  if (turn.lo < turn.hi) {
+    if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, turn.lo, turn.hi);
+    Fold panes(rollup.program);
+    if (rollup.windowed) panes.restrict_to(turn.lo, turn.hi);
+    // If there are too many windows for memory, the oldest are left to a later turn.
+    scan_leaves(rollup, evaluator, turn.leaves, turn.lo, turn.hi, panes, [&](int) {
+      if (!rollup.windowed || panes.memory() <= scan_memory) return;
+      std::vector<Micros> times;
+      for (size_t at = 0; at < panes.slots(); ++at) times.push_back(panes.pane(at));
+      std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+      const Micros middle = window_end(window_start(times[times.size() / 2], rollup.size), rollup.size);
+      if (middle <= turn.lo || middle >= turn.hi) return;  // one window: nothing to leave out
+      turn.lo = middle;
+      panes.restrict_to(turn.lo, turn.hi);
+    });
+    const std::vector<int16_t> same = every_item(rollup);
+    fold.merge(panes, same, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
+      const auto window = window_of(rollup, from.pane(slot));
+      return window && turn.recomputes(*window) && !is_too_wide(from, slot) ? window : std::nullopt;
+    });
+    watermarks_.note(rollup.source, panes, true);
+    note_windows(turn.replaced, rollup, fold);
+    if (has_listeners() && fold.slots() > 0) add_change(turn.changes[rollup.id], rollup, fold);
+    std::vector<Range> windows;
+    for (const Range& range : turn.ranges)
+      if (range.hi > turn.lo && range.lo < turn.hi)
+        windows.push_back({std::max(range.lo, turn.lo), std::min(range.hi, turn.hi), fresh});
+    replace_state(
+        rollup, fold, windows,
+        [&](Micros window) {
+          if (window < covered) return Replace::keep;
+          return fresh || turn.may_fall(window) ? Replace::all : Replace::guard;
+        },
+        time(turn, rollup.source));
+    // The scan has seen what was listed of them; what it could not take in is listed anew.
+    if (!rollup.windowed || turn.recomputes(no_time_pane))
+      forget_late(rollup, minus_infinity, minus_infinity);
+    if (!rollup.windowed) forget_late(rollup, minus_infinity, plus_infinity);
+    for (const Range& range : windows) forget_late(rollup, range.lo, range.hi);
+    for (const Refusal refusal : {Refusal::key, Refusal::no_time}) {
+      Fold listed(rollup.program);
+      listed.merge(panes, same, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
+        const auto window = window_of(rollup, from.pane(slot));
+        const bool timeless = refusal == Refusal::no_time;
+        if (!window)
+          return timeless && turn.recomputes(no_time_pane) ? std::make_optional(no_time_pane) : window;
+        return !timeless && turn.recomputes(*window) && is_too_wide(from, slot) ? window : std::nullopt;
+      });
+      list_late(rollup, listed, refusal, turn.started);
+    }
+  }
+  // What lies below is left to a later turn, or, where the source does not reach, for good.
+  const Micros rest = turn.lo > target || fresh ? turn.lo : turn.ranges.front().lo;
+  for (const Range& range : turn.done)
+    if (range.hi > rest) shorten_pending(rollup, range, rest);
+  if (!fresh || rollup.status == "live") list_stale(rollup, std::min(rest, turn.hi), turn.hi);
+  become_live(rollup);
+  current_ = 0;
+}
+
+void Merger::become_live(Rollup& rollup) {
+  if (rollup.status != "backfill" || !rollup.fresh.empty()) return;
+  execute("UPDATE tick_catalog.rollup SET status = 'live' WHERE id = " + std::to_string(rollup.id));
+  rollup.status = "live";
+}
+
+}  // namespace tick::pg

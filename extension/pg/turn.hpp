@@ -1,0 +1,63 @@
+// What one turn knows, for the two files that it is in: merge.cpp (its order, deltas, watermarks, what goes
+// wrong) and recompute.cpp (windows made anew from the source).
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "helper.hpp"
+#include "leaves.hpp"
+#include "merge.hpp"
+#include "queue.hpp"
+
+namespace tick::pg {
+
+// What one turn knows. Folds are per program of the deltas read.
+struct Merger::Turn {
+  Frontier before, now;
+  Frontier ids_before;  // of the deltas of ids
+  bool ids = false;     // there are any
+  uint64_t cut = 0;
+  std::map<int64_t, std::unique_ptr<Fold>> folds;
+  Rollup* recomputed = nullptr;  // whose windows this turn recomputes
+  std::vector<Range> ranges;     // which of them, ascending and apart; all fresh or all dirty
+  std::vector<Range> done;       // the pending ranges that they are made of
+  Micros lo = minus_infinity;    // the part of them below is left to a later turn
+  Micros hi = plus_infinity;     // the greatest of their ends
+  std::vector<Leaf> leaves;      // of its source, locked before the snapshot
+  TimestampTz since = 0;         // the first commit not taken up before
+  Relation frontier = nullptr;   // open while the turn runs
+  HeapTuple frontier_row = nullptr;
+  std::map<int, std::set<Micros>> touched;   // rollup -> windows that deltas were merged into
+  std::map<int, std::set<Micros>> replaced;  // and those that were recomputed
+  std::map<int, Change> changes;             // for those who listen
+  std::map<int64_t, std::string> corrupted;  // programs with a delta that cannot be read
+  TimestampTz started = 0;
+  HelperView helper{HelperPhase::absent, 0};  // before the snapshot
+  TurnResult result;
+
+  // True for windows that somebody has asked to have replaced, whatever the source holds.
+  bool may_fall(Micros window) const {
+    return std::any_of(done.begin(), done.end(), [&](const Range& range) {
+      return range.replace && window >= range.lo && window < range.hi;
+    });
+  }
+  // True for windows that this turn replaces by what the source holds.
+  bool recomputes(Micros window) const {
+    const auto after = std::upper_bound(ranges.begin(), ranges.end(), window,
+                                        [](Micros at, const Range& range) { return at < range.lo; });
+    return after != ranges.begin() && window >= lo && window < std::prev(after)->hi;
+  }
+};
+
+// Remembers that windows of a rollup are still to be computed. Inside SPI. Throws.
+void insert_pending(int rollup, const Range& range);
+
+// Notes which windows a fold of a rollup has rows in.
+void note_windows(std::map<int, std::set<Micros>>& windows, const Rollup& rollup, const Fold& fold);
+
+inline constexpr TimestampTz locked_out_for = USECS_PER_SEC / 2;  // a source that somebody else has locked
+
+}  // namespace tick::pg

@@ -1,0 +1,165 @@
+-- Appended to pg_tick--1.0.sql by make: what computes values.
+
+-- ---------------------------------------------------------------------------------------------------------
+-- Values: windows, the exact sum, ordered aggregates, and what a rollup's view needs to finish partials.
+-- ---------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION tick.tumble(ts timestamptz, size interval) RETURNS timestamptz
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_tumble';
+COMMENT ON FUNCTION tick.tumble(timestamptz, interval) IS 'start of the window of a size that holds a time, in UTC';
+CREATE FUNCTION tick.tumble(ts timestamp, size interval) RETURNS timestamp
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_tumble';
+COMMENT ON FUNCTION tick.tumble(timestamp, interval) IS 'start of the window of a size that holds a time read as UTC';
+
+CREATE FUNCTION tick_catalog.window_end(start timestamptz, size interval) RETURNS timestamptz
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_window_end';
+CREATE FUNCTION tick_catalog.window_end(start timestamp, size interval) RETURNS timestamp
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_window_end';
+
+CREATE TYPE tick.exact_sum;
+CREATE FUNCTION tick_catalog.exact_sum_in(cstring) RETURNS tick.exact_sum
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_sum_in';
+CREATE FUNCTION tick_catalog.exact_sum_out(tick.exact_sum) RETURNS cstring
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_sum_out';
+CREATE FUNCTION tick_catalog.exact_sum_recv(internal) RETURNS tick.exact_sum
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_sum_recv';
+CREATE FUNCTION tick_catalog.exact_sum_send(tick.exact_sum) RETURNS bytea
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_sum_send';
+CREATE TYPE tick.exact_sum (
+  INPUT = tick_catalog.exact_sum_in, OUTPUT = tick_catalog.exact_sum_out,
+  RECEIVE = tick_catalog.exact_sum_recv, SEND = tick_catalog.exact_sum_send,
+  INTERNALLENGTH = VARIABLE, STORAGE = extended
+);
+COMMENT ON TYPE tick.exact_sum IS 'sum of double precision values without rounding';
+CREATE FUNCTION tick_catalog.exact_value(tick.exact_sum) RETURNS float8
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_value';
+CREATE CAST (tick.exact_sum AS float8) WITH FUNCTION tick_catalog.exact_value(tick.exact_sum);
+
+CREATE FUNCTION tick_catalog.merge_sum(tick.exact_sum, tick.exact_sum) RETURNS tick.exact_sum
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_merge_sum';
+CREATE AGGREGATE tick_catalog.merged_sum(tick.exact_sum) (
+  SFUNC = tick_catalog.merge_sum, STYPE = tick.exact_sum, COMBINEFUNC = tick_catalog.merge_sum, PARALLEL = SAFE
+);
+CREATE FUNCTION tick_catalog.merge_min(anyelement, anyelement) RETURNS anyelement
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_merge_min';
+CREATE FUNCTION tick_catalog.merge_max(anyelement, anyelement) RETURNS anyelement
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_merge_max';
+CREATE FUNCTION tick_catalog.comes_before("any", "any", "any", "any") RETURNS bool
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_comes_before';
+CREATE FUNCTION tick_catalog.comes_before("any", "any", "any", "any", "any", "any") RETURNS bool
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_comes_before';
+CREATE FUNCTION tick_catalog.comes_after("any", "any", "any", "any") RETURNS bool
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_comes_after';
+CREATE FUNCTION tick_catalog.comes_after("any", "any", "any", "any", "any", "any") RETURNS bool
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_comes_after';
+
+CREATE FUNCTION tick_catalog.finish_sum(anyelement, int8) RETURNS anyelement
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_sum';
+CREATE FUNCTION tick_catalog.finish_float8(tick.exact_sum, int8) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_float8';
+CREATE FUNCTION tick_catalog.finish_float4(tick.exact_sum, int8) RETURNS float4
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_float4';
+CREATE FUNCTION tick_catalog.finish_avg(numeric, int8) RETURNS numeric
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_avg';
+CREATE FUNCTION tick_catalog.finish_avg(tick.exact_sum, int8) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_float_avg';
+CREATE FUNCTION tick_catalog.finish_var_pop(sum numeric, squares numeric, count int8) RETURNS numeric
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_var_pop';
+CREATE FUNCTION tick_catalog.finish_var_pop(sum tick.exact_sum, squares tick.exact_sum, count int8) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_float_var_pop';
+CREATE FUNCTION tick_catalog.finish_var_samp(sum numeric, squares numeric, count int8) RETURNS numeric
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_var_samp';
+CREATE FUNCTION tick_catalog.finish_var_samp(sum tick.exact_sum, squares tick.exact_sum, count int8) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_float_var_samp';
+CREATE FUNCTION tick_catalog.finish_stddev_pop(sum numeric, squares numeric, count int8) RETURNS numeric
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_stddev_pop';
+CREATE FUNCTION tick_catalog.finish_stddev_pop(sum tick.exact_sum, squares tick.exact_sum, count int8) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_float_stddev_pop';
+CREATE FUNCTION tick_catalog.finish_stddev_samp(sum numeric, squares numeric, count int8) RETURNS numeric
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_stddev_samp';
+CREATE FUNCTION tick_catalog.finish_stddev_samp(sum tick.exact_sum, squares tick.exact_sum, count int8) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_finish_float_stddev_samp';
+
+CREATE FUNCTION tick_catalog.first_step(internal, anyelement) RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_first_step';
+CREATE FUNCTION tick_catalog.first_step(internal, anyelement, "any") RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_first_step';
+CREATE FUNCTION tick_catalog.first_step(internal, anyelement, "any", "any") RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_first_step';
+CREATE FUNCTION tick_catalog.last_step(internal, anyelement) RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_last_step';
+CREATE FUNCTION tick_catalog.last_step(internal, anyelement, "any") RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_last_step';
+CREATE FUNCTION tick_catalog.last_step(internal, anyelement, "any", "any") RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_last_step';
+CREATE FUNCTION tick_catalog.ordered_final(internal, anyelement) RETURNS anyelement
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_ordered_final';
+CREATE FUNCTION tick_catalog.ordered_final(internal, anyelement, "any") RETURNS anyelement
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_ordered_final';
+CREATE FUNCTION tick_catalog.ordered_final(internal, anyelement, "any", "any") RETURNS anyelement
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_ordered_final';
+
+-- The variants without an order exist to say that they need one.
+CREATE AGGREGATE tick.first(anyelement) (
+  SFUNC = tick_catalog.first_step, STYPE = internal, FINALFUNC = tick_catalog.ordered_final, FINALFUNC_EXTRA, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick.first(anyelement, "any") (
+  SFUNC = tick_catalog.first_step, STYPE = internal, FINALFUNC = tick_catalog.ordered_final, FINALFUNC_EXTRA, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick.first(anyelement, "any", "any") (
+  SFUNC = tick_catalog.first_step, STYPE = internal, FINALFUNC = tick_catalog.ordered_final, FINALFUNC_EXTRA, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick.last(anyelement) (
+  SFUNC = tick_catalog.last_step, STYPE = internal, FINALFUNC = tick_catalog.ordered_final, FINALFUNC_EXTRA, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick.last(anyelement, "any") (
+  SFUNC = tick_catalog.last_step, STYPE = internal, FINALFUNC = tick_catalog.ordered_final, FINALFUNC_EXTRA, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick.last(anyelement, "any", "any") (
+  SFUNC = tick_catalog.last_step, STYPE = internal, FINALFUNC = tick_catalog.ordered_final, FINALFUNC_EXTRA, PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE tick.first(anyelement, "any") IS 'the value at the smallest order';
+COMMENT ON AGGREGATE tick.first(anyelement, "any", "any") IS 'the value at the smallest (order, sequence)';
+COMMENT ON AGGREGATE tick.last(anyelement, "any") IS 'the value at the greatest order';
+COMMENT ON AGGREGATE tick.last(anyelement, "any", "any") IS 'the value at the greatest (order, sequence)';
+
+CREATE FUNCTION tick_catalog.key_json(dedup int4, key bytea) RETURNS jsonb
+  LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tick_key_json';
+CREATE FUNCTION tick_catalog.rebuild_seen(source regclass) RETURNS void
+  LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'tick_rebuild_seen';
+COMMENT ON FUNCTION tick_catalog.rebuild_seen(regclass) IS 'makes the sets of ids of a source anew from its rows';
+REVOKE ALL ON FUNCTION tick_catalog.rebuild_seen(regclass) FROM PUBLIC;
+CREATE FUNCTION tick_catalog.ranges(packed bytea, OUT from_id int8, OUT to_id int8, OUT first_time timestamptz,
+                                    OUT last_time timestamptz, OUT since timestamptz)
+  RETURNS SETOF record LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tick_ranges';
+COMMENT ON FUNCTION tick_catalog.ranges(bytea) IS 'ranges of ids, with the times of the rows at their edges';
+
+CREATE VIEW tick.seen AS
+  SELECT d.source::pg_catalog.regclass AS source, tick_catalog.key_json(s.dedup, s.key) AS key, s.ids,
+         s.range_count AS ranges, r.from_id, r.to_id, s.updated_at
+  FROM tick_catalog.seen s JOIN tick_catalog.dedup d ON d.id = s.dedup
+  CROSS JOIN LATERAL (SELECT min(from_id) AS from_id, max(to_id) AS to_id FROM tick_catalog.ranges(s.ranges)) r
+  WHERE s.ids > 0 AND pg_catalog.has_table_privilege(d.source, 'SELECT');
+COMMENT ON VIEW tick.seen IS 'one row a source and key: the ids that were merged';
+GRANT SELECT ON tick.seen TO PUBLIC;
+
+CREATE VIEW tick.gaps AS
+  SELECT source, tick_catalog.key_json(dedup, key) AS key, g.from_id, g.to_id,
+         g.to_id::numeric - g.from_id + 1 AS missing, g.from_time, g.to_time,
+         (SELECT jsonb_object_agg(r.view::pg_catalog.regclass::text, jsonb_build_array(
+                   tick.tumble(least(g.from_time, g.to_time), r.window_size),
+                   tick_catalog.window_end(tick.tumble(greatest(g.from_time, g.to_time), r.window_size), r.window_size)))
+          FROM tick_catalog.rollup r WHERE r.source = u.source AND r.window_size IS NOT NULL
+            AND g.from_time IS NOT NULL AND g.to_time IS NOT NULL) AS windows,
+         g.since
+  FROM (SELECT d.source::pg_catalog.regclass AS source, s.dedup, s.key, s.ranges
+        FROM tick_catalog.seen s JOIN tick_catalog.dedup d ON d.id = s.dedup
+        WHERE s.range_count > 1 AND pg_catalog.has_table_privilege(d.source, 'SELECT')) u
+  CROSS JOIN LATERAL (
+    SELECT lag(to_id) OVER w + 1 AS from_id, from_id - 1 AS to_id, lag(last_time) OVER w AS from_time,
+           first_time AS to_time, since
+    FROM tick_catalog.ranges(u.ranges) WINDOW w AS (ORDER BY from_id)) g
+  WHERE g.from_id IS NOT NULL;
+COMMENT ON VIEW tick.gaps IS
+  'ids missing between ids that were seen, the times of the rows around them, and the windows of rollups they would be in';
+GRANT SELECT ON tick.gaps TO PUBLIC;
