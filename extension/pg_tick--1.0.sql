@@ -26,10 +26,12 @@ CREATE TABLE tick_catalog.source (
   retention        interval,
   partition_size   interval,
   partitions_ahead int4 NOT NULL DEFAULT 3,
-  declared         bool NOT NULL DEFAULT false
+  declared         bool NOT NULL DEFAULT false,
+  trouble          text
 );
 COMMENT ON TABLE tick_catalog.source IS 'tables that rollups read';
 COMMENT ON COLUMN tick_catalog.source.declared IS 'by tick.add_source: it stays when its last rollup has gone';
+COMMENT ON COLUMN tick_catalog.source.trouble IS 'why the worker cannot keep its partitions';
 COMMENT ON COLUMN tick_catalog.source.raw_from IS 'the table is complete from this time on; NULL: from its beginning';
 
 -- Settings of dedup as attribute numbers of the source (0 = none). Immutable: others are another row.
@@ -564,7 +566,7 @@ CREATE VIEW tick.sources AS
          w.watermark, w.max_time, w.last_arrival, w.rows, w.late, w.future, w.rejected,
          tick_catalog.present_rate(w.rate, w.last_arrival) AS rows_per_second,
          s.raw_from,
-         p.count AS partitions, p.lo AS partitions_from, p.hi AS partitions_to, p.attic
+         p.count AS partitions, p.lo AS partitions_from, p.hi AS partitions_to, p.attic, s.trouble
   FROM tick_catalog.source s
   JOIN pg_catalog.pg_class c ON c.oid = s.relid
   LEFT JOIN tick_catalog.watermark w ON w.source = s.relid

@@ -67,7 +67,7 @@ SELECT count(*) FROM ids;
 SELECT tick.drop_source('ids');
 DROP TABLE ids;
 SELECT tick.add_source('trades', retention => '30 days');
-SELECT tick.add_source('trades', partitions_ahead => 5);
+SELECT tick.add_source('trades', partitions_ahead => -1);
 SELECT count(*) FROM settings('trades');
 SELECT tick.add_source('trades');
 SELECT tick.add_source('trades');

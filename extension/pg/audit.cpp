@@ -52,11 +52,7 @@ List* restore_triggers() {
   foreach (cell, find_unguarded()) {
     auto* found = static_cast<Unguarded*>(lfirst(cell));
     if (found->captured) {
-      const char* leaf = relation_text(found->leaf);
-      run(psprintf(
-          "CREATE OR REPLACE TRIGGER zz_tick_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE "
-          "FUNCTION tick_catalog.refuse_truncate(); ALTER TABLE %s ENABLE ALWAYS TRIGGER zz_tick_truncate",
-          leaf, leaf));
+      guard_leaf(relation_text(found->leaf));
     } else if (!list_member_oid(restored, found->source)) {
       lock_source(found->source);
       attach_triggers(found->source);
@@ -150,6 +146,13 @@ void audit_statement(Node* statement) {
 }
 
 }  // namespace
+
+void guard_leaf(const char* leaf) {
+  run(psprintf(
+      "CREATE OR REPLACE TRIGGER zz_tick_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT EXECUTE "
+      "FUNCTION tick_catalog.refuse_truncate(); ALTER TABLE %s ENABLE ALWAYS TRIGGER zz_tick_truncate",
+      leaf, leaf));
+}
 
 void watch_relations() {
   CacheRegisterRelcacheCallback(on_relcache, static_cast<Datum>(0));

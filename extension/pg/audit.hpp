@@ -8,6 +8,9 @@ namespace tick::pg {
 // an error resumes it at the end of the (sub)transaction.
 bool pause_audit(bool pause);
 
+// Refuses TRUNCATE of a leaf, given as qualified and quoted name. As the extension's owner.
+void guard_leaf(const char* leaf);
+
 // For the worker: true if some relation changed since the last call, so that a look is due.
 void watch_relations();
 bool relations_changed();

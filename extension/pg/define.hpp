@@ -156,6 +156,9 @@ void watch_owners();
 
 // Locks the source and everything below it, without making its writers wait for more than a moment.
 void lock_source(Oid source, LOCKMODE mode = ShareRowExclusiveLock);
+
+// Names the sessions and prepared transactions that hold conflicting locks on a source or its leaves.
+const char* lock_holders(Oid source, LOCKMODE mode);
 // Whether anything is still to be captured on the source.
 bool has_programs(Oid source);
 // The mutex of a turn: none runs from here to the end of the transaction.

@@ -7,6 +7,7 @@
 #include "dedup.hpp"
 #include "define.hpp"
 #include "guard.hpp"
+#include "retention.hpp"
 #include "session.hpp"
 #include "shared.hpp"
 
@@ -109,16 +110,7 @@ void check_watermark_by(const SourceSettings* source) {
                    relation_text(source->relid))));
 }
 
-// The settings of retention and of partitions made ahead. `given`: partitions_ahead was an argument.
-void check_retention(const SourceSettings* source, bool given) {
-  if (source->retention == nullptr && source->partition_size == nullptr && !given) return;
-  ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                  errmsg("retention, partition_size and partitions_ahead are "
-                         "not supported yet"),
-                  errhint("Make and drop partitions by hand.")));
-}
-
-void check_settings(const SourceSettings* source, FunctionCallInfo fcinfo) {
+void check_settings(const SourceSettings* source) {
   check_span("watermark_delay", source->watermark_delay);
   check_span("idle_timeout", source->idle_timeout);
   check_span("max_skew", source->max_skew);
@@ -131,7 +123,7 @@ void check_settings(const SourceSettings* source, FunctionCallInfo fcinfo) {
     check_column(source->relid, "dedup_key", static_cast<char*>(lfirst(cell)));
   check_column(source->relid, "dedup_id", source->dedup_id);
   check_column(source->relid, "dedup_group", source->dedup_group);
-  check_retention(source, was_given(fcinfo, setting_count - 1));
+  check_retention(source);
 }
 
 // ---- the catalog
@@ -281,7 +273,7 @@ void change_source(Oid source, FunctionCallInfo fcinfo, List* reset) {
   write_settings(source, fcinfo, reset);
   bool declared;
   const SourceSettings* settings = read_settings(source, &declared);
-  check_settings(settings, fcinfo);
+  check_settings(settings);
   define_dedup(settings);
   tell_worker();
 }

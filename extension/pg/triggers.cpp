@@ -47,34 +47,6 @@ bool try_lock(List* relations, LOCKMODE mode) {
   return false;
 }
 
-// Names the sessions and prepared transactions that hold conflicting locks.
-const char* holders(Oid source, LOCKMODE mode) {
-  Oid types[] = {OIDOID, BOOLOID};
-  Datum values[] = {ObjectIdGetDatum(source), BoolGetDatum(mode == AccessExclusiveLock)};
-  const char* result = nullptr;
-  MemoryContext memory = CurrentMemoryContext;
-  const Actor caller = act_as_extension();
-  open_catalogs();
-  SPI_execute_with_args(
-      "SELECT string_agg(DISTINCT CASE WHEN l.pid IS NOT NULL THEN 'process ' || l.pid ELSE 'prepared "
-      "transaction ' || coalesce(quote_literal(x.gid), l.virtualtransaction) END, ', ') FROM pg_locks AS l "
-      // A prepared transaction keeps the virtual one that its session had until a restart.
-      "LEFT JOIN pg_locks AS t ON t.pid IS NULL AND l.pid IS NULL AND t.locktype = 'transactionid' AND "
-      "t.granted AND t.virtualtransaction = l.virtualtransaction "
-      "LEFT JOIN pg_prepared_xacts AS x ON x.transaction = t.transactionid WHERE l.granted AND l.locktype = "
-      "'relation' AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()) "
-      "AND l.relation IN (SELECT $1 UNION ALL SELECT relid FROM pg_partition_tree($1)) AND l.pid IS DISTINCT "
-      "FROM pg_backend_pid() AND ($2 OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))",
-      2, types, values, nullptr, true, 1);
-  if (SPI_processed == 1) {
-    char* found = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-    if (found != nullptr) result = MemoryContextStrdup(memory, found);
-  }
-  close_catalogs();
-  act_again(caller);
-  return result == nullptr ? "none any more" : result;
-}
-
 void pause(int milliseconds) {
   CHECK_FOR_INTERRUPTS();
   (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, milliseconds, PG_WAIT_EXTENSION);
@@ -118,6 +90,33 @@ void drop_trigger(Oid relation, const char* name) {
 
 }  // namespace
 
+const char* lock_holders(Oid source, LOCKMODE mode) {
+  Oid types[] = {OIDOID, BOOLOID};
+  Datum values[] = {ObjectIdGetDatum(source), BoolGetDatum(mode == AccessExclusiveLock)};
+  const char* result = nullptr;
+  MemoryContext memory = CurrentMemoryContext;
+  const Actor caller = act_as_extension();
+  open_catalogs();
+  SPI_execute_with_args(
+      "SELECT string_agg(DISTINCT CASE WHEN l.pid IS NOT NULL THEN 'process ' || l.pid ELSE 'prepared "
+      "transaction ' || coalesce(quote_literal(x.gid), l.virtualtransaction) END, ', ') FROM pg_locks AS l "
+      // A prepared transaction keeps the virtual one that its session had until a restart.
+      "LEFT JOIN pg_locks AS t ON t.pid IS NULL AND l.pid IS NULL AND t.locktype = 'transactionid' AND "
+      "t.granted AND t.virtualtransaction = l.virtualtransaction "
+      "LEFT JOIN pg_prepared_xacts AS x ON x.transaction = t.transactionid WHERE l.granted AND l.locktype = "
+      "'relation' AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()) "
+      "AND l.relation IN (SELECT $1 UNION ALL SELECT relid FROM pg_partition_tree($1)) AND l.pid IS DISTINCT "
+      "FROM pg_backend_pid() AND ($2 OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))",
+      2, types, values, nullptr, true, 1);
+  if (SPI_processed == 1) {
+    char* found = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+    if (found != nullptr) result = MemoryContextStrdup(memory, found);
+  }
+  close_catalogs();
+  act_again(caller);
+  return result == nullptr ? "none any more" : result;
+}
+
 void lock_source(Oid source, LOCKMODE mode) {
   const TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), tick_lock_timeout);
   int rest = 10;
@@ -125,7 +124,7 @@ void lock_source(Oid source, LOCKMODE mode) {
     if (GetCurrentTimestamp() >= give_up)
       ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
                       errmsg("could not lock \"%s\" within tick.lock_timeout", get_rel_name(source)),
-                      errdetail("Locks are held by: %s.", holders(source, mode)),
+                      errdetail("Locks are held by: %s.", lock_holders(source, mode)),
                       errhint("Try again when they have ended, or raise tick.lock_timeout.")));
     pause(rest);
     rest = Min(rest * 2, 200);

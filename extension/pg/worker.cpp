@@ -12,6 +12,7 @@
 #include "merge.hpp"
 #include "observe.hpp"
 #include "queue.hpp"
+#include "retention.hpp"
 #include "shared.hpp"
 
 extern "C" {
@@ -273,6 +274,7 @@ void work(Oid database) {
   });
   DatabaseSlot* slot = worker_slot;
   Merger merger;
+  Retention retention;
   HorizonClock horizon;
   int failures = 0;
   TimestampTz last_rotation = 0, last_check = GetCurrentTimestamp();
@@ -303,7 +305,7 @@ void work(Oid database) {
     pg_atomic_fetch_add_u64(&slot->turns, 1);
     if (result.changed) note_turn(slot, started, ended, result);
     if (since != 0) pg_atomic_write_u64(&slot->last_lag, static_cast<uint64>(ended - since));
-    if (!result.rollups) {
+    if (!retention.run() && !result.rollups) {
       // Nothing to do here: a later create_rollup asks for a new worker. It may just have done so.
       orderly = true;
       orderly_seen = seen;
@@ -319,7 +321,8 @@ void work(Oid database) {
     const TimestampTz interval =
         std::max<TimestampTz>(static_cast<TimestampTz>(tick_turn_interval) * 1000, held_for / 200);
     if (result.changed) sleep_until(started + interval);
-    if (pg_atomic_read_u64(&slot->pending) == seen) wait_for_work(slot, seen, result.due);
+    if (pg_atomic_read_u64(&slot->pending) == seen && !retention.more())
+      wait_for_work(slot, seen, result.due);
     if (ended - last_check > USECS_PER_SEC) {
       last_check = ended;
       if (relations_changed()) audit_sources();
