@@ -565,7 +565,7 @@ CREATE VIEW tick.sources AS
          s.dedup_key, s.dedup_id, s.dedup_group, s.retention, s.partition_size, s.partitions_ahead,
          w.watermark, w.max_time, w.last_arrival, w.rows, w.late, w.future, w.rejected,
          tick_catalog.present_rate(w.rate, w.last_arrival) AS rows_per_second,
-         s.raw_from,
+         (SELECT d.duplicates FROM tick_catalog.dedup d WHERE d.source = s.relid) AS duplicates, s.raw_from,
          p.count AS partitions, p.lo AS partitions_from, p.hi AS partitions_to, p.attic, s.trouble
   FROM tick_catalog.source s
   JOIN pg_catalog.pg_class c ON c.oid = s.relid
