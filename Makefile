@@ -54,7 +54,7 @@ PG_CPPFLAGS = -Iextension -isystem $(includedir_server)
 PG_CXXFLAGS = -std=gnu++20 -O2 -ffp-contract=off -Wall -Wextra -Werror -Wno-register -Wno-missing-field-initializers
 SHLIB_LINK += -lstdc++
 EXTRA_CLEAN = build/core build/ingestor build/unit build/sanitize build/faults build/check build/bench build/stage \
-	build/tick-ingest build/random build/linked build/pg[0-9]*
+	build/fuzz build/tick-ingest build/random build/linked build/pg[0-9]*
 
 # `check` and `soak` alone do not read PGXS, which has a rule of that name that only refuses.
 ifneq ($(filter-out check soak,$(or $(MAKECMDGOALS),all)),)
@@ -181,6 +181,25 @@ unit: $(UNIT_BINS)
 sanitize: $(call SANE,$(UNIT_BINS))
 	@set -e; for t in $^; do ./$$t --gtest_brief=1; done
 
+# libFuzzer over the decoders, each test/fuzz/NAME_fuzz.cpp with its seeds in test/fuzz/NAME/.
+FUZZ_SECONDS ?= 60
+FUZZ_CXX ?= $(firstword $(shell command -v clang++ clang++-14 clang-14 2>/dev/null))
+FUZZ_BINS := $(patsubst test/fuzz/%_fuzz.cpp,build/fuzz/%,$(sort $(wildcard test/fuzz/*_fuzz.cpp)))
+FUZZ_SRC := $(wildcard ingestor/feeds/*.cpp) ingestor/number.cpp
+
+build/fuzz/%: test/fuzz/%_fuzz.cpp $(FUZZ_SRC) ingestor/feed.hpp ingestor/feeds/event.hpp
+	@mkdir -p $(@D)
+	@[ -n "$(FUZZ_CXX)" ] || { echo "make fuzz needs clang with libFuzzer (package clang)" >&2; exit 1; }
+	$(if $(V),,@echo "  CXX $@")
+	$(Q)$(FUZZ_CXX) $(STRICT) $(INGEST_INC) -O1 -fno-sanitize-recover=all -fsanitize=fuzzer,address,undefined -o $@ \
+		$< $(FUZZ_SRC) -lsimdjson -lstdc++ -lm
+
+fuzz: $(FUZZ_BINS)
+	@set -e; for t in $^; do d=build/fuzz/corpus-$${t##*/}; mkdir -p $$d; \
+		./$$t -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -print_final_stats=1 -artifact_prefix=build/fuzz/ $$d \
+		test/fuzz/$${t##*/} 2>&1 | grep -E 'ERROR|SUMMARY|crash|Done|average_exec|peak_rss' ; \
+		[ -z "$$(find build/fuzz -name 'crash-*' -o -name 'timeout-*' -o -name 'oom-*')" ]; done
+
 deps:
 	@.ci/deps
 
@@ -188,7 +207,7 @@ lint:
 	@test/lint
 
 fmt:
-	clang-format-14 -i $(wildcard $(foreach d,extension/core extension/pg ingestor ingestor/feeds test/unit test/random bench,$(d)/*.cpp $(d)/*.hpp))
+	clang-format-14 -i $(wildcard $(foreach d,extension/core extension/pg ingestor ingestor/feeds test/unit test/random test/fuzz bench,$(d)/*.cpp $(d)/*.hpp))
 
 ifeq ($(filter-out check soak,$(or $(MAKECMDGOALS),all)),)
 check:
@@ -217,6 +236,7 @@ help:
 	@echo 'make check           all tests; KIND="unit regress isolation tap" TESTS="name ..." select'
 	@echo 'make soak            the random test on 200 seeds; RANDOM_SEEDS=1000; SEED=17 repeats one'
 	@echo 'make unit|sanitize   unit tests alone; the same under ASan and UBSan'
+	@echo 'make fuzz            libFuzzer on the decoders, FUZZ_SECONDS each'
 	@echo 'make lint fmt bench faults clean'
 
-.PHONY: all install check clean ingest unit unit-binaries sanitize deps lint fmt bench soak run start stop status clean-demo faults help
+.PHONY: all install check clean ingest unit unit-binaries sanitize fuzz deps lint fmt bench soak run start stop status clean-demo faults help

@@ -66,7 +66,7 @@ std::string set_symbols(Config& config, std::string_view text) {
   auto symbols = split_symbols(text);
   if (symbols.empty()) return "must name at least one symbol";
   for (const auto& symbol : symbols)
-    if (symbol.size() > 31 || symbol.find_first_of("@/\"\\?&") != std::string::npos)
+    if (symbol.size() > 31 || symbol.find_first_of("@\"\\?&") != std::string::npos)
       return "has an impossible symbol " + quoted(symbol);
   config.symbols = std::move(symbols);
   return "";
@@ -83,7 +83,11 @@ std::string set_stream(Config& config, std::string_view text) {
 }
 
 std::string set_feed(Config& config, std::string_view text) {
-  if (text != "binance") return "must be binance (the only feed of this version), not " + quoted(text);
+  if (find_venue(text) == nullptr) {
+    std::string known;
+    for (const auto& venue : venues()) known += (known.empty() ? "" : ", ") + std::string(venue.name);
+    return "must be one of " + known + ", not " + quoted(text);
+  }
   config.feed = text;
   return "";
 }
@@ -102,10 +106,10 @@ std::string set_text(std::string& field, std::string_view text) {
 
 // Tables ordered as --help shows them.
 constexpr Setting table[] = {
-    {"feed.name", "--feed", "TICK_FEED", "exchange protocol", set_feed,
+    {"feed.name", "--feed", "TICK_FEED", "binance, binance.data, binance.us, coinbase or kraken", set_feed,
      [](const Config& c) { return c.feed; }},
-    {"feed.url", "--url", "TICK_URL", "WebSocket address; without a path the combined stream is used",
-     set_url, [](const Config& c) { return c.url; }},
+    {"feed.url", "--url", "TICK_URL", "WebSocket address (default: the venue's)", set_url,
+     [](const Config& c) { return c.url; }},
     {"feed.symbols", "--symbols", "TICK_SYMBOLS", "symbols, comma separated", set_symbols,
      [](const Config& c) {
        std::string all;
@@ -160,6 +164,42 @@ constexpr Setting table[] = {
      [](Config& c, std::string_view t) { return set_duration(c.drain, t); },
      [](const Config& c) { return show_duration(c.drain); }},
 };
+
+std::string upper(std::string_view text) {
+  std::string out(text);
+  std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return std::toupper(c); });
+  return out;
+}
+
+// Writes each symbol in the venue's own way where [symbols] knows how, and tells those it cannot have.
+void spell_symbols(ConfigResult& result) {
+  Config& config = result.config;
+  const Venue& venue = *find_venue(config.feed);
+  for (auto& symbol : config.symbols) {
+    const std::string name(table_name(config, symbol));
+    if (spelled_for(venue, symbol)) {
+      const std::string wire = wire_symbol(venue, symbol);
+      if (wire != symbol) config.aliases.emplace(wire, name);
+      symbol = wire;
+      continue;
+    }
+    const auto other = std::find_if(config.aliases.begin(), config.aliases.end(), [&](const auto& alias) {
+      return alias.second == name && spelled_for(venue, alias.first);
+    });
+    if (other != config.aliases.end()) {
+      symbol = wire_symbol(venue, other->first);
+      config.aliases.emplace(symbol, name);
+    } else if (spelled_for(venue, name)) {
+      symbol = name;
+    } else {
+      result.mistakes.push_back("feed.symbols has " + quoted(symbol) + ", which is not how " + config.feed +
+                                " writes symbols; name it in [symbols] or write it like " +
+                                (venue.name == "coinbase" ? "BTC-USD"
+                                 : venue.name == "kraken" ? "BTC/USD"
+                                                          : "BTCUSDT"));
+    }
+  }
+}
 
 // A TOML scalar or array of scalars as the text a flag would have.
 std::optional<std::string> toml_text(const toml::node& node) {
@@ -227,6 +267,22 @@ void apply_toml(const ConfigSource& source, ConfigResult& result) {
   for (const auto& [section_key, section] : root) {
     const std::string prefix(section_key.str());
     const auto* members = section.as_table();
+    if (prefix == "symbols" && members != nullptr) {
+      for (const auto& [key, node] : *members) {
+        const std::string name = upper(key.str());
+        const auto text = toml_text(node);
+        const auto others = split_symbols(text.value_or(""));
+        if (others.empty() || name.empty() || name.size() > 31)
+          complain(node.source(), "symbols." + name + " must be a list of the names that exchanges give it");
+        for (const auto& other : others) {
+          const auto [entry, fresh] = result.config.aliases.emplace(other, name);
+          if (!fresh && entry->second != name)
+            complain(node.source(), "symbols." + name + ": " + quoted(other) + " is an alias of " +
+                                        entry->second + " already");
+        }
+      }
+      continue;
+    }
     if (members == nullptr) {
       complain(section.source(), "unknown setting " + prefix + suggestion(prefix));
       continue;
@@ -273,7 +329,10 @@ ConfigResult read_config(const ConfigSource& source) {
       if (!mistake.empty()) result.mistakes.push_back(flag + " " + mistake);
     }
   }
-  if (result.config.exchange.empty()) result.config.exchange = result.config.feed;
+  const Venue& venue = *find_venue(result.config.feed);
+  if (result.config.exchange.empty()) result.config.exchange = venue.exchange;
+  if (result.config.url.empty()) result.config.url = venue.url;
+  spell_symbols(result);
   if (result.config.ring < result.config.batch_rows && result.mistakes.empty())
     result.mistakes.push_back("batch.ring (" + std::to_string(result.config.ring) +
                               ") must not be smaller than batch.rows (" +
@@ -282,10 +341,16 @@ ConfigResult read_config(const ConfigSource& source) {
 }
 
 std::string default_connection(const Config& config) {
-  std::string name(stream_name(config.stream));
+  const Venue& venue = *find_venue(config.feed);
+  std::string name(venue.make == make_binance_feed ? stream_name(config.stream) : "trade");
   const auto url = parse_url(config.url);
-  if (url && !is_binance_host(url->host)) name += "@" + url->host + ":" + url->port;
+  if (url && !own_host(venue, url->host)) name += "@" + url->host + ":" + url->port;
   return name;
+}
+
+std::string_view table_name(const Config& config, std::string_view symbol) {
+  const auto found = config.aliases.find(symbol);
+  return found == config.aliases.end() ? symbol : std::string_view(found->second);
 }
 
 std::string redact(std::string_view text) {

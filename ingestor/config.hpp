@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -19,8 +20,9 @@ namespace tick::ingest {
 
 struct Config {
   std::string feed = "binance";
-  std::string url = "wss://stream.binance.com:9443";
-  std::vector<std::string> symbols;
+  std::string url;                                          // the venue's own unless given
+  std::vector<std::string> symbols;                         // as the exchange writes them
+  std::map<std::string, std::string, std::less<>> aliases;  // the exchange's name -> the name in the table
   Stream stream = Stream::trade;
   std::string exchange;    // what the column `exchange` gets; the feed's name unless given
   std::string connection;  // name of the position in the database; derived from stream and host unless given
@@ -68,6 +70,9 @@ ConfigResult read_config(const ConfigSource& source);
 // The name under which positions of this config are stored when none is given: ids of one exchange must not
 // be taken for those of another server.
 std::string default_connection(const Config& config);
+
+// The name that a symbol of the exchange has in the table.
+std::string_view table_name(const Config& config, std::string_view symbol);
 
 // A connection string or URL without its passwords, for logs.
 std::string redact(std::string_view text);

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -62,7 +63,8 @@ enum class Verdict {
 
 struct Decoded {
   Verdict verdict = Verdict::malformed;
-  const char* reason = "";  // static text, for `malformed` and `refused`
+  const char* reason = "";  // static text, for `malformed` and `refused`; with `tick`: why `bad` is not 0
+  std::uint32_t bad = 0;    // with `tick`: trades of the same message that were malformed
 };
 
 enum class Stream { any, trade, agg_trade };
@@ -81,11 +83,40 @@ class Feed {
                           Stream stream) const = 0;
   virtual std::vector<std::string> greetings(std::string_view base, const std::vector<std::string>& symbols,
                                              Stream stream) const = 0;
+  // The messages that add symbols to a connection, or take them away.
+  virtual std::vector<std::string> subscribe(const std::vector<std::string>& symbols, Stream stream,
+                                             bool add) const = 0;
 };
 
 std::unique_ptr<Feed> make_binance_feed(Stream stream);
+std::unique_ptr<Feed> make_coinbase_feed();
+std::unique_ptr<Feed> make_kraken_feed();
 
-// Whether this address serves Binance's own id space (so that positions carry over between its hosts).
-bool is_binance_host(std::string_view host);
+// Somebody who publishes trades: which protocol, which id space and which addresses.
+struct Venue {
+  std::string_view name;      // as in feed.name
+  std::string_view exchange;  // the id space, and the default of the column `exchange`
+  std::string_view url;
+  std::string_view rest;
+  std::unique_ptr<Feed> (*make)(Stream stream);
+};
+
+std::span<const Venue> venues();
+const Venue* find_venue(std::string_view name);  // nullptr: there is no such venue
+
+// Whether this host serves the venue's own ids (so that positions carry over between its hosts).
+bool own_host(const Venue& venue, std::string_view host);
+
+// The venue's way to write a symbol: BTCUSDT, BTC-USDT or BTC/USDT. False when the text is none of its own.
+bool spelled_for(const Venue& venue, std::string_view symbol);
+
+// How the venue's messages name a symbol that its REST interface or its users may name otherwise (XBT/USD).
+std::string wire_symbol(const Venue& venue, std::string_view symbol);
+
+// Symbols grouped into the requests of one exchange: `before` "A","B" `after` per request; the word @ in
+// `after` becomes the request's number.
+std::vector<std::string> subscription_requests(const std::vector<std::string>& symbols,
+                                               std::size_t per_request, std::string_view before,
+                                               std::string_view after);
 
 }  // namespace tick::ingest

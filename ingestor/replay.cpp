@@ -214,7 +214,12 @@ bool RecordReader::next(Record& record) {
 }
 
 RecordDecoder::RecordDecoder(Framing framing, DecodeOptions options)
-    : framing_(framing), feed_(make_binance_feed(options.stream)), csv_(options.rows), json_(options.rows) {}
+    : framing_(framing), csv_(options.rows), json_(options.rows) {
+  for (const char* name : {"binance", "kraken", "coinbase"}) {
+    venues_.push_back(find_venue(name));
+    feeds_.push_back(venues_.back()->make(options.stream));
+  }
+}
 
 Decoded RecordDecoder::decode(const Record& record, std::vector<Tick>& out) {
   const std::size_t before = out.size();
@@ -224,7 +229,17 @@ Decoded RecordDecoder::decode(const Record& record, std::vector<Tick>& out) {
   } else if (framing_ == Framing::array) {
     result = json_.decode(record.text, record.received, out);
   } else {
-    result = feed_->decode(record.text, record.received, out);
+    // A file is one exchange's: the protocol that made sense last is asked first.
+    for (std::size_t i = 0; i < feeds_.size(); ++i) {
+      const std::size_t next = (at_ + i) % feeds_.size();
+      result = feeds_[next]->decode(record.text, record.received, out);
+      if (result.verdict == Verdict::malformed && i > 0) result = {Verdict::unknown, ""};
+      if (result.verdict == Verdict::unknown) continue;
+      at_ = next;
+      if (next > 0)
+        for (std::size_t t = before; t < out.size(); ++t) out[t].exchange.assign(venues_[next]->exchange);
+      break;
+    }
     if (result.verdict == Verdict::unknown) {
       if (framing_ == Framing::lines)
         result = json_.decode(record.text, record.received, out);

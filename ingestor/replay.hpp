@@ -60,7 +60,9 @@ class RecordDecoder {
 
  private:
   Framing framing_;
-  std::unique_ptr<Feed> feed_;
+  std::vector<const Venue*> venues_;  // of `feeds_`
+  std::vector<std::unique_ptr<Feed>> feeds_;
+  std::size_t at_ = 0;  // the protocol that the file was last seen to speak
   CsvRows csv_;
   JsonRows json_;
 };

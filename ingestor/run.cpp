@@ -325,11 +325,12 @@ bool wait_for_signal(int milliseconds) {
 
 int run_live(const Config& config) {
   WriterOptions options = writer_options(config);
-  options.feed = config.feed;
+  const Venue& venue = *find_venue(config.feed);
+  options.feed = venue.exchange;
   options.connection = config.connection.empty() ? default_connection(config) : config.connection;
   Chain chain(config, options);
 
-  const auto feed = make_binance_feed(config.stream);
+  const auto feed = venue.make(config.stream);
   const std::string address = feed->url(config.url, config.symbols, config.stream);
   const auto url = parse_url(address);
   if (!url) {

@@ -3,43 +3,23 @@
 // parse_decimal alone. Other events are ignored by their "e"; a broken one is a value, never an exception.
 #include <algorithm>
 #include <cctype>
-#include <optional>
-#include <utility>
 
-#include <simdjson.h>
-
-#include "../feed.hpp"
-#include "../number.hpp"
+#include "event.hpp"
 
 namespace tick::ingest {
 
 namespace {
 
-namespace json = simdjson::ondemand;
-
 constexpr std::size_t symbols_in_url = 100;
 constexpr std::size_t symbols_per_request = 200;
-constexpr std::string_view stream_host_suffixes[] = {"stream.binance.com", "data-stream.binance.vision"};
 
-// The values of one event, in whatever order they came. `bad` remembers a field of a wrong JSON type.
-struct Event {
+struct BinanceEvent : Event {
   std::optional<std::string_view> kind;
-  std::optional<std::string_view> symbol;
-  std::optional<std::string_view> price;
-  std::optional<std::string_view> qty;
-  std::optional<std::int64_t> time;
   std::optional<std::int64_t> trade_id;
   std::optional<std::int64_t> agg_id;
-  std::optional<bool> maker;
   bool has_result = false;
   bool has_error = false;
 };
-
-template <class T, class Value>
-void read(std::optional<T>& field, Value value) {
-  T got{};
-  if (std::move(value).get(got) == simdjson::SUCCESS) field = got;
-}
 
 std::string lower(std::string_view text) {
   std::string out(text);
@@ -52,19 +32,9 @@ class BinanceFeed final : public Feed {
   explicit BinanceFeed(Stream stream) : wanted_(stream) {}
 
   Decoded decode(std::string_view message, Timestamp received, std::vector<Tick>& out) override {
-    if (message.empty()) return {Verdict::malformed, "empty message"};
-    if (scratch_.size() < message.size() + simdjson::SIMDJSON_PADDING)
-      scratch_.resize(message.size() * 2 + simdjson::SIMDJSON_PADDING);
-    std::copy(message.begin(), message.end(), scratch_.begin());
-    json::document document;
-    if (parser_.iterate(scratch_.data(), message.size(), scratch_.size()).get(document))
-      return {Verdict::malformed, "not JSON"};
     json::object root;
-    json::json_type type{};
-    if (document.type().get(type)) return {Verdict::malformed, "not JSON"};
-    if (type == json::json_type::array) return {Verdict::unknown, ""};
-    if (document.get_object().get(root)) return {Verdict::malformed, "not a JSON object"};
-    Event event;
+    if (const auto other = message_.open(message, root)) return *other;
+    BinanceEvent event;
     bool enveloped = false;
     bool ours = true;
     for (auto field : root) {
@@ -93,9 +63,7 @@ class BinanceFeed final : public Feed {
       }
     }
     if (!ours) return {event.kind == "serverShutdown" ? Verdict::shutdown : Verdict::ignored, ""};
-    const char* rest = nullptr;
-    if (document.current_location().get(rest) == simdjson::SUCCESS)
-      return {Verdict::malformed, "text after the JSON object"};
+    if (!message_.complete()) return {Verdict::malformed, "text after the JSON object"};
     if (event.kind) return finish(event, received, out);
     if (event.has_error) return {Verdict::refused, "the exchange refused a request"};
     if (event.has_result) return {Verdict::reply, ""};
@@ -120,21 +88,20 @@ class BinanceFeed final : public Feed {
 
   std::vector<std::string> greetings(std::string_view base, const std::vector<std::string>& symbols,
                                      Stream stream) const override {
-    std::vector<std::string> requests;
     std::string address(base);
     while (address.ends_with('/')) address.pop_back();
-    if (has_path(address) || symbols.size() <= symbols_in_url) return requests;
-    for (std::size_t first = 0; first < symbols.size(); first += symbols_per_request) {
-      std::string text = R"({"method":"SUBSCRIBE","params":[)";
-      const std::size_t last = std::min(first + symbols_per_request, symbols.size());
-      for (std::size_t i = first; i < last; ++i) {
-        if (i > first) text += ',';
-        text += '"' + lower(symbols[i]) + "@" + std::string(stream_name(stream)) + '"';
-      }
-      text += "],\"id\":" + std::to_string(requests.size() + 1) + "}";
-      requests.push_back(std::move(text));
-    }
-    return requests;
+    if (has_path(address) || symbols.size() <= symbols_in_url) return {};
+    return subscribe(symbols, stream, true);
+  }
+
+  std::vector<std::string> subscribe(const std::vector<std::string>& symbols, Stream stream,
+                                     bool add) const override {
+    std::vector<std::string> streams;
+    for (const auto& symbol : symbols)
+      streams.push_back(lower(symbol) + "@" + std::string(stream_name(stream)));
+    return subscription_requests(
+        streams, symbols_per_request,
+        add ? R"({"method":"SUBSCRIBE","params":[)" : R"({"method":"UNSUBSCRIBE","params":[)", "],\"id\":@}");
   }
 
  private:
@@ -145,7 +112,7 @@ class BinanceFeed final : public Feed {
   }
 
   // Takes one field of an event; false as soon as the event turns out to be of another kind.
-  static bool note(std::string_view key, json::value& value, Event& event) {
+  static bool note(std::string_view key, json::value& value, BinanceEvent& event) {
     if (key.size() != 1) {
       if (key == "result") event.has_result = true;
       if (key == "error" || key == "code" || key == "msg") event.has_error = true;
@@ -164,57 +131,42 @@ class BinanceFeed final : public Feed {
       case 'q':
         read(event.qty, value.get_string());
         break;
-      case 'T':
-        read(event.time, value.get_int64());
+      case 'T': {
+        std::optional<std::int64_t> time;
+        read(time, value.get_int64());
+        event.time = time ? epoch_time(*time) : std::nullopt;
         break;
+      }
       case 't':
         read(event.trade_id, value.get_int64());
         break;
       case 'a':
         read(event.agg_id, value.get_int64());
         break;
-      case 'm':
-        read(event.maker, value.get_bool());
+      case 'm': {
+        std::optional<bool> buyer;
+        read(buyer, value.get_bool());
+        if (buyer) event.maker = *buyer ? Maker::buyer : Maker::seller;
         break;
+      }
       default:
         break;
     }
     return true;
   }
 
-  Decoded finish(const Event& event, Timestamp received, std::vector<Tick>& out) {
+  Decoded finish(BinanceEvent& event, Timestamp received, std::vector<Tick>& out) {
     const Stream kind = *event.kind == "trade" ? Stream::trade : Stream::agg_trade;
-    const auto& id = kind == Stream::trade ? event.trade_id : event.agg_id;
-    Tick tick;
-    if (!event.symbol || !tick.symbol.assign(*event.symbol)) return {Verdict::malformed, "no usable symbol"};
-    if (!event.price || !event.qty) return {Verdict::malformed, "price or quantity is missing"};
-    const auto price = parse_decimal(*event.price);
-    const auto qty = parse_decimal(*event.qty);
-    if (!price || *price <= 0) return {Verdict::malformed, "impossible price"};
-    if (!qty || *qty <= 0) return {Verdict::malformed, "impossible quantity"};
-    if (!id || *id < 0) return {Verdict::malformed, "trade id is missing"};
-    const auto ts = event.time ? epoch_time(*event.time) : std::nullopt;
-    if (!ts) return {Verdict::malformed, "impossible trade time"};
-    if (received != Timestamp{} && *ts > received + std::chrono::days(1))
-      return {Verdict::malformed, "trade time is more than a day ahead"};
-    if (!event.maker) return {Verdict::malformed, "buyer-is-maker flag is missing"};
+    event.id = kind == Stream::trade ? event.trade_id : event.agg_id;
+    if (const char* wrong = append_tick(event, received, out)) return {Verdict::malformed, wrong};
     if (wanted_ == Stream::any) wanted_ = kind;  // both streams tell the same trades: never count them twice
-    if (kind != wanted_) return {Verdict::ignored, ""};
-    tick.ts = *ts;
-    tick.received = received;
-    tick.price = *price;
-    tick.qty = *qty;
-    tick.has_qty = true;
-    tick.id = *id;
-    tick.has_id = true;
-    tick.maker = *event.maker ? Maker::buyer : Maker::seller;
-    out.push_back(tick);
-    return {Verdict::tick, ""};
+    if (kind == wanted_) return {Verdict::tick, ""};
+    out.pop_back();
+    return {Verdict::ignored, ""};
   }
 
   Stream wanted_;
-  json::parser parser_;
-  std::vector<char> scratch_;
+  Message message_;
 };
 
 }  // namespace
@@ -225,11 +177,6 @@ std::string_view stream_name(Stream stream) {
 
 std::unique_ptr<Feed> make_binance_feed(Stream stream) {
   return std::make_unique<BinanceFeed>(stream);
-}
-
-bool is_binance_host(std::string_view host) {
-  return std::any_of(std::begin(stream_host_suffixes), std::end(stream_host_suffixes),
-                     [&](std::string_view known) { return host == known; });
 }
 
 }  // namespace tick::ingest

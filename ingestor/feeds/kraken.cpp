@@ -1,0 +1,128 @@
+// Kraken WebSocket v2: the `trade` channel. A message holds several trades; prices and quantities are JSON
+// numbers and go to double from their literal text. Its subscription begins with a snapshot of the newest
+// trades, which is handed on in ascending order of ids like everything else.
+#include <algorithm>
+
+#include "event.hpp"
+
+namespace tick::ingest {
+
+namespace {
+
+constexpr std::size_t symbols_per_request = 100;
+
+class KrakenFeed final : public Feed {
+ public:
+  Decoded decode(std::string_view message, Timestamp received, std::vector<Tick>& out) override {
+    json::object root;
+    if (const auto other = message_.open(message, root)) return *other;
+    const std::size_t before = out.size();
+    const auto give_up = [&](Verdict verdict, const char* reason) -> Decoded {
+      out.resize(before);
+      return {verdict, reason};
+    };
+    std::optional<std::string_view> channel;
+    bool has_method = false;
+    bool has_error = false;
+    const char* wrong = nullptr;
+    std::uint32_t bad = 0;
+    bool has_data = false;
+    for (auto field : root) {
+      std::string_view key;
+      json::value value;
+      if (field.unescaped_key().get(key) || field.value().get(value))
+        return give_up(Verdict::malformed, "broken JSON");
+      if (key == "channel") {
+        read(channel, value.get_string());
+        if (channel && *channel != "trade") return give_up(Verdict::ignored, "");
+      } else if (key == "method") {
+        has_method = true;
+      } else if (key == "error") {
+        has_error = true;
+      } else if (key == "data") {
+        json::array trades;
+        if (value.get_array().get(trades)) {
+          ++bad;
+          wrong = "data is not an array";
+          continue;
+        }
+        has_data = true;
+        for (auto element : trades) {
+          json::object trade;
+          Event event;
+          if (element.get_object().get(trade)) return give_up(Verdict::malformed, "a trade is not an object");
+          for (auto member : trade)
+            if (member.unescaped_key().get(key) || member.value().get(value) || !note(key, value, event))
+              return give_up(Verdict::malformed, "broken JSON");
+          if (const char* reason = append_tick(event, received, out)) {
+            ++bad;
+            wrong = reason;
+          }
+        }
+      }
+    }
+    if (!message_.complete()) return give_up(Verdict::malformed, "text after the JSON object");
+    if (!channel) {
+      if (has_error) return give_up(Verdict::refused, "the exchange refused a request");
+      return give_up(has_method ? Verdict::reply : Verdict::unknown, "");
+    }
+    if (out.size() == before) {
+      if (wrong != nullptr) return {Verdict::malformed, wrong};
+      return {has_data ? Verdict::ignored : Verdict::malformed, has_data ? "" : "no data"};
+    }
+    std::stable_sort(out.begin() + static_cast<std::ptrdiff_t>(before), out.end(),
+                     [](const Tick& a, const Tick& b) { return a.id < b.id; });
+    return {Verdict::tick, wrong == nullptr ? "" : wrong, bad};
+  }
+
+  std::string url(std::string_view base, const std::vector<std::string>&, Stream) const override {
+    return std::string(base);
+  }
+
+  std::vector<std::string> greetings(std::string_view, const std::vector<std::string>& symbols,
+                                     Stream stream) const override {
+    return subscribe(symbols, stream, true);
+  }
+
+  std::vector<std::string> subscribe(const std::vector<std::string>& symbols, Stream,
+                                     bool add) const override {
+    return subscription_requests(
+        symbols, symbols_per_request,
+        add ? R"({"method":"subscribe","params":{"channel":"trade","snapshot":true,"symbol":[)"
+            : R"({"method":"unsubscribe","params":{"channel":"trade","symbol":[)",
+        "]},\"req_id\":@}");
+  }
+
+ private:
+  static bool note(std::string_view key, json::value& value, Event& event) {
+    if (key == "symbol") {
+      read(event.symbol, value.get_string());
+    } else if (key == "price") {
+      event.price = digits_of(value);
+    } else if (key == "qty") {
+      event.qty = digits_of(value);
+    } else if (key == "trade_id") {
+      read(event.id, value.get_int64());
+    } else if (key == "timestamp") {
+      std::optional<std::string_view> text;
+      read(text, value.get_string());
+      event.time = text ? parse_time(*text) : std::nullopt;
+    } else if (key == "side") {  // the taker's
+      std::optional<std::string_view> side;
+      read(side, value.get_string());
+      if (side == "buy") event.maker = Maker::seller;
+      if (side == "sell") event.maker = Maker::buyer;
+    }
+    return true;
+  }
+
+  Message message_;
+};
+
+}  // namespace
+
+std::unique_ptr<Feed> make_kraken_feed() {
+  return std::make_unique<KrakenFeed>();
+}
+
+}  // namespace tick::ingest

@@ -1,0 +1,83 @@
+// The table of venues that feed.name chooses from; see feed.hpp.
+#include <algorithm>
+
+#include "../feed.hpp"
+
+namespace tick::ingest {
+
+namespace {
+
+std::unique_ptr<Feed> coinbase(Stream) {
+  return make_coinbase_feed();
+}
+
+std::unique_ptr<Feed> kraken(Stream) {
+  return make_kraken_feed();
+}
+
+// binance.data is Binance's host for market data alone: no account, reachable where the others are not.
+constexpr Venue table[] = {
+    {"binance", "binance", "wss://stream.binance.com:9443", "https://api.binance.com", make_binance_feed},
+    {"binance.data", "binance", "wss://data-stream.binance.vision", "https://data-api.binance.vision",
+     make_binance_feed},
+    {"binance.us", "binance.us", "wss://stream.binance.us:9443", "https://api.binance.us", make_binance_feed},
+    {"coinbase", "coinbase", "wss://ws-feed.exchange.coinbase.com", "https://api.exchange.coinbase.com",
+     coinbase},
+    {"kraken", "kraken", "wss://ws.kraken.com/v2", "https://api.kraken.com", kraken},
+};
+
+std::string_view host_of(std::string_view url) {
+  url.remove_prefix(url.find("://") + 3);
+  return url.substr(0, url.find_first_of(":/"));
+}
+
+}  // namespace
+
+std::span<const Venue> venues() {
+  return table;
+}
+
+const Venue* find_venue(std::string_view name) {
+  const auto found = std::find_if(std::begin(table), std::end(table),
+                                  [&](const Venue& venue) { return venue.name == name; });
+  return found == std::end(table) ? nullptr : found;
+}
+
+bool own_host(const Venue& venue, std::string_view host) {
+  return std::any_of(std::begin(table), std::end(table), [&](const Venue& other) {
+    return other.exchange == venue.exchange && host_of(other.url) == host;
+  });
+}
+
+bool spelled_for(const Venue& venue, std::string_view symbol) {
+  const bool dash = symbol.find('-') != std::string_view::npos;
+  const bool slash = symbol.find('/') != std::string_view::npos;
+  if (venue.name == "coinbase") return dash && !slash;
+  if (venue.name == "kraken") return slash && !dash;
+  return !dash && !slash;
+}
+
+std::string wire_symbol(const Venue& venue, std::string_view symbol) {
+  if (venue.name == "kraken" && symbol.starts_with("XBT/")) return "BTC" + std::string(symbol.substr(3));
+  if (venue.name == "kraken" && symbol.starts_with("XDG/")) return "DOGE" + std::string(symbol.substr(3));
+  return std::string(symbol);
+}
+
+std::vector<std::string> subscription_requests(const std::vector<std::string>& symbols,
+                                               std::size_t per_request, std::string_view before,
+                                               std::string_view after) {
+  std::vector<std::string> requests;
+  for (std::size_t first = 0; first < symbols.size(); first += per_request) {
+    std::string text(before);
+    const std::size_t last = std::min(first + per_request, symbols.size());
+    for (std::size_t i = first; i < last; ++i) text += (i > first ? ",\"" : "\"") + symbols[i] + '"';
+    const auto mark = after.find('@');
+    text += after.substr(0, mark);
+    if (mark != std::string_view::npos)
+      text += std::to_string(requests.size() + 1) + std::string(after.substr(mark + 1));
+    requests.push_back(std::move(text));
+  }
+  return requests;
+}
+
+}  // namespace tick::ingest

@@ -1,0 +1,26 @@
+// libFuzzer over the decoders of all venues: the first byte chooses the venue. No input may crash, leave a
+// tick without its verdict, or break the decoder for the next message.
+#include <cstdint>
+#include <cstdlib>
+
+#include "ingestor/feed.hpp"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace tick::ingest;
+  if (size == 0) return 0;
+  static std::vector<std::unique_ptr<Feed>> feeds = [] {
+    std::vector<std::unique_ptr<Feed>> all;
+    for (const auto& venue : venues()) all.push_back(venue.make(Stream::any));
+    return all;
+  }();
+  const std::string_view text(reinterpret_cast<const char*>(data) + 1, size - 1);
+  const Timestamp received{std::chrono::microseconds(1'800'000'000'000'000)};
+  std::vector<Tick> out;
+  const Decoded decoded = feeds[data[0] % feeds.size()]->decode(text, received, out);
+  if (out.empty() != (decoded.verdict != Verdict::tick)) std::abort();
+  for (const auto& tick : out)
+    if (!(tick.price > 0) || !(tick.qty > 0) || tick.id < 0 || tick.symbol.view().empty() ||
+        tick.ts.time_since_epoch().count() <= 0 || tick.ts > received + std::chrono::days(1))
+      std::abort();
+  return 0;
+}
