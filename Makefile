@@ -183,7 +183,7 @@ sanitize: $(call SANE,$(UNIT_BINS))
 
 # libFuzzer over the decoders, each test/fuzz/NAME_fuzz.cpp with its seeds in test/fuzz/NAME/.
 FUZZ_SECONDS ?= 60
-FUZZ_CXX ?= $(firstword $(shell command -v clang++ clang++-14 clang-14 2>/dev/null))
+FUZZ_CXX ?= $(firstword $(shell which clang++ clang++-14 clang-14 2>/dev/null))
 FUZZ_BINS := $(patsubst test/fuzz/%_fuzz.cpp,build/fuzz/%,$(sort $(wildcard test/fuzz/*_fuzz.cpp)))
 FUZZ_SRC := $(wildcard ingestor/feeds/*.cpp) ingestor/number.cpp
 
