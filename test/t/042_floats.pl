@@ -41,7 +41,7 @@ for my $run (0 .. $runs - 1) {
     '<', \'', '>', \$out, '2>', \$err) or die $err;
 }
 create('later', sprintf $minute, '');
-is($node->safe_psql('postgres', "SELECT tick.wait(NULL, '60 s')"), 't', 'merged');
+is($node->safe_psql('postgres', "SELECT tick.wait(NULL, '300 s')"), 't', 'merged');
 
 my $windows = q{SELECT run, k, extract(minute FROM w)::int, total, mean, n FROM %s};
 for my $rollup (qw(by_minute range later)) {
