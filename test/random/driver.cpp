@@ -303,6 +303,7 @@ bool Driver::give_definition(Writer& writer, Kind kind) {
       break;
     }
     case truncate:
+      if (rollups_.empty()) return false;  // nobody minds
       add({{"TRUNCATE " +
                 (attached.empty() || dice_.chance(50) ? source_.name : source_.leaf(dice_.pick(attached))),
             "", kind, false, true}});
