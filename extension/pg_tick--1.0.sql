@@ -274,6 +274,18 @@ BEGIN
 END $$;
 REVOKE ALL ON FUNCTION tick_catalog.refuse_replica(pg_catalog.regclass) FROM PUBLIC;
 
+-- Only the worker writes a state table; emptied by its owner it is computed again.
+CREATE FUNCTION tick_catalog.guard_state() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tick_guard_state';
+CREATE FUNCTION tick_catalog.guard_table(state pg_catalog.regclass) RETURNS void
+  LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  EXECUTE format('CREATE TRIGGER tick_guard BEFORE INSERT OR UPDATE OR DELETE ON %s
+    FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.guard_state()', state);
+  EXECUTE format('CREATE TRIGGER tick_rebuild AFTER TRUNCATE ON %s
+    FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.guard_state()', state);
+END $$;
+REVOKE ALL ON FUNCTION tick_catalog.guard_state(), tick_catalog.guard_table(pg_catalog.regclass) FROM PUBLIC;
+
 CREATE FUNCTION tick_catalog.unmerged(rollup int4) RETURNS SETOF record
   LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tick_unmerged';
 COMMENT ON FUNCTION tick_catalog.unmerged(int4) IS
@@ -399,6 +411,17 @@ CREATE FUNCTION tick.set_watermark(source regclass, watermark timestamptz) RETUR
   LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_set_watermark';
 COMMENT ON FUNCTION tick.set_watermark(regclass, timestamptz)
   IS 'moves a watermark, also back: the next turn does it, and rows move it on from there';
+
+CREATE FUNCTION tick.purge(source regclass, before timestamptz) RETURNS int8
+  LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_purge';
+COMMENT ON FUNCTION tick.purge(regclass, timestamptz) IS 'deletes rows before a time from a source, and leaves their candles as they are';
+CREATE FUNCTION tick.refresh(name regclass, "from" timestamptz DEFAULT NULL, "to" timestamptz DEFAULT NULL) RETURNS void
+  LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_refresh';
+COMMENT ON FUNCTION tick.refresh(regclass, timestamptz, timestamptz)
+  IS 'has windows recomputed: they become what the source holds, also if that is less';
+CREATE FUNCTION tick.reset(source regclass) RETURNS void
+  LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_reset';
+COMMENT ON FUNCTION tick.reset(regclass) IS 'empties a source: its rows, candles, ids and watermark start anew';
 
 CREATE FUNCTION tick_catalog.on_drop() RETURNS event_trigger
   LANGUAGE C AS 'MODULE_PATHNAME', 'tick_on_drop';

@@ -111,6 +111,7 @@ SELECT k, s8, s4, a8, low, high, f, l, v, n FROM sums ORDER BY k;
 SELECT * FROM tick.verify('sums');
 SELECT s8, (SELECT sum(f8) FROM floats WHERE k = 'cancel') AS built_in FROM sums WHERE k = 'cancel';
 BEGIN;
+ALTER TABLE sums_state DISABLE TRIGGER tick_guard;
 UPDATE sums_state SET s8 = '0:[4] n=10' WHERE k = 'cancel';
 SELECT * FROM tick.verify('sums');
 ROLLBACK;

@@ -6,9 +6,11 @@
 
 #include "audit.hpp"
 #include "catalog.hpp"
+#include "coverage.hpp"
 #include "dedup.hpp"
 #include "evaluator.hpp"
 #include "guard.hpp"
+#include "session.hpp"
 #include "shared.hpp"
 
 namespace tick::pg {
@@ -24,7 +26,10 @@ struct Entry {
   MemoryContext memory;  // child of TopTransactionContext, holds both batches
   RowBatch* added;
   RowBatch* retracted;  // made by the first UPDATE or DELETE
+  RowBatch* purged;     // rows that go and leave their candles as they are
   Fold fold;
+  bool retired = false;                // there are such
+  Micros retired_to = minus_infinity;  // the newest
   uint64 rows = 0;
 
   Entry(int level, Evaluator* evaluator)
@@ -33,6 +38,7 @@ struct Entry {
         memory(nullptr),
         added(nullptr),
         retracted(nullptr),
+        purged(nullptr),
         fold(evaluator->program) {}
 };
 
@@ -55,6 +61,31 @@ Entry* find_entry(Evaluator* evaluator) {
 void fold_entry(Entry& entry) {
   fold_batch(entry.added, entry.fold, false, true);
   if (entry.retracted != nullptr) fold_batch(entry.retracted, entry.fold, true, true);
+  if (entry.purged == nullptr || entry.purged->rows == 0) return;
+  Fold purged(entry.evaluator->program);  // for their times alone
+  fold_batch(entry.purged, purged, false, true);
+  for (size_t slot = 0; slot < purged.slots(); ++slot)
+    entry.retired_to = std::max(entry.retired_to, purged.max_time(slot));
+  entry.retired = true;
+}
+
+// Tells from which time on the source is complete once the rows that were purged have gone. A program without
+// a time does not know, and is asked last.
+void retire(Entry& entry, bool timed) {
+  fold_entry(entry);
+  if (!entry.retired || (entry.evaluator->program.time >= 0) != timed) return;
+  entry.retired = false;
+  const Oid source = entry.evaluator->source;
+  const Micros newest = timed ? entry.retired_to : plus_infinity;
+  if (newest == minus_infinity) return;
+  call([&] {
+    const Actor writer = act_as_extension();
+    const bool ending = !ActiveSnapshotSet();
+    if (ending) PushActiveSnapshot(GetTransactionSnapshot());
+    retire_rows(source, newest);
+    if (ending) PopActiveSnapshot();
+    act_again(writer);
+  });
 }
 
 // Writes what an entry holds as one delta row.
@@ -72,6 +103,9 @@ void flush(Entry& entry) {
 
 // Flushes the entries of a nesting level (0 = all); those of levels above must not be written by a child.
 void flush_level(int level) {
+  for (bool timed : {true, false})
+    for (Entry& entry : entries)
+      if (level == 0 || entry.level == level) retire(entry, timed);
   for (Entry& entry : entries)
     if (level == 0 || entry.level == level) flush(entry);
 }
@@ -155,6 +189,13 @@ void require_trigger(FunctionCallInfo fcinfo) {
                     errmsg("%s can only be a trigger", format_procedure(fcinfo->flinfo->fn_oid))));
 }
 
+void refuse_purge(Relation table) {
+  ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+                  errmsg("only the owner of \"%s\" may delete rows and keep their candles",
+                         RelationGetRelationName(table)),
+                  errhint("SET tick.corrections = on.")));
+}
+
 Datum capture_row(FunctionCallInfo fcinfo) {
   require_trigger(fcinfo);
   if (!preloaded())
@@ -163,6 +204,7 @@ Datum capture_row(FunctionCallInfo fcinfo) {
                     errhint("Add pg_tick to shared_preload_libraries and restart the server.")));
   auto* trigger = reinterpret_cast<TriggerData*>(fcinfo->context);
   Binding* binding = bind(fcinfo, trigger);
+  const bool purge = TRIGGER_FIRED_BY_DELETE(trigger->tg_event) && !tick_corrections;
   const bool insert = TRIGGER_FIRED_BY_INSERT(trigger->tg_event);
   const bool update = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event);
   for (int i = 0; i < binding->count; ++i) {
@@ -170,6 +212,13 @@ Datum capture_row(FunctionCallInfo fcinfo) {
     const AttrNumber* attributes = binding->attributes[i];
     if (update && same_input(evaluator, attributes, trigger->tg_trigslot, trigger->tg_newslot)) continue;
     Entry* entry = find_entry(evaluator);
+    if (purge) {
+      if (!TICK_OWNS_RELATION(evaluator->source, GetUserId())) refuse_purge(trigger->tg_relation);
+      if (entry->purged == nullptr) entry->purged = make_batch(evaluator, entry->memory);
+      push(entry, entry->purged, trigger->tg_trigslot, attributes);
+      if (committing) retire(*entry, evaluator->program.time >= 0);
+      continue;
+    }
     if (!insert && entry->retracted == nullptr) entry->retracted = make_batch(evaluator, entry->memory);
     if (!insert) push(entry, entry->retracted, trigger->tg_trigslot, attributes);
     if (insert) push(entry, entry->added, trigger->tg_trigslot, attributes);
@@ -263,8 +312,6 @@ PG_FUNCTION_INFO_V1(tick_flush);
 PGDLLEXPORT Datum tick_flush(PG_FUNCTION_ARGS);
 PG_FUNCTION_INFO_V1(tick_ignore_replica);
 PGDLLEXPORT Datum tick_ignore_replica(PG_FUNCTION_ARGS);
-PG_FUNCTION_INFO_V1(tick_refuse_truncate);
-PGDLLEXPORT Datum tick_refuse_truncate(PG_FUNCTION_ARGS);
 }
 
 Datum tick_capture(PG_FUNCTION_ARGS) {
@@ -279,19 +326,13 @@ Datum tick_flush(PG_FUNCTION_ARGS) {
   });
 }
 
-Datum tick_refuse_truncate(PG_FUNCTION_ARGS) {
-  require_trigger(fcinfo);
-  auto* trigger = reinterpret_cast<TriggerData*>(fcinfo->context);
-  ereport(ERROR,
-          (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-           errmsg("cannot truncate \"%s\": rollups read it", RelationGetRelationName(trigger->tg_relation)),
-           errdetail("Its candles would no longer equal their query."),
-           errhint("DELETE the rows, or drop the rollups first with tick.drop_rollup.")));
-}
-
 Datum tick_ignore_replica(PG_FUNCTION_ARGS) {
   require_trigger(fcinfo);
   auto* trigger = reinterpret_cast<TriggerData*>(fcinfo->context);
+  // Somebody may have enabled it for all sessions.
+  if (SessionReplicationRole != SESSION_REPLICATION_ROLE_REPLICA)
+    return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ? trigger->tg_newtuple
+                                                                      : trigger->tg_trigtuple);
   if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
     ereport(ERROR,
             (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

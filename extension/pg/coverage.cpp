@@ -9,26 +9,6 @@
 namespace tick::pg {
 namespace {
 
-// Reads one column of numbers into a list of int8 values palloc'ed outside SPI.
-List* read_numbers(const char* sql, Oid argument) {
-  List* result = NIL;
-  Oid types[] = {OIDOID};
-  Datum values[] = {ObjectIdGetDatum(argument)};
-  MemoryContext memory = CurrentMemoryContext;
-  open_catalogs();
-  SPI_execute_with_args(sql, 1, types, values, nullptr, true, 0);
-  for (uint64 row = 0; row < SPI_processed; ++row) {
-    bool null;
-    auto* number = static_cast<int64*>(MemoryContextAlloc(memory, sizeof(int64)));
-    *number = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1, &null));
-    MemoryContext spi = MemoryContextSwitchTo(memory);
-    result = lappend(result, number);
-    MemoryContextSwitchTo(spi);
-  }
-  close_catalogs();
-  return result;
-}
-
 bool holds(List* numbers, int64 wanted) {
   ListCell* cell;
   foreach (cell, numbers)
@@ -51,7 +31,7 @@ void tell_engine() {
 // Moves raw_from past partitions that have gone. One that lies beyond every row the source has had was empty;
 // if there are deltas that nobody has read yet, nobody knows. One without an upper bound reached to the
 // newest row.
-void retire_leaves(Oid source, const char* gone) {
+void move_raw_from(Oid source, const char* gone) {
   run(psprintf(
       "UPDATE tick_catalog.source AS s SET raw_from = greatest(s.raw_from, m.raw_from) FROM "
       "(SELECT max(CASE WHEN w.max_time IS NULL THEN least(l.hi, now()) WHEN l.hi IS NULL THEN w.max_time + "
@@ -64,6 +44,10 @@ void retire_leaves(Oid source, const char* gone) {
       "pg_snapshot_xmin(f.snapshot) AND NOT pg_visible_in_snapshot(q.xid, f.snapshot)))) AS m "
       "WHERE s.relid = %u AND m.raw_from IS NOT NULL",
       source, gone, source));
+}
+
+void retire_leaves(Oid source, const char* gone) {
+  move_raw_from(source, gone);
   run(psprintf("DELETE FROM tick_catalog.leaf WHERE source = %u AND leaf IN (%s)", source, gone));
   tell_engine();
 }
@@ -178,6 +162,64 @@ void take_in_table(Oid source, Oid table) {
 }
 
 }  // namespace
+
+List* read_numbers(const char* sql, Oid argument) {
+  List* result = NIL;
+  Oid types[] = {OIDOID};
+  Datum values[] = {ObjectIdGetDatum(argument)};
+  MemoryContext memory = CurrentMemoryContext;
+  open_catalogs();
+  SPI_execute_with_args(sql, 1, types, values, nullptr, true, 0);
+  for (uint64 row = 0; row < SPI_processed; ++row) {
+    bool null;
+    auto* number = static_cast<int64*>(MemoryContextAlloc(memory, sizeof(int64)));
+    *number = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1, &null));
+    MemoryContext spi = MemoryContextSwitchTo(memory);
+    result = lappend(result, number);
+    MemoryContextSwitchTo(spi);
+  }
+  close_catalogs();
+  return result;
+}
+
+// What was never computed would never be.
+static void refuse_during_backfill(Oid source) {
+  List* waiting = read_numbers(
+      "SELECT r.view::int8 FROM tick_catalog.rollup AS r JOIN tick_catalog.pending AS p ON p.rollup = r.id "
+      "WHERE r.source = $1 AND p.fresh AND r.status <> 'error' LIMIT 1",
+      source);
+  if (waiting == NIL) return;
+  const auto view = static_cast<Oid>(*static_cast<int64*>(linitial(waiting)));
+  ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                  errmsg("rows of \"%s\" cannot go yet: \"%s\" is still being computed from them",
+                         get_rel_name(source), get_rel_name(view)),
+                  errhint("Try again when SELECT tick.wait(...) of it has returned true.")));
+}
+
+void retire_rows(Oid source, Micros newest) {
+  refuse_during_backfill(source);
+  const bool unknown = newest == plus_infinity;
+  const char* until =
+      unknown
+          ? "(SELECT greatest(now(), w.max_time) + interval '1 microsecond' FROM tick_catalog.watermark AS w "
+            "WHERE w.source = s.relid)"
+          : time_text(newest + 1);
+  SPI_connect();
+  SPI_execute(
+      psprintf("UPDATE tick_catalog.source AS s SET raw_from = %s WHERE relid = %u AND (raw_from IS NULL "
+               "OR %s)",
+               until, source, unknown ? "false" : psprintf("raw_from < %s", until)),
+      false, 0);
+  const bool moved = SPI_processed > 0;
+  SPI_finish();
+  if (moved) tell_engine();
+}
+
+void retire_leaf(Oid source, Oid leaf) {
+  refuse_during_backfill(source);
+  move_raw_from(source, psprintf("%u", leaf));
+  tell_engine();
+}
 
 void follow_leaves() {
   ListCell* cell;

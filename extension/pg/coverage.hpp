@@ -14,4 +14,12 @@ void follow_leaves();
 // Takes in tables that were attached with their rows: their windows are recomputed. `tables`: list of oid.
 void take_in(List* tables);
 
+// Rows of a source are gone for good, the newest of this time, and their windows stay as they are
+// (plus_infinity: nobody knows the times). retire_leaf(): all rows of a partition.
+void retire_rows(Oid source, Micros newest);
+void retire_leaf(Oid source, Oid leaf);
+
+// Reads one column of int8 into a list of them, palloc'ed; `argument` is $1, an oid.
+List* read_numbers(const char* sql, Oid argument);
+
 }  // namespace tick::pg

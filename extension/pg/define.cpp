@@ -152,7 +152,7 @@ Oid create_rollup(text* name, const char* query) {
   const Oid view = get_relname_relid(def->name, def->schema);
 
   caller = act_as_extension();
-  run(psprintf("SELECT tick_catalog.refuse_replica(%u)", state));
+  run(psprintf("SELECT tick_catalog.refuse_replica(%u), tick_catalog.guard_table(%u)", state, state));
   register_source(def->source);
   const int32 group = join_group(def);
   write_rollup(def, view, state, definition, group);

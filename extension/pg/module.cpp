@@ -18,6 +18,8 @@ int tick_turn_interval = 1;
 int tick_queue_size = 8192;
 int tick_turn_memory = 65536;
 int tick_scan_size = 4096;
+bool tick_corrections = true;
+int tick_truncate = truncate_refuse;
 #ifdef TICK_FAULTS
 char* tick_debug_bug = nullptr;
 #endif
@@ -36,6 +38,9 @@ void on_startup() {
   if (previous_startup != nullptr) previous_startup();
   shared_startup();
 }
+
+const config_enum_entry truncate_options[] = {
+    {"refuse", truncate_refuse, false}, {"retention", truncate_retention, false}, {nullptr, 0, false}};
 
 void define_settings() {
 #ifdef TICK_FAULTS
@@ -57,6 +62,12 @@ void define_settings() {
   DefineCustomIntVariable("tick.scan_size", "Size of history above which a helper process scans it.",
                           "Smaller tables are read by the worker itself, within a turn.", &tick_scan_size,
                           4096, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_KB, nullptr, nullptr, nullptr);
+  DefineCustomBoolVariable("tick.corrections", "Whether a DELETE takes its rows out of rollups.",
+                           "Off, for the owner of a source: rows go, their candles stay.", &tick_corrections,
+                           true, PGC_USERSET, 0, nullptr, nullptr, nullptr);
+  DefineCustomEnumVariable("tick.truncate", "What a TRUNCATE of a source does.",
+                           "retention, for its owner: rows go, their candles stay.", &tick_truncate,
+                           truncate_refuse, truncate_options, PGC_USERSET, 0, nullptr, nullptr, nullptr);
   MarkGUCPrefixReserved("tick");
 }
 

@@ -156,7 +156,7 @@ void Merger::shorten_pending(Rollup& rollup, const Range& range, Micros lo) {
   auto& ranges = range.fresh ? rollup.fresh : rollup.dirty;
   std::erase_if(ranges, [&](const Range& known) { return known.lo == range.lo && known.hi == range.hi; });
   if (range.lo >= lo) return;
-  const Range rest{range.lo, std::min(range.hi, lo), range.fresh, range.replace};
+  const Range rest{range.lo, std::min(range.hi, lo), range.fresh, 0, range.replace};
   insert_pending(rollup.id, rest);
   ranges.push_back(rest);
 }

@@ -128,9 +128,12 @@ bool is_key_index(const Rollup& rollup, Relation table, Relation index, int keys
   return true;
 }
 
-// True if something on the table fires for the worker; our own triggers against replicas do not.
+// True if something on the table fires for the worker; our own triggers let it pass.
 bool fires_triggers(const TriggerDesc* triggers) {
+  const Oid ours = catalog_namespace(false);
   for (int i = 0; triggers != nullptr && i < triggers->numtriggers; ++i) {
+    const Oid function = triggers->triggers[i].tgfoid;
+    if (get_func_namespace(function) == ours && strcmp(get_func_name(function), "guard_state") == 0) continue;
     const char enabled = triggers->triggers[i].tgenabled;
     if (enabled == TRIGGER_FIRES_ON_ORIGIN || enabled == TRIGGER_FIRES_ALWAYS) return true;
   }

@@ -180,6 +180,7 @@ void Watermarks::read() {
       std::sort(time.values.begin(), time.values.end(),
                 [](const EventTime::Value& a, const EventTime::Value& b) { return a.name < b.name; });
     }
+    if (time.last_arrival == minus_infinity) source.reached = minus_infinity;  // tick.reset, say
     source.time = std::move(time);
     source.new_rows = source.new_late = source.new_future = source.new_rejected = 0;
     source.arrived = source.changed = false;

@@ -158,7 +158,7 @@ my %breaks = (
 );
 for my $name (sort keys %breaks) {
   my $found = $node->safe_psql('postgres',
-    qq{BEGIN; $breaks{$name}; SELECT key->>'symbol', ts, "column" FROM tick.verify('candles_1m'); ROLLBACK});
+    qq{BEGIN; ALTER TABLE candles_1m_state DISABLE TRIGGER tick_guard; $breaks{$name}; SELECT key->>'symbol', ts, "column" FROM tick.verify('candles_1m'); ROLLBACK});
   my $expected = $name eq 'added' ? qr/^GHOST\|/ : qr/^S1\|2024-03-01 12:1[12]:00\+00\|/;
   like($found, $expected, "verify notices: $name ($found)");
 }
