@@ -147,6 +147,14 @@ inline std::string stored_query(const Shape& shape, const std::string& view) {
   return "SELECT " + list + " FROM " + view;
 }
 
+// The rows that may hold a value that has left and cannot be computed again: the keys alone.
+inline std::string stale_query(const Shape& shape, const std::string& view) {
+  std::string list;
+  for (const Column& key : shape.keys) list += (list.empty() ? "" : ", ") + key.name;
+  if (shape.window != 0) list += list.empty() ? "w" : ", w";
+  return "SELECT " + list + " FROM " + view + "_state WHERE tick_stale";
+}
+
 inline size_t key_columns(const Shape& shape) {
   return shape.keys.size() + (shape.window != 0 ? 1 : 0);
 }
