@@ -606,11 +606,12 @@ bool Driver::enough() const {
 
 void Driver::report() {
   std::printf(
-      "seed %llu: %d operations, %d quiet points, %ld values compared, %ld rows stale, killed worker %d, backend %d, "
+      "seed %llu: %d operations, %d quiet points, %ld values compared, %ld rows stale, killed worker %d, "
+      "backend %d, "
       "postmaster %d "
       "times\n",
-      static_cast<unsigned long long>(seed_), operations_, quiet_points_, compared_, stale_, kills_[0], kills_[1],
-      kills_[2]);
+      static_cast<unsigned long long>(seed_), operations_, quiet_points_, compared_, stale_, kills_[0],
+      kills_[1], kills_[2]);
   for (int kind = 0; kind < kinds; ++kind)
     if (table[kind].least > 0)
       std::printf("  %-28s %6ld with effect%s\n", table[kind].name, table[kind].effect,
