@@ -276,6 +276,7 @@ bool Merger::merge_pieces(Turn& turn) {
       current_ = rollup.id;
       if (const auto error = scan_error(range.scan)) {
         set_aside_in_turn(turn, rollup, *error);
+        current_ = 0;
         merged = true;
         break;
       }
@@ -283,6 +284,7 @@ bool Merger::merge_pieces(Turn& turn) {
       if (!left) {  // and nobody works on it: its helper has ended, or was killed
         lost_.insert(range.scan);
         locked_out_[rollup.source] = turn.started + locked_out_for;
+        current_ = 0;
         continue;
       }
       while (left) {
@@ -300,8 +302,7 @@ bool Merger::merge_pieces(Turn& turn) {
         (void)merge_state(rollup, fold, {turn.started, std::nullopt}, false);
         if (has_listeners()) add_change(turn.changes[rollup.id], rollup, fold);
         watermarks_.note(rollup.source, fold, true);
-        if (rollup.windowed)
-          for (size_t slot = 0; slot < fold.slots(); ++slot) turn.replaced[rollup.id].insert(fold.pane(slot));
+        note_windows(turn.replaced, rollup, fold);
         left = has_piece(range.scan);
         if (GetCurrentTimestamp() >= until) break;
       }

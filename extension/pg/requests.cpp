@@ -280,6 +280,10 @@ void begin_anew(int32 rollup) {
 
 // Throws, like what it calls for the ids.
 void reset(Oid source) {
+  // An error in the TRUNCATE leaves nothing allowed: numbers of subtransactions come again.
+  struct Ending {
+    ~Ending() { resetting = InvalidOid; }
+  } ending;
   Actor caller{};
   call([&] {
     require_source(source);

@@ -48,6 +48,16 @@ refused(q{SELECT tick.purge('pg_class', now())}, qr/"pg_class" is no source/, 'p
 refused(q{SELECT tick.reset('candles_1m')}, qr/is no source/, 'reset of a view');
 refused(q{SELECT tick.refresh('trades')}, qr/"trades" is not a rollup/, 'refresh of a table');
 
+# ---- a reset that fails allows nothing to what comes after it in its session.
+sql(q{CREATE TABLE referenced (id int8 PRIMARY KEY, ts timestamptz, v int4); CREATE TABLE refers (id int8 REFERENCES referenced);
+  SELECT tick.create_rollup('sums', 'SELECT v, count(*) AS n FROM referenced GROUP BY 1'); INSERT INTO referenced VALUES (1, now(), 1)});
+settle();
+my ($status, $stdout, $stderr) = $node->psql('postgres',
+  q{SELECT tick.reset('referenced'); TRUNCATE referenced, refers;}, on_error_stop => 0);
+like($stderr, qr/foreign key constraint.*cannot truncate "referenced": rollups read it/s, 'a reset that failed allows no TRUNCATE');
+correct('after it', 'sums');
+sql('DROP TABLE refers; DROP TABLE referenced CASCADE');
+
 # ---- retention by DELETE.
 my $before = sql($candles);
 my $symbols = sql('SELECT sum(n), sum(volume)::numeric(20,4) FROM per_symbol');
