@@ -22,12 +22,6 @@ const char* time_text(Micros at) {
              : quote_literal_cstr(timestamptz_to_str(static_cast<TimestampTz>(at)));
 }
 
-// Has the worker look at its caches again.
-void tell_engine() {
-  run("UPDATE tick_catalog.generation SET value = value + 1");
-  wake_at_commit();
-}
-
 // Moves raw_from past partitions that have gone. One that lies beyond every row the source has had was empty;
 // if there are deltas that nobody has read yet, nobody knows. One without an upper bound reached to the
 // newest row.
@@ -44,6 +38,19 @@ void move_raw_from(Oid source, const char* gone) {
       "pg_snapshot_xmin(f.snapshot) AND NOT pg_visible_in_snapshot(q.xid, f.snapshot)))) AS m "
       "WHERE s.relid = %u AND m.raw_from IS NOT NULL",
       source, gone, source));
+}
+
+// Sets raw_from where it is not set, or `also`; both are SQL.
+void raise(Oid source, const char* until, const char* also) {
+  SPI_connect();
+  SPI_execute(
+      psprintf("UPDATE tick_catalog.source AS s SET raw_from = %s WHERE relid = %u AND (raw_from IS NULL "
+               "OR %s)",
+               until, source, also),
+      false, 0);
+  const bool moved = SPI_processed > 0;
+  SPI_finish();
+  if (moved) tell_engine();
 }
 
 void retire_leaves(Oid source, const char* gone) {
@@ -196,23 +203,18 @@ static void refuse_during_backfill(Oid source) {
                   errhint("Try again when SELECT tick.wait(...) of it has returned true.")));
 }
 
+void raise_raw_from(Oid source, Micros until) {
+  const char* text = time_text(until);
+  raise(source, text, psprintf("raw_from < %s", text));
+}
+
 void retire_rows(Oid source, Micros newest) {
   refuse_during_backfill(source);
-  const bool unknown = newest == plus_infinity;
-  const char* until =
-      unknown
-          ? "(SELECT greatest(now(), w.max_time) + interval '1 microsecond' FROM tick_catalog.watermark AS w "
-            "WHERE w.source = s.relid)"
-          : time_text(newest + 1);
-  SPI_connect();
-  SPI_execute(
-      psprintf("UPDATE tick_catalog.source AS s SET raw_from = %s WHERE relid = %u AND (raw_from IS NULL "
-               "OR %s)",
-               until, source, unknown ? "false" : psprintf("raw_from < %s", until)),
-      false, 0);
-  const bool moved = SPI_processed > 0;
-  SPI_finish();
-  if (moved) tell_engine();
+  if (newest != plus_infinity) return raise_raw_from(source, newest + 1);
+  raise(source,
+        "(SELECT greatest(now(), w.max_time) + interval '1 microsecond' FROM tick_catalog.watermark AS w "
+        "WHERE w.source = s.relid)",
+        "false");
 }
 
 void retire_leaf(Oid source, Oid leaf) {

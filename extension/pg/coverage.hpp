@@ -19,6 +19,9 @@ void take_in(List* tables);
 void retire_rows(Oid source, Micros newest);
 void retire_leaf(Oid source, Oid leaf);
 
+// Raw rows below this time are no longer all there. Never lowers raw_from.
+void raise_raw_from(Oid source, Micros until);
+
 // Reads one column of int8 into a list of them, palloc'ed; `argument` is $1, an oid.
 List* read_numbers(const char* sql, Oid argument);
 

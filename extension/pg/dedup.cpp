@@ -618,9 +618,14 @@ void end_ids_level(SubXactEvent event, int level) {
   }
 }
 
-void take_in_ids(Oid source, Oid relation) {
-  const int32 set = call([&] { return dedup_of(source); });
-  if (set == 0) return;
+void each_id(int32 set, Oid relation, const std::function<void(const IdColumns*, const IdRow&)>& take) {
+  struct Kept {
+    std::string key, group;
+    int64_t id;
+    Micros time;
+  };
+  constexpr size_t batch = 256;  // rows between two doors
+  std::vector<Kept> rows(batch);
   List* leaves = call([&] { return find_all_inheritors(relation, AccessShareLock, nullptr); });
   for (int i = 0; i < list_length(leaves); ++i) {
     const Oid leaf = list_nth_oid(leaves, i);
@@ -637,25 +642,24 @@ void take_in_ids(Oid source, Oid relation) {
       slot = table_slot_create(table, nullptr);
       return true;
     });
-    if (!holds_rows) continue;
-    IdRow row;
-    for (bool more = true; more;) {
-      bool has_id = false;
+    for (bool more = holds_rows; more;) {
+      size_t count = 0;
       call([&] {
         CHECK_FOR_INTERRUPTS();
-        do {
-          more = table_scan_getnextslot(scan, ForwardScanDirection, slot);
-        } while (more && !(has_id = read_ids(columns, slot, &row)));
+        IdRow row;
+        while (count < batch && (more = table_scan_getnextslot(scan, ForwardScanDirection, slot))) {
+          if (!read_ids(columns, slot, &row)) continue;
+          Kept& kept = rows[count++];
+          kept.key = row.key;
+          kept.group = row.group;
+          kept.id = row.id;
+          kept.time = row.time;
+        }
       });
-      if (!more) break;
-      Group& group = ready_group(columns, row);
-      Ids& ids = find_ids(group, row.key);
-      if (ids.now.contains(row.id)) continue;
-      Level& level = level_of(group, ids, GetCurrentTransactionNestLevel());
-      ids.now.insert(row.id, row.time);
-      level.change.added.insert(row.id, row.time);
-      if (ids.now.ranges().size() > most_ranges) refuse_sparse(group);
+      for (size_t at = 0; at < count; ++at)
+        take(columns, {rows[at].key, rows[at].group, rows[at].id, rows[at].time});
     }
+    if (!holds_rows) continue;
     call([&] {
       table_endscan(scan);
       ExecDropSingleTupleTableSlot(slot);
@@ -663,6 +667,20 @@ void take_in_ids(Oid source, Oid relation) {
       table_close(table, NoLock);
     });
   }
+}
+
+void take_in_ids(Oid source, Oid relation) {
+  const int32 set = call([&] { return dedup_of(source); });
+  if (set == 0) return;
+  each_id(set, relation, [](const IdColumns* columns, const IdRow& row) {
+    Group& group = ready_group(columns, row);
+    Ids& ids = find_ids(group, row.key);
+    if (ids.now.contains(row.id)) return;
+    Level& level = level_of(group, ids, GetCurrentTransactionNestLevel());
+    ids.now.insert(row.id, row.time);
+    level.change.added.insert(row.id, row.time);
+    if (ids.now.ranges().size() > most_ranges) refuse_sparse(group);
+  });
 }
 
 }  // namespace tick::pg

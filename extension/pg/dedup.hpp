@@ -62,6 +62,10 @@ IdColumns* bind_ids(int32 set, Relation relation);
 // False if the row has no id: it is nobody's duplicate. May ereport.
 bool read_ids(const IdColumns* columns, TupleTableSlot* slot, IdRow* row);
 
+// Hands over the ids of all rows of a relation and its partitions, by the latest snapshot. `take` is called
+// outside the doors. Throws.
+void each_id(int32 set, Oid relation, const std::function<void(const IdColumns*, const IdRow&)>& take);
+
 // ---- the writer (dedup.cpp)
 
 // For the AFTER ROW triggers: the row is there, has changed or has gone. With `at_once` it is written now.

@@ -158,11 +158,10 @@ Oid create_rollup(text* name, const char* query) {
   write_rollup(def, view, state, definition, group);
   record_items(def, group);
   check_new_rollup(def->source);
-  run("UPDATE tick_catalog.generation SET value = value + 1");
+  tell_engine();
   attach_triggers(def->source);
   act_again(caller);
   close_path(level);
-  wake_at_commit();
   return view;
 }
 

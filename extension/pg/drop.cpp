@@ -5,7 +5,6 @@
 #include "define.hpp"
 #include "guard.hpp"
 #include "session.hpp"
-#include "shared.hpp"
 #include "source.hpp"
 
 namespace tick::pg {
@@ -77,8 +76,7 @@ void remove(const Remains& remains) {
   drop_objects(remains);
   shrink_group(remains.group);
   release_source(remains.source);
-  run("UPDATE tick_catalog.generation SET value = value + 1");
-  wake_at_commit();
+  tell_engine();
 }
 
 void remove_all(List* all) {

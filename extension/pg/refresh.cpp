@@ -73,12 +73,6 @@ void write(const char* sql, int count, Oid* types, Datum* values) {
   SPI_finish();
 }
 
-// For the caches of worker and writers.
-void tell_engine() {
-  run("UPDATE tick_catalog.generation SET value = value + 1");
-  wake_at_commit();
-}
-
 // What a rollup's owner wrote is looked at under the owner's name.
 Actor act_as_owner(const Texts* texts) {
   return act_as(texts->owner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);

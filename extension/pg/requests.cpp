@@ -13,14 +13,8 @@
 namespace tick::pg {
 namespace {
 
-// Has the worker look at its caches again.
-void tell_engine() {
-  run("UPDATE tick_catalog.generation SET value = value + 1");
-  wake_at_commit();
-}
-
 // Runs as the owner of a table what he may have put triggers on.
-Actor act_as_owner(Oid table) {
+Actor act_as_owner_of(Oid table) {
   HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
   if (!HeapTupleIsValid(tuple)) elog(ERROR, "pg_tick: relation %u does not exist", table);
   const Oid owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->relowner;
@@ -106,7 +100,7 @@ int64 purge(Oid source, TimestampTz before) {
     ereport(ERROR, (errcode(ERRCODE_AMBIGUOUS_COLUMN),
                     errmsg("cannot tell which column dates the rows of \"%s\"", get_rel_name(source)),
                     errhint("DELETE the rows yourself, with SET LOCAL tick.corrections = off.")));
-  const Actor again = act_as_owner(source);
+  const Actor again = act_as_owner_of(source);
   const char* name = quote_identifier(get_attname(source, column, false));
   const char* bound =
       getBaseType(get_atttype(source, column)) == TIMESTAMPOID ? "($1 AT TIME ZONE 'UTC')" : "$1";
@@ -164,7 +158,7 @@ void truncate_table(Relation table) {
       List* newest = NIL;
       if (column != 0) {
         const char* time = time_expression(source, column);
-        const Actor extension = act_as_owner(source);
+        const Actor extension = act_as_owner_of(source);
         newest =
             read_numbers(psprintf("SELECT (extract(epoch FROM max(%s) - '2000-01-01 00:00+00') * "
                                   "1000000)::int8 FROM %s WHERE isfinite(%s) HAVING count(*) > 0 AND $1 IS "
@@ -290,7 +284,7 @@ void reset(Oid source) {
     caller = act_as_extension();
     lock_source(source, AccessExclusiveLock);
     stop_turns();
-    const Actor extension = act_as_owner(source);
+    const Actor extension = act_as_owner_of(source);
     resetting = source;
     resetting_in = GetCurrentSubTransactionId();
     SPI_connect();
@@ -311,7 +305,7 @@ void reset(Oid source) {
           psprintf("SELECT state::int8 FROM tick_catalog.rollup WHERE id = %d AND $1 IS NOT NULL", rollup),
           source);
       const auto table = static_cast<Oid>(*static_cast<int64*>(linitial(state)));
-      const Actor again = act_as_owner(table);
+      const Actor again = act_as_owner_of(table);
       run(psprintf("TRUNCATE %s", relation_text(table)));
       act_again(again);
       begin_anew(rollup);

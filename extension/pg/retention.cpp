@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "audit.hpp"
+#include "coverage.hpp"
 #include "define.hpp"
 #include "guard.hpp"
 #include "partitions.hpp"
@@ -240,19 +241,6 @@ void make_partition(Oid source, const TimePartitions& partitions, const Action& 
   act_again(worker);
   ereport(LOG, (errmsg("pg_tick made partition %s from %s to %s, with " UINT64_FORMAT " rows of the attic",
                        name, from, to, moved)));
-}
-
-// Raw rows below have gone.
-void raise_raw_from(Oid source, Micros hi) {
-  Oid types[] = {OIDOID, TIMESTAMPTZOID};
-  Datum values[] = {ObjectIdGetDatum(source), TimestampTzGetDatum(hi)};
-  SPI_connect();
-  if (SPI_execute_with_args("UPDATE tick_catalog.source SET raw_from = $2 WHERE relid = $1 AND (raw_from IS "
-                            "NULL OR raw_from < $2)",
-                            2, types, values, nullptr, false, 0) != SPI_OK_UPDATE)
-    elog(ERROR, "pg_tick: raw_from not moved");
-  if (SPI_processed > 0) SPI_execute("UPDATE tick_catalog.generation SET value = value + 1", false, 0);
-  SPI_finish();
 }
 
 void drop_partition(Oid source, const Action& action) {

@@ -275,45 +275,11 @@ int32 insert_dedup(const SourceSettings* source) {
 // The ids of all rows of the source, by key. Returns how many rows have an id that another one has, too.
 int64_t collect_ids(const Dedup* dedup, Sets& sets) {
   int64_t duplicates = 0;
-  List* leaves = call([&] { return find_all_inheritors(dedup->source, AccessShareLock, nullptr); });
-  for (int i = 0; i < list_length(leaves); ++i) {
-    const Oid leaf = list_nth_oid(leaves, i);
-    Relation table = nullptr;
-    IdColumns* columns = nullptr;
-    TableScanDesc scan = nullptr;
-    TupleTableSlot* slot = nullptr;
-    const bool holds_rows = call([&] {
-      if (get_rel_relkind(leaf) != RELKIND_RELATION) return false;
-      table = table_open(leaf, NoLock);
-      columns = bind_ids(dedup->id, table);
-      PushActiveSnapshot(GetLatestSnapshot());
-      scan = table_beginscan(table, GetActiveSnapshot(), 0, nullptr);
-      slot = table_slot_create(table, nullptr);
-      return true;
-    });
-    if (!holds_rows) continue;
-    for (;;) {
-      IdRow row;
-      bool has_id = false;
-      const bool more = call([&] {
-        CHECK_FOR_INTERRUPTS();
-        if (!table_scan_getnextslot(scan, ForwardScanDirection, slot)) return false;
-        has_id = read_ids(columns, slot, &row);
-        return true;
-      });
-      if (!more) break;
-      if (!has_id) continue;
-      auto ids = sets.find(row.key);
-      if (ids == sets.end()) ids = sets.emplace(std::string(row.key), IdSet{}).first;
-      if (!ids->second.insert(row.id, row.time)) ++duplicates;
-    }
-    call([&] {
-      table_endscan(scan);
-      ExecDropSingleTupleTableSlot(slot);
-      PopActiveSnapshot();
-      table_close(table, NoLock);
-    });
-  }
+  each_id(dedup->id, dedup->source, [&](const IdColumns*, const IdRow& row) {
+    auto ids = sets.find(row.key);
+    if (ids == sets.end()) ids = sets.emplace(std::string(row.key), IdSet{}).first;
+    if (!ids->second.insert(row.id, row.time)) ++duplicates;
+  });
   return duplicates;
 }
 

@@ -4,6 +4,8 @@
 
 #include "session.hpp"
 
+#include "shared.hpp"
+
 namespace tick::pg {
 
 Oid extension_owner() {
@@ -67,6 +69,11 @@ void run(const char* sql) {
   const int result = SPI_execute(sql, false, 0);
   if (result < 0) elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(result));
   SPI_finish();
+}
+
+void tell_engine() {
+  run("UPDATE tick_catalog.generation SET value = value + 1");
+  wake_at_commit();
 }
 
 SPIPlanPtr kept_plan(const char* sql, int count, Oid* types) {

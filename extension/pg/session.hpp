@@ -33,6 +33,9 @@ void close_path(int level);
 // Runs one statement without a result through SPI, under the present identity and path.
 void run(const char* sql);
 
+// Has the worker look at its caches again once this transaction commits. As the extension's owner.
+void tell_engine();
+
 // A statement prepared once in the life of this process, by its text. Inside SPI.
 SPIPlanPtr kept_plan(const char* sql, int count, Oid* types);
 

@@ -9,7 +9,6 @@
 #include "guard.hpp"
 #include "retention.hpp"
 #include "session.hpp"
-#include "shared.hpp"
 
 namespace tick::pg {
 namespace {
@@ -234,12 +233,6 @@ SourceSettings* read_settings(Oid source, bool* declared) {
   return result;
 }
 
-// Its caches follow the generation.
-void tell_worker() {
-  run("UPDATE tick_catalog.generation SET value = value + 1");
-  wake_at_commit();
-}
-
 // ---- the functions
 // ------------------------------------------------------------------------------------------
 
@@ -275,7 +268,7 @@ void change_source(Oid source, FunctionCallInfo fcinfo, List* reset) {
   const SourceSettings* settings = read_settings(source, &declared);
   check_settings(settings);
   define_dedup(settings);
-  tell_worker();
+  tell_engine();
 }
 
 void add_source(FunctionCallInfo fcinfo) {
@@ -318,7 +311,7 @@ void drop_source(FunctionCallInfo fcinfo) {
   if (dedup_of(source) != 0) lock_source(source, AccessExclusiveLock);
   forget_source(source);
   attach_triggers(source);
-  tell_worker();
+  tell_engine();
   act_again(caller);
 }
 
@@ -337,7 +330,7 @@ void set_watermark(FunctionCallInfo fcinfo) {
                             2, types, values, nullptr, false, 0) < 0)
     elog(ERROR, "pg_tick: cannot ask for a watermark");
   SPI_finish();
-  tell_worker();
+  tell_engine();
   act_again(caller);
 }
 
