@@ -147,7 +147,7 @@ COMMENT ON COLUMN tick_catalog.stale.ts IS 'start of the window; NULL: a rollup 
 
 -- What a scan has found, in pieces that the worker merges and deletes, newest windows first. All pieces of a scan
 -- commit together, at least one.
-CREATE TABLE tick_catalog.backfill (
+CREATE UNLOGGED TABLE tick_catalog.backfill (
   scan    int8 NOT NULL,
   newest  int8 NOT NULL,
   number  int4 NOT NULL,

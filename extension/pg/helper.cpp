@@ -17,7 +17,7 @@ PGDLLEXPORT Datum tick_scan_progress(PG_FUNCTION_ARGS);
 namespace tick::pg {
 namespace {
 
-constexpr size_t piece_slots = 1000;
+constexpr size_t piece_slots = 250;                // a few milliseconds of merging
 constexpr size_t helper_memory = scan_memory / 2;  // there are two folds while it is written out
 constexpr long answer_milliseconds = 1000;         // that a turn waits for the helper
 constexpr long idle_milliseconds = 1000;           // that the helper waits for another order

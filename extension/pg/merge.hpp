@@ -82,6 +82,7 @@ class Merger {
   std::vector<Rollup> rollups_;
   bool dedup_ = false;  // some source has it
   int last_recomputed_ = 0;
+  int last_pieces_ = 0;                    // rollup whose history was merged last
   std::map<Oid, TimestampTz> locked_out_;  // sources whose leaves somebody holds: not before
   std::map<int, int> lock_failures_;       // of rollups whose state table could not be locked
   std::set<int> awaiting_helper_;          // rollups whose history is too long for a turn

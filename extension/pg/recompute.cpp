@@ -17,7 +17,8 @@ namespace {
 constexpr TimestampTz pieces_for = USECS_PER_SEC / 100;    // that a turn merges what scans have found
 constexpr TimestampTz helper_patience = USECS_PER_SEC;     // before the worker scans itself
 constexpr TimestampTz no_helper_for = 30 * USECS_PER_SEC;  // after there was none to be had
-constexpr int most_yields = 3;                             // of a scan to those who want a lock
+constexpr TimestampTz recent = 2 * USECS_PER_HOUR;
+constexpr int most_yields = 3;  // of a scan to those who want a lock
 
 // Runs a statement of ours about a range of pending windows of a rollup.
 void pending_statement(const char* sql, int rollup, const Range& range) {
@@ -237,6 +238,12 @@ bool Merger::leave_to_helper(Turn& turn) {
   }
   const int64_t scan =
       call([&] { return static_cast<int64_t>(U64FromFullTransactionId(GetTopFullTransactionId())); });
+  // The windows of the last hours come first, in a scan of their own: it has few groups, so it is fast. Not
+  // if that would read a whole table twice.
+  const bool divided = std::all_of(turn.leaves.begin(), turn.leaves.end(),
+                                   [](const Leaf& leaf) { return leaf.bounded || leaf.blocks == 0; });
+  if (rollup.windowed && hi == plus_infinity && divided)
+    lo = std::max(lo, window_start(turn.started - recent, rollup.size));
   const int attempt = again ? ++attempts_[rollup.id] : (attempts_[rollup.id] = 0);
   if (!hand_over({rollup.id, scan, lo, hi, rows, attempt < most_yields})) {
     // It has just ended, or somebody wants a lock on the source.
@@ -267,12 +274,23 @@ bool Merger::leave_to_helper(Turn& turn) {
 bool Merger::merge_pieces(Turn& turn) {
   const TimestampTz until = GetCurrentTimestamp() + pieces_for;
   bool merged = false, wanted = turn.helper.scan == 0;
-  for (Rollup& rollup : rollups_) {
-    if (rollup.status == "error") continue;
-    const std::vector<Range> ranges = rollup.fresh;
+  // They take turns, so that none waits for the whole history of another.
+  std::vector<Rollup*> order;
+  for (Rollup& rollup : rollups_)
+    if (rollup.status != "error") order.push_back(&rollup);
+  std::stable_partition(order.begin(), order.end(),
+                        [&](const Rollup* rollup) { return rollup->id > last_pieces_; });
+  for (Rollup* each : order) {
+    Rollup& rollup = *each;
+    std::vector<Range> ranges = rollup.fresh;
+    std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.hi > b.hi; });
     for (const Range& range : ranges) {
       if (range.scan != 0 && range.scan == turn.helper.scan) wanted = true;
       if (range.scan == 0 || range.scan == turn.helper.scan || lost_.contains(range.scan)) continue;
+      if (merged && GetCurrentTimestamp() >= until) {
+        turn.result.more = true;
+        continue;
+      }
       current_ = rollup.id;
       if (const auto error = scan_error(range.scan)) {
         set_aside_in_turn(turn, rollup, *error);
@@ -307,6 +325,7 @@ bool Merger::merge_pieces(Turn& turn) {
         if (GetCurrentTimestamp() >= until) break;
       }
       merged = true;
+      last_pieces_ = rollup.id;
       if (left) {
         turn.result.more = true;
       } else {

@@ -121,6 +121,19 @@ wait_for($node, q{SELECT count(*) = 2 FROM tick.status WHERE state IN ('live', '
 finish($writer, 'TERM');
 exact($node, 'after all that');
 
+# ---- crashed when only a part of what was found has been merged
+
+$node->safe_psql('postgres', q{SELECT tick.create_rollup('by_second', $$SELECT symbol, tick.tumble(ts, '1 second') AS ts,
+  sum(qty) AS volume, max(price) AS high, count(*) AS trades FROM trades GROUP BY 1, 2$$)});
+wait_for($node, q{SELECT count(*) > 0 FROM by_second});
+my $left = $node->safe_psql('postgres', q{SELECT count(*) FROM tick_catalog.backfill});
+$node->stop('immediate');
+$node->start;
+cmp_ok($left, '>', 0, 'crashed in the middle of the merge');
+wait_for($node, q{SELECT count(*) = 3 FROM tick.status WHERE state IN ('live', 'recompute')});
+exact($node, 'and after that');
+$node->safe_psql('postgres', q{SELECT tick.drop_rollup('by_second')});
+
 # ---- what stands in nobody's way
 
 in_the_middle('');
