@@ -373,6 +373,42 @@ COMMENT ON FUNCTION tick.position(text, text) IS 'how far a feed has been read, 
 CREATE VIEW tick.feeds AS SELECT feed, connection, position, updated_at FROM tick_catalog.feed;
 COMMENT ON VIEW tick.feeds IS 'how far each feed has been read';
 
+-- What feeds sent that cannot be a tick: of each role the newest 10,000, and some more until they are counted next.
+CREATE TABLE tick_catalog.rejected (
+  id          int8 GENERATED ALWAYS AS IDENTITY,
+  owner       oid NOT NULL,
+  feed        text NOT NULL,
+  received_at timestamptz NOT NULL,
+  reason      text NOT NULL,
+  payload     text
+);
+CREATE INDEX ON tick_catalog.rejected (owner, id);
+COMMENT ON TABLE tick_catalog.rejected IS 'messages that could not be written, by tick.reject';
+
+CREATE FUNCTION tick.reject(feed text, reason text, payload text) RETURNS void
+  LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  -- The caller: inside this function current_user is the extension's owner.
+  who oid := coalesce((SELECT oid FROM pg_roles WHERE rolname = nullif(current_setting('role'), 'none')),
+                      session_user::regrole);
+  now_id int8;
+BEGIN
+  IF feed IS NULL OR reason IS NULL THEN
+    RAISE EXCEPTION 'feed and reason of a rejected message must not be null' USING ERRCODE = 'null_value_not_allowed';
+  END IF;
+  INSERT INTO tick_catalog.rejected (owner, feed, received_at, reason, payload)
+    VALUES (who, left(feed, 200), clock_timestamp(), left(reason, 200), left(payload, 4000)) RETURNING id INTO now_id;
+  IF now_id % 100 = 0 THEN
+    DELETE FROM tick_catalog.rejected WHERE owner = who AND id <
+      (SELECT r.id FROM tick_catalog.rejected r WHERE r.owner = who ORDER BY r.id DESC OFFSET 9999 LIMIT 1);
+  END IF;
+END $$;
+COMMENT ON FUNCTION tick.reject(text, text, text) IS 'remembers a message of a feed that cannot be a tick; see tick.rejected';
+
+CREATE VIEW tick.rejected AS
+  SELECT feed, received_at, reason, payload FROM tick_catalog.rejected WHERE pg_catalog.pg_has_role(owner, 'MEMBER');
+COMMENT ON VIEW tick.rejected IS 'messages of one''s own feeds that could not be a tick';
+
 -- ---------------------------------------------------------------------------------------------------------
 -- Definitions.
 -- ---------------------------------------------------------------------------------------------------------
@@ -635,7 +671,7 @@ CREATE VIEW tick.worker AS
     FROM (SELECT *, started > pg_catalog.clock_timestamp() - interval '1 minute' AS recent FROM tick_catalog.turns()) t) t
   LEFT JOIN tick_catalog.holder h ON c.held_ms > 0;
 COMMENT ON VIEW tick.worker IS 'the worker of this database: its last turns, and who holds it up';
-GRANT SELECT ON tick.rollups, tick.sources, tick.turns, tick.worker TO PUBLIC;
+GRANT SELECT ON tick.rejected, tick.rollups, tick.sources, tick.turns, tick.worker TO PUBLIC;
 
 CREATE FUNCTION tick.explain(name regclass) RETURNS SETOF text
   LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$

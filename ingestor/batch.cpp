@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "log.hpp"
+
 namespace tick::ingest {
 
 namespace {
@@ -23,29 +25,75 @@ void Ring::grow() {
   head_ = 0;
 }
 
+void Ring::spool_to(std::unique_ptr<Spool> spool) {
+  const std::lock_guard hold(guard_);
+  spool_ = std::move(spool);
+}
+
+bool Ring::save(std::span<const Tick> in_hand) {
+  const std::lock_guard hold(guard_);
+  if (!spool_) return in_hand.empty() && count_ == 0;
+  // Behind what is there already, which is newer: order matters to nobody who asks for ids.
+  if (spool_->append(in_hand) < in_hand.size()) return false;
+  while (count_ > 0 && spool_->append(std::span(&slots_[head_], 1)) == 1) {
+    if (++head_ == slots_.size()) head_ = 0;
+    --count_;
+  }
+  spool_->sync();
+  return count_ == 0;
+}
+
 std::size_t Ring::push(std::span<const Tick> ticks) {
   bool wake = false;
   std::size_t taken = 0;
   {
     const std::lock_guard hold(guard_);
     if (closed_) return 0;
-    taken = std::min(ticks.size(), capacity_ - count_);
-    if (taken == 0) return 0;
-    while (count_ + taken > slots_.size()) grow();
-    if (count_ == 0) {
-      oldest_ = Clock::now();
-      wake = true;
+    if (!spool_) {
+      taken = push_locked(ticks, wake);
+    } else {
+      if (spool_->empty()) {
+        taken = push_locked(ticks, wake);
+        if (spooling_ && taken == ticks.size()) {
+          log::info("the spool is drained");
+          spooling_ = false;
+        }
+      }
+      if (taken < ticks.size()) {
+        if (!spooling_)
+          log::warn("the ring is full: ticks go to the spool until the database takes them again");
+        spooling_ = true;
+        const auto rest = ticks.subspan(taken);
+        const std::size_t kept = spool_->append(rest);
+        if (kept < rest.size() && dropped_ == 0)
+          log::error(
+              "the spool is full or cannot be written: ticks are dropped until the database takes some");
+        dropped_ += rest.size() - kept;
+        taken = ticks.size();
+        wake = true;
+      }
     }
-    const std::size_t before = count_;
-    std::size_t at = (head_ + count_) % slots_.size();
-    for (std::size_t i = 0; i < taken; ++i) {
-      slots_[at] = ticks[i];
-      if (++at == slots_.size()) at = 0;
-    }
-    count_ += taken;
-    wake = wake || (before < batch_rows_ && count_ >= batch_rows_);
   }
   if (wake) filled_.notify_one();
+  return taken;
+}
+
+std::size_t Ring::push_locked(std::span<const Tick> ticks, bool& wake) {
+  const std::size_t taken = std::min(ticks.size(), capacity_ - count_);
+  if (taken == 0) return 0;
+  while (count_ + taken > slots_.size()) grow();
+  if (count_ == 0) {
+    oldest_ = Clock::now();
+    wake = true;
+  }
+  const std::size_t before = count_;
+  std::size_t at = (head_ + count_) % slots_.size();
+  for (std::size_t i = 0; i < taken; ++i) {
+    slots_[at] = ticks[i];
+    if (++at == slots_.size()) at = 0;
+  }
+  count_ += taken;
+  wake = wake || (before < batch_rows_ && count_ >= batch_rows_);
   return taken;
 }
 
@@ -64,7 +112,13 @@ bool Ring::push_wait(std::span<const Tick> ticks) {
 bool Ring::take(std::vector<Tick>& out) {
   out.clear();
   std::unique_lock hold(guard_);
-  filled_.wait(hold, [&] { return closed_ || count_ > 0; });
+  if (spool_) spool_->forget();  // the caller is back: what it had is committed
+  filled_.wait(hold, [&] { return closed_ || count_ > 0 || (spool_ && !spool_->empty()); });
+  if (count_ == 0 && spool_ && !spool_->empty()) {
+    // On closing, too: what the database takes now need not wait for the next start.
+    spool_->take(out, batch_rows_);
+    if (!out.empty()) return true;
+  }
   if (count_ == 0) return false;
   filled_.wait_until(hold, oldest_ + batch_age_, [&] { return closed_ || count_ >= batch_rows_; });
   const std::size_t n = std::min(count_, batch_rows_);
@@ -77,7 +131,7 @@ bool Ring::take(std::vector<Tick>& out) {
   // What stays has been waiting for an unknown time already: it may leave as soon as the consumer is back.
   const bool wake = waiting_for_room_;
   hold.unlock();
-  if (wake) emptied_.notify_one();
+  if (wake) emptied_.notify_all();
   return true;
 }
 
@@ -93,6 +147,16 @@ void Ring::close() {
 std::size_t Ring::size() const {
   const std::lock_guard hold(guard_);
   return count_;
+}
+
+std::uint64_t Ring::spooled() const {
+  const std::lock_guard hold(guard_);
+  return spool_ ? spool_->waiting() : 0;
+}
+
+std::uint64_t Ring::dropped() const {
+  const std::lock_guard hold(guard_);
+  return dropped_;
 }
 
 }  // namespace tick::ingest

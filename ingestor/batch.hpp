@@ -1,21 +1,24 @@
-// The bounded ring between the thread that receives and the thread that writes, and the rule that cuts
-// batches: a batch leaves when it is full or when its oldest tick has waited long enough. There is no spool
-// to disk yet: while PostgreSQL is away the ring fills, then push() takes nothing more and the receiver stops
-// reading (backpressure on the socket). Nothing that was pushed is ever dropped here.
+// The bounded ring between the threads that receive and the thread that writes, and the rule that cuts
+// batches: a batch leaves when it is full or when its oldest tick has waited long enough. While PostgreSQL is
+// away the ring fills, then ticks go to the spool on disk, and from there in their order once it is back.
+// Without a spool push() takes nothing more and the receiver stops reading. Only a spool at its limit drops
+// ticks: the newest ones, counted, and their ids stay a gap that repair can fill.
 #pragma once
 
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <vector>
 
 #include "feed.hpp"
+#include "spool.hpp"
 
 namespace tick::ingest {
 
-// One producer, one consumer, any number of observers.
+// Any number of producers and observers, one consumer.
 class Ring {
  public:
   using Clock = std::chrono::steady_clock;
@@ -23,7 +26,14 @@ class Ring {
   // Grows up to `capacity` ticks; a batch has at most `batch_rows` and waits at most `batch_age`.
   Ring(std::size_t capacity, std::size_t batch_rows, std::chrono::microseconds batch_age);
 
-  // Takes as many ticks as fit, in order, and returns how many.
+  // From now on what does not fit goes to disk; what is there already leaves first.
+  void spool_to(std::unique_ptr<Spool> spool);
+  // Moves what the consumer still has in hand and everything that is here into the spool; false when it
+  // cannot keep all of it.
+  bool save(std::span<const Tick> in_hand);
+
+  // Takes as many ticks as fit, in order, and returns how many. (With a spool: all of them, or they are
+  // dropped.)
   std::size_t push(std::span<const Tick> ticks);
   // The same, but waits for room; false when the ring was closed before everything fitted.
   bool push_wait(std::span<const Tick> ticks);
@@ -35,10 +45,13 @@ class Ring {
   void close();
 
   std::size_t size() const;
+  std::uint64_t spooled() const;  // ticks on disk
+  std::uint64_t dropped() const;  // because the spool was full
   std::size_t capacity() const { return capacity_; }
 
  private:
   void grow();
+  std::size_t push_locked(std::span<const Tick> ticks, bool& wake);
 
   mutable std::mutex guard_;
   std::condition_variable filled_;
@@ -50,6 +63,9 @@ class Ring {
   std::size_t head_ = 0;
   std::size_t count_ = 0;
   Clock::time_point oldest_{};
+  std::unique_ptr<Spool> spool_;
+  std::uint64_t dropped_ = 0;
+  bool spooling_ = false;
   bool waiting_for_room_ = false;
   bool closed_ = false;
 };

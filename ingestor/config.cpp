@@ -9,7 +9,7 @@
 #include <toml++/toml.h>
 
 #include "number.hpp"
-#include "socket.hpp"
+#include "url.hpp"
 
 namespace tick::ingest {
 
@@ -139,6 +139,54 @@ constexpr Setting table[] = {
      "reconnect when no message came for so long; 0 = never",
      [](Config& c, std::string_view t) { return set_duration(c.max_data_silence, t); },
      [](const Config& c) { return show_duration(c.max_data_silence); }},
+    {"feed.max_stream_silence", "--max-stream-silence", "TICK_MAX_STREAM_SILENCE",
+     "reconnect when a symbol had no trade for so long, whatever the others do; 0 = never",
+     [](Config& c, std::string_view t) { return set_duration(c.max_stream_silence, t); },
+     [](const Config& c) { return show_duration(c.max_stream_silence); }},
+    {"feed.ping", "--ping", "TICK_PING", "time between pings that the exchange must answer; 0 = none",
+     [](Config& c, std::string_view t) { return set_duration(c.ping, t); },
+     [](const Config& c) { return show_duration(c.ping); }},
+    {"feed.max_age", "--max-age", "TICK_MAX_AGE",
+     "replace a connection, the new one first, before the exchange ends it (Binance: 24 h)",
+     [](Config& c, std::string_view t) { return set_duration(c.max_age, t); },
+     [](const Config& c) { return show_duration(c.max_age); }},
+    {"feed.max_frame", "--max-frame", "TICK_MAX_FRAME", "bytes of the longest message that is taken",
+     [](Config& c, std::string_view t) { return set_count(c.max_frame, t, 1024, 1 << 30); },
+     [](const Config& c) { return std::to_string(c.max_frame); }},
+    {"repair.enabled", "--repair", "TICK_REPAIR", "fetch missing trades by REST",
+     [](Config& c, std::string_view t) { return set_bool(c.repair, t); },
+     [](const Config& c) { return std::string(c.repair ? "true" : "false"); }},
+    {"repair.url", "--repair-url", "TICK_REPAIR_URL",
+     "REST address (default: the venue's, or that of feed.url)",
+     [](Config& c, std::string_view t) -> std::string {
+       if (!parse_url(t, "http")) return "must look like https://host[:port], not " + quoted(redact(t));
+       c.repair_url = t;
+       return "";
+     },
+     [](const Config& c) { return c.repair_url; }},
+    {"repair.interval", "--repair-interval", "TICK_REPAIR_INTERVAL",
+     "least time between REST requests; 0 = what the exchange's budget allows",
+     [](Config& c, std::string_view t) { return set_duration(c.repair_interval, t); },
+     [](const Config& c) { return show_duration(c.repair_interval); }},
+    {"spool.directory", "--spool", "TICK_SPOOL",
+     "where ticks go when memory is full because the database is away; empty = the socket is not read then",
+     [](Config& c, std::string_view t) { return set_text(c.spool, t); },
+     [](const Config& c) { return c.spool; }},
+    {"spool.limit", "--spool-limit", "TICK_SPOOL_LIMIT",
+     "bytes on disk; beyond them the newest ticks are dropped",
+     [](Config& c, std::string_view t) {
+       return set_count(c.spool_limit, t, 1 << 20, std::int64_t{1} << 50);
+     },
+     [](const Config& c) { return std::to_string(c.spool_limit); }},
+    {"metrics.listen", "--listen", "TICK_LISTEN",
+     "ADDRESS:PORT of /metrics, /healthz and /status; empty = none",
+     [](Config& c, std::string_view t) -> std::string {
+       if (!parse_url("http://" + std::string(t), "http"))
+         return "must look like 127.0.0.1:9464, not " + quoted(t);
+       c.listen = t;
+       return "";
+     },
+     [](const Config& c) { return c.listen; }},
     {"database.conninfo", "--database", "TICK_DATABASE",
      "libpq connection string, URL or database name (also PGHOST, PGPORT, ...)",
      [](Config& c, std::string_view t) { return set_text(c.database, t); },
@@ -171,6 +219,10 @@ std::string upper(std::string_view text) {
   return out;
 }
 
+std::string bracketed(const std::string& host) {
+  return host.find(':') == std::string::npos ? host : "[" + host + "]";
+}
+
 // Writes each symbol in the venue's own way where [symbols] knows how, and tells those it cannot have.
 void spell_symbols(ConfigResult& result) {
   Config& config = result.config;
@@ -192,7 +244,9 @@ void spell_symbols(ConfigResult& result) {
     } else if (spelled_for(venue, name)) {
       symbol = name;
     } else {
-      result.mistakes.push_back("feed.symbols has " + quoted(symbol) + ", which is not how " + config.feed +
+      const auto place = result.places.find("feed.symbols");
+      result.mistakes.push_back((place == result.places.end() ? "" : place->second + ": ") +
+                                "feed.symbols has " + quoted(symbol) + ", which is not how " + config.feed +
                                 " writes symbols; name it in [symbols] or write it like " +
                                 (venue.name == "coinbase" ? "BTC-USD"
                                  : venue.name == "kraken" ? "BTC/USD"
@@ -301,6 +355,7 @@ void apply_toml(const ConfigSource& source, ConfigResult& result) {
         continue;
       }
       const std::string mistake = setting->apply(result.config, *text);
+      result.places[setting->key] = source.toml_name + ":" + std::to_string(node.source().begin.line);
       if (!mistake.empty()) complain(node.source(), name + " " + mistake);
     }
   }
@@ -320,18 +375,27 @@ ConfigResult read_config(const ConfigSource& source) {
     const auto text = source.environment ? source.environment(setting.environment) : std::nullopt;
     if (!text || text->empty()) continue;
     const std::string mistake = setting.apply(result.config, *text);
+    result.places[setting.key] = setting.environment;
     if (!mistake.empty()) result.mistakes.push_back(std::string(setting.environment) + " " + mistake);
   }
   for (const auto& [flag, text] : source.flags) {
     for (const auto& setting : table) {
       if (flag != setting.flag) continue;
       const std::string mistake = setting.apply(result.config, text);
+      result.places[setting.key] = flag;
       if (!mistake.empty()) result.mistakes.push_back(flag + " " + mistake);
     }
   }
   const Venue& venue = *find_venue(result.config.feed);
   if (result.config.exchange.empty()) result.config.exchange = venue.exchange;
   if (result.config.url.empty()) result.config.url = venue.url;
+  if (result.config.repair_url.empty()) {
+    const auto url = parse_url(result.config.url);
+    if (url && own_host(venue, url->host))
+      result.config.repair_url = venue.rest;
+    else if (url)
+      result.config.repair_url = (url->tls ? "https://" : "http://") + bracketed(url->host) + ":" + url->port;
+  }
   spell_symbols(result);
   if (result.config.ring < result.config.batch_rows && result.mistakes.empty())
     result.mistakes.push_back("batch.ring (" + std::to_string(result.config.ring) +

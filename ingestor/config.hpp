@@ -30,6 +30,16 @@ struct Config {
   std::string tls_ca;
   std::chrono::microseconds max_silence = std::chrono::seconds(60);
   std::chrono::microseconds max_data_silence{0};
+  std::chrono::microseconds max_stream_silence{0};
+  std::chrono::microseconds ping = std::chrono::seconds(15);
+  std::chrono::microseconds max_age = std::chrono::minutes(23 * 60 + 50);
+  std::size_t max_frame = 4u << 20;
+  bool repair = true;
+  std::string repair_url;  // derived from the venue or the address unless given
+  std::chrono::microseconds repair_interval{0};
+  std::string spool;
+  std::size_t spool_limit = std::size_t{1} << 30;
+  std::string listen;
 
   std::string database;
   std::string table = "trades";
@@ -63,6 +73,8 @@ struct ConfigSource {
 struct ConfigResult {
   Config config;
   std::vector<std::string> mistakes;  // empty: the config is good
+  // Where each setting that was given comes from, by key: "tick.toml:7", "TICK_URL", "--url".
+  std::map<std::string, std::string, std::less<>> places;
 };
 
 ConfigResult read_config(const ConfigSource& source);

@@ -217,14 +217,19 @@ void Writer::read_position() {
             ? "the stored position has vanished"
             : "another session wrote this position meanwhile: ticks in memory that are older than its last "
               "ids cannot be told from duplicates and are dropped; give each ingestor its own --connection");
-  if (stored.session == session_ && stored.batch < batch_)
+  const bool lost = stored.session == session_ && stored.batch < batch_;
+  if (lost)
     log::error("the database lost " + std::to_string(batch_ - stored.batch) +
                " batches that it had confirmed (synchronous_commit off?)");
+  // Ids on their way stay accepted; what somebody else wrote, or nobody has, is judged anew.
+  if (!opened_ || lost || stored.session != session_) accepted_ = stored;
+  const std::lock_guard hold(guard_);
   committed_ = std::move(stored);
-  for (const auto& [name, id] : committed_.ids) {
-    auto& newest = newest_.try_emplace(name, id).first->second;
-    newest = std::max(newest, id);
-  }
+}
+
+Position Writer::position() const {
+  const std::lock_guard hold(guard_);
+  return committed_;
 }
 
 void Writer::pause() {
@@ -285,8 +290,7 @@ void Writer::reconnect(const std::string& why) {
 bool Writer::already_in(const Tick& tick) const {
   if (options_.replay) return tick.record <= committed_.record;
   if (!tick.has_id) return false;
-  const auto found = committed_.ids.find(tick.symbol.view());
-  return found != committed_.ids.end() && tick.id <= found->second;
+  return committed_.has(tick.symbol.view(), tick.id);
 }
 
 Position Writer::next_position(std::span<const Tick> ticks) const {
@@ -299,12 +303,7 @@ Position Writer::next_position(std::span<const Tick> ticks) const {
       next.record = std::max(next.record, tick.record);
       continue;
     }
-    if (!tick.has_id) continue;
-    const auto found = next.ids.find(tick.symbol.view());
-    if (found == next.ids.end())
-      next.ids.emplace(tick.symbol.view(), tick.id);
-    else
-      found->second = std::max(found->second, tick.id);
+    if (tick.has_id) next.take(tick.symbol.view(), tick.id, tick.ts);
   }
   return next;
 }
@@ -314,16 +313,11 @@ void Writer::write(std::vector<Tick>& batch) {
   const auto seen = [&](const Tick& tick) {
     if (options_.replay) return tick.record <= committed_.record;
     if (!tick.has_id) return false;
+    if (accepted_.take(tick.symbol.view(), tick.id, tick.ts)) return false;
     key = tick.symbol.view();
-    const auto [entry, fresh] = newest_.try_emplace(key, tick.id);
-    if (fresh) return false;
-    if (tick.id > entry->second) {
-      entry->second = tick.id;
-      return false;
-    }
     if (dropped_[key]++ == 0)
-      log::warn(key + ": id " + std::to_string(tick.id) + " is not above " + std::to_string(entry->second) +
-                ", which is committed already; such ticks are dropped as duplicates");
+      log::info(key + ": id " + std::to_string(tick.id) +
+                " came a second time; such ticks are dropped as duplicates");
     return true;
   };
   stats_.duplicates += std::erase_if(batch, seen);
@@ -447,7 +441,10 @@ Writer::Attempt Writer::attempt(std::span<const Tick> ticks, const Position& nex
 }
 
 void Writer::account(std::span<const Tick> ticks, const Position& next) {
-  committed_ = next;
+  {
+    const std::lock_guard hold(guard_);
+    committed_ = next;
+  }
   batch_ = next.batch;
   failures_ = 0;
   refused_in_a_row_ = 0;
@@ -455,11 +452,18 @@ void Writer::account(std::span<const Tick> ticks, const Position& next) {
   ++stats_.batches;
   const std::int64_t lag = (now() - ticks.front().received).count();
   stats_.lag_us = lag;
+  stats_.committed_at_us = std::chrono::duration_cast<std::chrono::microseconds>(
+                               std::chrono::steady_clock::now().time_since_epoch())
+                               .count();
   if (lag > stats_.max_lag_us) stats_.max_lag_us = lag;
 }
 
 void Writer::report_refused(const Tick& tick, const std::string& message) {
   const std::uint64_t count = ++stats_.refused;
+  if (tick.has_id && !options_.replay) {  // nobody need fetch it again
+    const std::lock_guard hold(guard_);
+    committed_.take(tick.symbol.view(), tick.id, tick.ts);
+  }
   if (count <= 20 || count % 1000 == 0)
     log::error("row refused by the database: " + message + " [" + std::string(tick.symbol.view()) + " id " +
                std::to_string(tick.id) + " ts " + format_time(tick.ts) + " price " +

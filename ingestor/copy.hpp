@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -50,7 +51,8 @@ class Writer {
 
   // Connects (patiently), checks the table and reads the position.
   void open();
-  const Position& position() const { return committed_; }
+  // What is committed; from any thread.
+  Position position() const;
 
   // Returns when every tick of the batch is committed once: now, or by an earlier run.
   void write(std::vector<Tick>& batch);
@@ -92,9 +94,10 @@ class Writer {
   std::string copy_sql_;
   std::string table_name_;
   std::string session_;
-  std::uint64_t batch_ = 0;  // last committed batch of this session
+  std::uint64_t batch_ = 0;   // last committed batch of this session
+  mutable std::mutex guard_;  // of committed_, which this thread alone changes
   Position committed_;
-  std::unordered_map<std::string, std::int64_t> newest_;  // per symbol, of everything that was accepted
+  Position accepted_;  // the ids that were let through, committed or on their way
   std::unordered_map<std::string, std::uint64_t> dropped_;
   std::string buffer_;
   int failures_ = 0;

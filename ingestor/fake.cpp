@@ -17,6 +17,7 @@
 #include "run.hpp"
 #include "socket.hpp"
 #include "subscriptions.hpp"
+#include "wire.hpp"
 
 namespace tick::ingest {
 
@@ -50,12 +51,6 @@ class Random {
   std::uint64_t state_;
 };
 
-void append_number(std::string& out, std::int64_t value) {
-  char text[24];
-  const auto end = std::to_chars(text, text + sizeof text, value).ptr;
-  out.append(text, end);
-}
-
 // units of 10^-decimals with eight digits after the point, as Binance writes them.
 void append_decimal(std::string& out, std::int64_t units, int decimals) {
   std::int64_t scale = 1;
@@ -72,39 +67,6 @@ void append_decimal(std::string& out, std::int64_t units, int decimals) {
       rest %= scale;
     }
   }
-}
-
-struct Trade {
-  std::string_view symbol;
-  std::int64_t id;
-  std::string_view price;
-  std::string_view qty;
-  std::int64_t time_ms;
-  bool maker;
-};
-
-void append_trade(std::string& out, const Trade& trade, Stream kind) {
-  out += kind == Stream::trade ? R"({"e":"trade","E":)" : R"({"e":"aggTrade","E":)";
-  append_number(out, trade.time_ms);
-  out += R"(,"s":")";
-  out += trade.symbol;
-  out += kind == Stream::trade ? R"(","t":)" : R"(","a":)";
-  append_number(out, trade.id);
-  out += R"(,"p":")";
-  out += trade.price;
-  out += R"(","q":")";
-  out += trade.qty;
-  if (kind == Stream::trade) {
-    out += R"(","T":)";
-  } else {
-    out += R"(","f":)";
-    append_number(out, trade.id);
-    out += R"(,"l":)";
-    append_number(out, trade.id);
-    out += R"(,"T":)";
-  }
-  append_number(out, trade.time_ms);
-  out += trade.maker ? R"(,"m":true,"M":true})" : R"(,"m":false,"M":true})";
 }
 
 // The list of what was sent, complete before the corresponding bytes leave.
@@ -141,13 +103,45 @@ class SentList {
   std::string line_;
 };
 
+// Where a trade goes: into the history, and to everybody who listens.
+class Outlet {
+ public:
+  Outlet(Subscriptions& listeners, History& history) : subscriptions(listeners), history_(history) {}
+
+  // Returns how many receive it.
+  std::size_t trade(const Trade& trade, const std::string& trade_stream, const std::string& agg_stream) {
+    begin(trade);
+    std::size_t receivers = 0;
+    for (const Stream kind : {Stream::trade, Stream::agg_trade}) {
+      const auto& stream = kind == Stream::trade ? trade_stream : agg_stream;
+      if (!subscriptions.listens(stream)) continue;
+      payload_.clear();
+      append_binance(payload_, trade, kind);
+      receivers += subscriptions.send(stream, payload_, true);
+    }
+    return receivers + (subscriptions.listens_elsewhere() ? subscriptions.send(trade) : 0);
+  }
+
+  // For a trade whose message is at hand already.
+  void begin(const Trade& trade) {
+    history_.add(trade);
+    subscriptions.next_trade();
+  }
+
+  Subscriptions& subscriptions;
+
+ private:
+  History& history_;
+  std::string payload_;
+};
+
 // ---- where the ticks come from
 
 class Source {
  public:
   virtual ~Source() = default;
   // Sends what is due and says when to come back; sets `ended` when there is nothing more for ever.
-  virtual std::chrono::microseconds turn(Subscriptions& out, SentList& sent, bool& ended) = 0;
+  virtual std::chrono::microseconds turn(Outlet& out, SentList& sent, bool& ended) = 0;
   virtual std::string summary() const = 0;
 };
 
@@ -174,7 +168,7 @@ class WalkSource final : public Source {
     }
   }
 
-  std::chrono::microseconds turn(Subscriptions& out, SentList& sent, bool& ended) override {
+  std::chrono::microseconds turn(Outlet& out, SentList& sent, bool& ended) override {
     if (sent_ == 0 && start_ == Clock::time_point{}) {
       start_ = Clock::now();
       start_us_ = std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now())
@@ -202,7 +196,7 @@ class WalkSource final : public Source {
     std::int64_t cents = 0;
   };
 
-  void one(Subscriptions& out, SentList& sent) {
+  void one(Outlet& out, SentList& sent) {
     State& state = symbols_[random_.below(symbols_.size())];
     const std::uint64_t dice = random_.next();
     const auto step = static_cast<std::int64_t>(dice % 21) - 10;
@@ -213,22 +207,12 @@ class WalkSource final : public Source {
     // Event time is the scheduled time: a stall of this process shows as latency, not as a change of history.
     const auto us = start_us_ + static_cast<std::int64_t>(static_cast<double>(sent_) / rate_ * 1e6);
     ++sent_;
-    std::size_t receivers = 0;
-    const bool trade = out.listens(state.trade_stream);
-    const bool agg = out.listens(state.agg_stream);
-    if (trade || agg) {
-      price_.clear();
-      qty_.clear();
-      append_decimal(price_, state.cents, 2);
-      append_decimal(qty_, qty_units, 5);
-      const Trade event{state.name, id, price_, qty_, us / 1000, (dice >> 40) % 2 == 0};
-      for (const Stream kind : {Stream::trade, Stream::agg_trade}) {
-        if (kind == Stream::trade ? !trade : !agg) continue;
-        payload_.clear();
-        append_trade(payload_, event, kind);
-        receivers += out.send(kind == Stream::trade ? state.trade_stream : state.agg_stream, payload_);
-      }
-    }
+    price_.clear();
+    qty_.clear();
+    append_decimal(price_, state.cents, 2);
+    append_decimal(qty_, qty_units, 5);
+    const Trade event{state.name, id, price_, qty_, us, (dice >> 40) % 2 == 0};
+    const std::size_t receivers = out.trade(event, state.trade_stream, state.agg_stream);
     sent.add(state.name, id, receivers);
   }
 
@@ -241,7 +225,6 @@ class WalkSource final : public Source {
   std::int64_t start_us_ = 0;
   std::string price_;
   std::string qty_;
-  std::string payload_;
 };
 
 class RecordingSource final : public Source {
@@ -250,7 +233,7 @@ class RecordingSource final : public Source {
     for (const auto& file : files_) RecordReader check(file);
   }
 
-  std::chrono::microseconds turn(Subscriptions& out, SentList& sent, bool& ended) override {
+  std::chrono::microseconds turn(Outlet& out, SentList& sent, bool& ended) override {
     for (std::size_t n = 0; n < most_ticks_per_turn; ++n) {
       if (!held_ && !read()) {
         ended = true;
@@ -262,7 +245,7 @@ class RecordingSource final : public Source {
         if (left > Clock::duration::zero())
           return std::min(std::chrono::ceil<std::chrono::microseconds>(left),
                           std::chrono::microseconds(100'000));
-      } else if (n % 64 == 63 && out.worst_backlog() > full_speed_backlog) {
+      } else if (n % 64 == 63 && out.subscriptions.worst_backlog() > full_speed_backlog) {
         return turn_interval;
       }
       send(out, sent);
@@ -310,10 +293,10 @@ class RecordingSource final : public Source {
     return options;
   }
 
-  void send(Subscriptions& out, SentList& sent) {
+  void send(Outlet& out, SentList& sent) {
     ++frames_;
     if (rows()) {
-      for (const auto& tick : ticks_) send_row(tick, out, sent);
+      for (const auto& tick : ticks_) send_tick(tick, out, sent);
       return;
     }
     std::string_view payload = record_.text;
@@ -327,38 +310,47 @@ class RecordingSource final : public Source {
     } else {
       const auto kind = member(payload, "\"e\":\"");
       const auto symbol = member(payload, "\"s\":\"");
-      if (kind.empty() || symbol.empty()) return;
-      stream_ = lower(symbol) + "@" + std::string(kind);
+      if (!kind.empty() && !symbol.empty())
+        stream_ = lower(symbol) + "@" + std::string(kind);
+      else
+        stream_.clear();
     }
-    const std::size_t receivers = out.send(stream_, payload);
-    delivered_ += receivers > 0;
-    if (!sent.wanted()) return;
     ticks_.clear();
-    Record inner = record_;
-    inner.text = payload;
-    decoder_->decode(inner, ticks_);
+    if (stream_.empty() || stream_.ends_with("rade")) {  // trade, aggTrade, or another exchange's frame
+      Record inner = record_;
+      inner.text = payload;
+      decoder_->decode(inner, ticks_);
+    }
+    if (stream_.empty()) {
+      for (const auto& tick : ticks_) send_tick(tick, out, sent);
+      return;
+    }
+    std::size_t receivers = 0;
+    for (const auto& tick : ticks_) {
+      const Trade trade = trade_of(tick);
+      out.begin(trade);
+      if (out.subscriptions.listens_elsewhere()) receivers += out.subscriptions.send(trade);
+    }
+    receivers += out.subscriptions.send(stream_, payload, !ticks_.empty());
+    delivered_ += receivers > 0;
     for (const auto& tick : ticks_) sent.add(tick.symbol.view(), tick.id, receivers);
   }
 
-  void send_row(const Tick& tick, Subscriptions& out, SentList& sent) {
-    char price[32];
-    char qty[32];
-    const auto price_end =
-        std::to_chars(price, price + sizeof price, tick.price, std::chars_format::fixed).ptr;
-    const auto qty_end = std::to_chars(qty, qty + sizeof qty, tick.qty, std::chars_format::fixed).ptr;
-    const Trade event{tick.symbol.view(),
-                      tick.id,
-                      {price, price_end},
-                      {qty, qty_end},
-                      tick.ts.time_since_epoch().count() / 1000,
-                      tick.maker == Maker::buyer};
-    std::size_t receivers = 0;
-    for (const Stream kind : {Stream::trade, Stream::agg_trade}) {
-      payload_.clear();
-      append_trade(payload_, event, kind);
-      stream_ = lower(tick.symbol.view()) + "@" + std::string(stream_name(kind));
-      receivers += out.send(stream_, payload_);
-    }
+  // Valid until the next call.
+  Trade trade_of(const Tick& tick) {
+    const auto price_end = std::to_chars(price_, std::end(price_), tick.price, std::chars_format::fixed).ptr;
+    const auto qty_end = std::to_chars(qty_, std::end(qty_), tick.qty, std::chars_format::fixed).ptr;
+    return {tick.symbol.view(),
+            tick.id,
+            {price_, static_cast<std::size_t>(price_end - price_)},
+            {qty_, static_cast<std::size_t>(qty_end - qty_)},
+            tick.ts.time_since_epoch().count(),
+            tick.maker == Maker::buyer};
+  }
+
+  void send_tick(const Tick& tick, Outlet& out, SentList& sent) {
+    const std::string name = lower(instrument(tick.symbol.view()));
+    const std::size_t receivers = out.trade(trade_of(tick), name + "@trade", name + "@aggTrade");
     delivered_ += receivers > 0;
     sent.add(tick.symbol.view(), tick.id, receivers);
   }
@@ -384,13 +376,19 @@ class RecordingSource final : public Source {
   std::uint64_t frames_ = 0;
   std::uint64_t delivered_ = 0;
   std::string stream_;
-  std::string payload_;
+  char price_[400];
+  char qty_[400];
 };
 
 class Exchange final : public ServerHandler {
  public:
   explicit Exchange(const FakeOptions& options)
-      : sent_(options.sent_file), wait_(options.wait), exit_(options.exit) {
+      : history_(options.history, options.busy_every),
+        subscriptions_(options.faults, history_),
+        outlet_(subscriptions_, history_),
+        sent_(options.sent_file),
+        wait_(options.wait),
+        exit_(options.exit) {
     if (options.recordings.empty())
       source_ = std::make_unique<WalkSource>(options);
     else
@@ -399,21 +397,33 @@ class Exchange final : public ServerHandler {
 
   void attach(Server& server) { subscriptions_.attach(server); }
   bool finished() const { return finished_; }
-  std::string summary() const { return source_->summary(); }
+  std::string summary() const {
+    std::string text = source_->summary();
+    if (history_.requests() > 0)
+      text += "; " + std::to_string(history_.requests()) + " REST requests, " +
+              std::to_string(history_.turned_away()) + " turned away";
+    const std::string faults = subscriptions_.fault_summary();
+    return faults.empty() ? text : text + "; " + faults;
+  }
 
   bool serves(std::string_view target) override { return Subscriptions::serves(target); }
   void open(ClientId client, std::string_view target) override { subscriptions_.open(client, target); }
   void text(ClientId client, std::string_view message) override { subscriptions_.request(client, message); }
   void closed(ClientId client) override { subscriptions_.close(client); }
+  void lost(ClientId client) override {
+    log::warn("client " + std::to_string(client) + " answers no pings, dropped");
+  }
+  HttpReply get(std::string_view target) override { return history_.rest(target); }
 
   std::chrono::microseconds turn() override {
     if (wait_ && !subscriptions_.any()) return turn_interval;
     wait_ = false;
+    subscriptions_.turn();
     if (ended_) {
       if (exit_ && subscriptions_.worst_backlog() == 0) finished_ = true;
       return std::chrono::milliseconds(20);
     }
-    const auto delay = source_->turn(subscriptions_, sent_, ended_);
+    const auto delay = source_->turn(outlet_, sent_, ended_);
     sent_.flush();
     if (++turns_ % 128 == 0) subscriptions_.drop_slow();
     if (ended_) log::info("everything sent: " + source_->summary());
@@ -421,7 +431,9 @@ class Exchange final : public ServerHandler {
   }
 
  private:
+  History history_;
   Subscriptions subscriptions_;
+  Outlet outlet_;
   SentList sent_;
   std::unique_ptr<Source> source_;
   bool wait_;
@@ -448,9 +460,11 @@ std::vector<std::string> fake_symbols(const std::string& text) {
 int run_fake(const FakeOptions& options) {
   try {
     Exchange exchange(options);
-    Server server(options.address, options.port, std::chrono::seconds(options.ping_seconds), exchange);
+    Server server(options.server, exchange);
     exchange.attach(server);
-    std::printf("listening on %s:%u\n", options.address.c_str(), static_cast<unsigned>(server.port()));
+    std::printf("listening on %s:%u\n", options.server.address.c_str(), static_cast<unsigned>(server.port()));
+    if (server.tls_port() != 0)
+      std::printf("TLS on %s:%u\n", options.server.address.c_str(), static_cast<unsigned>(server.tls_port()));
     std::fflush(stdout);
     std::atomic<bool> failed{false};
     std::thread thread([&] {

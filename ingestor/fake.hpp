@@ -1,21 +1,26 @@
-// A local exchange that speaks Binance's own WebSocket protocol, for tests and demonstrations: the ingestor's
-// production path runs against it unchanged. It sends recordings or a seeded random walk, open loop: what
-// nobody is connected to receive is lost, as on a real exchange.
+// A local exchange that speaks the protocols of Binance, Coinbase and Kraken, plain and with TLS, for tests
+// and demonstrations: the ingestor's production path runs against it unchanged. It can misbehave on demand,
+// and answers the REST requests that repair what was lost. It sends recordings or a seeded random walk, open
+// loop: what nobody is connected to receive is lost, as on a real exchange.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "faults.hpp"
+#include "socket.hpp"
+
 namespace tick::ingest {
 
 struct FakeOptions {
-  std::string address = "127.0.0.1";
-  std::uint16_t port = 0;
-  int ping_seconds = 20;
-  std::string sent_file;  // gets a line `SYMBOL id receivers` per tick sent
-  bool wait = false;      // start with the first subscriber
-  bool exit = false;      // end when everything was sent and taken
+  ServerOptions server;
+  Faults faults;
+  std::size_t history = 200'000;  // trades kept for snapshots and REST
+  std::size_t busy_every = 0;     // every so-many-th REST request gets 429
+  std::string sent_file;          // gets a line `SYMBOL id receivers` per tick sent
+  bool wait = false;              // start with the first subscriber
+  bool exit = false;              // end when everything was sent and taken
   // recordings (in this order), or else the random walk
   std::vector<std::string> recordings;
   double speed = 1;  // times the recorded pace; 0 = as fast as the slowest subscriber takes it
@@ -30,7 +35,8 @@ struct FakeOptions {
 // "A,B" or a number of symbols ("200" = SYM000USDT .. SYM199USDT).
 std::vector<std::string> fake_symbols(const std::string& text);
 
-// Prints `listening on ADDRESS:PORT` on stdout and serves until told to stop. Returns the exit code.
+// Prints `listening on ADDRESS:PORT` (and `TLS on ADDRESS:PORT`) on stdout and serves until told to stop.
+// Returns the exit code.
 int run_fake(const FakeOptions& options);
 
 }  // namespace tick::ingest

@@ -6,7 +6,9 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -71,6 +73,15 @@ enum class Stream { any, trade, agg_trade };
 
 std::string_view stream_name(Stream stream);
 
+// Ids that are to be fetched; `after` is the time of a trade before them.
+struct Wanted {
+  std::int64_t first = 0;
+  std::int64_t last = 0;  // no_last: up to the newest
+  Timestamp after{};
+};
+constexpr std::int64_t no_last = std::numeric_limits<std::int64_t>::max();
+constexpr std::size_t history_page = 1000;  // every exchange here gives so many at most
+
 // One exchange's protocol. Lifecycle: one object per connection thread; not thread safe, keeps scratch
 // buffers.
 class Feed {
@@ -83,6 +94,16 @@ class Feed {
                           Stream stream) const = 0;
   virtual std::vector<std::string> greetings(std::string_view base, const std::vector<std::string>& symbols,
                                              Stream stream) const = 0;
+  // What an exchange still knows of its past, page by page: the path and query of the next request for the
+  // ids want.first .. want.last, given the page before (nullptr at the beginning); nothing when there is no
+  // more.
+  virtual std::optional<std::string> history(std::string_view symbol, const Wanted& want,
+                                             const std::vector<Tick>* page) const = 0;
+  // Appends the trades of one answer, ascending by id; `refused`: the exchange wants to be asked later.
+  virtual Decoded decode_history(std::string_view body, std::string_view symbol, Timestamp received,
+                                 std::vector<Tick>& out) = 0;
+  // The least time between two such requests that stays well inside the exchange's budget.
+  virtual std::chrono::milliseconds history_interval() const = 0;
   // The messages that add symbols to a connection, or take them away.
   virtual std::vector<std::string> subscribe(const std::vector<std::string>& symbols, Stream stream,
                                              bool add) const = 0;

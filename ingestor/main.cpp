@@ -1,4 +1,5 @@
 // The command line: verbs, options, exit codes. Nothing else; every verb is a function of its own module.
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -8,13 +9,16 @@
 
 #include <CLI/CLI.hpp>
 
+#include "check.hpp"
 #include "config.hpp"
 #include "fake.hpp"
 #include "init.hpp"
+#include "live.hpp"
 #include "log.hpp"
 #include "number.hpp"
 #include "run.hpp"
 #include "socket.hpp"
+#include "status.hpp"
 
 namespace {
 
@@ -44,6 +48,13 @@ struct SettingFlags {
 
   // The merged config, or nothing after telling every mistake.
   std::optional<Config> read() {
+    const auto result = read_all();
+    for (const auto& mistake : result.mistakes) log::error(mistake);
+    if (!result.mistakes.empty()) return std::nullopt;
+    return result.config;
+  }
+
+  ConfigResult read_all() {
     ConfigSource source;
     source.environment = [](const char* name) -> std::optional<std::string> {
       const char* value = std::getenv(name);
@@ -54,16 +65,14 @@ struct SettingFlags {
     if (!config_file.empty()) {
       std::ifstream file(config_file);
       if (!file) {
-        log::error(config_file + ": cannot be opened");
-        return std::nullopt;
+        ConfigResult failed;
+        failed.mistakes = {config_file + ": cannot be opened"};
+        return failed;
       }
       source.toml.assign(std::istreambuf_iterator<char>(file), {});
       source.toml_name = config_file;
     }
-    const ConfigResult result = read_config(source);
-    for (const auto& mistake : result.mistakes) log::error(mistake);
-    if (!result.mistakes.empty()) return std::nullopt;
-    return result.config;
+    return read_config(source);
   }
 };
 
@@ -110,8 +119,11 @@ Examples:
   tick-ingest fake --symbols BTCUSDT,ETHUSDT --rate 50 --seed 7 --port 9443
   tick-ingest fake --recording day1.gz --recording day2.gz --speed max --wait
 
-Speaks Binance's protocol on ws://ADDRESS:PORT: /ws/<stream>, /stream?streams=a/b, SUBSCRIBE, UNSUBSCRIBE,
-LIST_SUBSCRIPTIONS, pings. The first line on stdout is `listening on ADDRESS:PORT`.)";
+Speaks on ws://ADDRESS:PORT (and wss:// with --tls-cert) the protocols of Binance (/ws/<stream>, /stream?streams=a/b,
+SUBSCRIBE, UNSUBSCRIBE, LIST_SUBSCRIPTIONS), Coinbase (/) and Kraken v2 (/v2), and answers Binance's historicalTrades
+and aggTrades, Coinbase's trades and Kraken's Trades over HTTP. BTCUSDT, BTC-USDT and BTC/USDT are one instrument.
+Faults: drop mute half-open duplicate reorder gap bad-json giant close-1001 close-1006 close-1012 shutdown no-pong slow.
+Each is logged when it is played, and counted in the last line. The first line on stdout is `listening on ADDRESS:PORT`.)";
 
 }  // namespace
 
@@ -124,9 +136,35 @@ int main(int argc, char** argv) {
   SettingFlags run_flags;
   auto* run = app.add_subcommand("run", "write a live feed into the database (default verb)");
   run->footer(run_footer);
-  run_flags.add(*run, {"feed.", "database.", "batch."});
+  run_flags.add(*run, {""});
   bool check_only = false;
   run->add_flag("--check", check_only, "read the configuration, show it and exit");
+
+  SettingFlags check_flags;
+  auto* check =
+      app.add_subcommand("check", "try configuration, database and exchange, and name every mistake");
+  check->footer("\nExample:\n  tick-ingest check -c tick.toml");
+  check_flags.add(*check, {""});
+
+  SettingFlags status_flags;
+  std::string max_lag_text = "0";
+  auto* status = app.add_subcommand("status", "what a running ingestor says of itself");
+  status->footer("\nExample:\n  tick-ingest status --listen 127.0.0.1:9464 --max-lag 5s");
+  status_flags.add(*status, {"metrics."});
+  status->add_option("--max-lag", max_lag_text, "a longer lag makes the exit code 1; 0 = none does")
+      ->capture_default_str();
+
+  SettingFlags record_flags;
+  std::string record_file;
+  std::uint64_t record_limit = 0;
+  auto* record = app.add_subcommand("record", "write the messages of a feed into a file");
+  record->footer("\nExample:\n  tick-ingest record --symbols BTCUSDT --limit 10000 btcusdt.gz");
+  record_flags.add(*record, {"feed."});
+  record->add_option("file", record_file, "file, compressed when it ends in .gz")
+      ->required()
+      ->type_name("FILE");
+  record->add_option("--limit", record_limit, "end after so many messages, 0 = when told to")
+      ->capture_default_str();
 
   SettingFlags init_flags;
   auto* init = app.add_subcommand("init", "create extension, default table and rollups where missing");
@@ -157,10 +195,11 @@ int main(int argc, char** argv) {
   FakeOptions fake_options;
   std::string fake_symbol_text = "10";
   std::string fake_speed = "1";
-  auto* fake = app.add_subcommand("fake", "a local exchange that speaks Binance's WebSocket protocol");
+  auto* fake =
+      app.add_subcommand("fake", "a local exchange that speaks the protocols of all feeds, with faults");
   fake->footer(fake_footer);
-  fake->add_option("--address", fake_options.address, "address to listen on")->capture_default_str();
-  fake->add_option("--port", fake_options.port, "port, 0 = any free one")->capture_default_str();
+  fake->add_option("--address", fake_options.server.address, "address to listen on")->capture_default_str();
+  fake->add_option("--port", fake_options.server.port, "port, 0 = any free one")->capture_default_str();
   fake->add_option("--recording", fake_options.recordings, "file to send; may be repeated")
       ->type_name("FILE");
   fake->add_option("--speed", fake_speed, "recordings: times the recorded pace, or max")
@@ -178,7 +217,25 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   fake->add_option("--sent", fake_options.sent_file, "append a line `SYMBOL id receivers` per tick")
       ->type_name("FILE");
-  fake->add_option("--ping", fake_options.ping_seconds, "seconds between pings, 0 = none")
+  double fake_ping = 20;
+  fake->add_option("--ping", fake_ping,
+                   "seconds between pings, 0 = none; three unanswered ones end a connection")
+      ->capture_default_str();
+  fake->add_option("--tls-cert", fake_options.server.tls_certificate, "PEM file; a second port speaks TLS")
+      ->type_name("FILE");
+  fake->add_option("--tls-key", fake_options.server.tls_key, "PEM file, when the key is not in --tls-cert")
+      ->type_name("FILE");
+  fake->add_option("--tls-port", fake_options.server.tls_port, "0 = any free one")->capture_default_str();
+  std::vector<std::string> fake_faults;
+  std::string fake_drawn;
+  fake->add_option("--fault", fake_faults, "KIND@TRADE, may be repeated; the kinds are listed below")
+      ->type_name("KIND@N");
+  fake->add_option("--faults", fake_drawn, "COUNT/TRADES: so many of all kinds, at random by --seed")
+      ->type_name("N/M");
+  fake->add_option("--history", fake_options.history, "trades kept for REST and snapshots")
+      ->capture_default_str();
+  fake->add_option("--busy-every", fake_options.busy_every,
+                   "each so-many-th REST request is answered with 429")
       ->capture_default_str();
   fake->add_flag("--wait", fake_options.wait, "start with the first subscriber");
   fake->add_flag("--exit", fake_options.exit, "end when everything was sent");
@@ -204,6 +261,24 @@ int main(int argc, char** argv) {
 
   if (*fake) {
     const auto speed = read_speed(fake_speed);
+    fake_options.server.ping_every = std::chrono::milliseconds(std::llround(fake_ping * 1000));
+    for (const auto& text : fake_faults)
+      if (!fake_options.faults.add(text)) {
+        log::error("--fault " + text + " is not KIND@TRADE; see --help");
+        return exit_usage;
+      }
+    if (!fake_drawn.empty()) {
+      const auto slash = fake_drawn.find('/');
+      const auto count = parse_integer(fake_drawn.substr(0, slash));
+      const auto span =
+          slash == std::string::npos ? std::nullopt : parse_integer(fake_drawn.substr(slash + 1));
+      if (!count || !span || *count < 0 || *span < 1) {
+        log::error("--faults " + fake_drawn + " is not COUNT/TRADES");
+        return exit_usage;
+      }
+      fake_options.faults.draw(static_cast<std::size_t>(*count), static_cast<std::uint64_t>(*span),
+                               fake_options.seed);
+    }
     fake_options.symbols = fake_symbols(fake_symbol_text);
     if (!speed || fake_options.symbols.empty()) {
       log::error(!speed ? "--speed must be a positive number or max" : "--symbols names no symbol");
@@ -211,6 +286,17 @@ int main(int argc, char** argv) {
     }
     fake_options.speed = *speed;
     return run_fake(fake_options);
+  }
+  if (*check) return run_check(check_flags.read_all());
+  if (*status) {
+    const auto config = status_flags.read();
+    const auto max_lag = parse_duration(max_lag_text);
+    if (!max_lag) log::error("--max-lag must be a time such as \"5s\"");
+    return config && max_lag ? run_status(*config, *max_lag) : exit_usage;
+  }
+  if (*record) {
+    const auto config = record_flags.read();
+    return config ? run_record(*config, record_file, record_limit) : exit_usage;
   }
   if (*init) {
     const auto config = init_flags.read();
@@ -263,5 +349,5 @@ int main(int argc, char** argv) {
       std::printf("%s = %s\n", setting.key, setting.show(*config).c_str());
     return exit_ok;
   }
-  return run_live(*config);
+  return run_live(*config, [&] { return run_flags.read(); });
 }

@@ -1,5 +1,4 @@
-// The chain socket -> decode -> ring -> COPY, put together and supervised: signals, drain, progress.
-// Both functions return the process's exit code.
+// Signals, exit codes, and the replay of files through the chain decode -> ring -> COPY.
 #pragma once
 
 #include <string>
@@ -14,13 +13,11 @@ constexpr int exit_ok = 0;
 constexpr int exit_failed = 1;
 constexpr int exit_usage = 2;
 
-// Makes SIGINT and SIGTERM wait for supervision; call before any thread starts.
+// Makes SIGINT, SIGTERM and SIGHUP wait for supervision; call before any thread starts.
 void block_signals();
 
-// Waits up to `milliseconds` for SIGINT or SIGTERM; true when one came.
-bool wait_for_signal(int milliseconds);
-
-int run_live(const Config& config);
+// Waits up to `milliseconds` for one of them and returns it; 0: none came.
+int wait_for_signal(int milliseconds);
 
 struct ReplayOptions {
   std::vector<std::string> files;

@@ -9,7 +9,6 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/ssl/host_name_verification.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
@@ -20,6 +19,8 @@
 #include <boost/beast/websocket/ssl.hpp>
 
 #include <atomic>
+#include <deque>
+#include <mutex>
 #include <unordered_map>
 #include <utility>
 
@@ -36,9 +37,16 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 constexpr auto tuple_awaitable = net::as_tuple(net::use_awaitable);
-constexpr std::size_t max_message_bytes = 16u << 20;
+constexpr std::uint64_t longest_http_body = 64u << 20;
+constexpr int lost_pongs = 3;
 constexpr auto greeting_interval = std::chrono::milliseconds(260);  // Binance: 5 incoming messages per second
 constexpr auto full_ring_poll = std::chrono::milliseconds(1);
+
+std::string seconds(std::chrono::milliseconds time) {
+  std::string text = std::to_string(time.count() / 1000);
+  if (time.count() % 1000 != 0) text += "." + std::to_string(time.count() % 1000 / 100);
+  return text + " s";
+}
 
 std::string describe(const char* step, const error_code& ec) {
   return std::string(step) + ": " + ec.message();
@@ -46,42 +54,163 @@ std::string describe(const char* step, const error_code& ec) {
 
 }  // namespace
 
-std::optional<Url> parse_url(std::string_view text) {
-  Url url;
-  if (text.starts_with("wss://")) {
-    url.tls = true;
-    text.remove_prefix(6);
-  } else if (text.starts_with("ws://")) {
-    text.remove_prefix(5);
-  } else {
-    return std::nullopt;
-  }
-  const auto slash = text.find_first_of("/?");
-  std::string_view authority = text.substr(0, slash);
-  if (slash != std::string_view::npos) url.target = text.substr(slash);
-  if (url.target.empty() || url.target[0] != '/') url.target.insert(0, "/");
-  if (authority.starts_with("[")) {
-    const auto bracket = authority.find(']');
-    if (bracket == std::string_view::npos) return std::nullopt;
-    url.host = authority.substr(1, bracket - 1);
-    authority.remove_prefix(bracket + 1);
-    if (!authority.empty() && authority[0] != ':') return std::nullopt;
-    url.port = authority.empty() ? "" : std::string(authority.substr(1));
-  } else {
-    const auto colon = authority.find(':');
-    url.host = authority.substr(0, colon);
-    if (colon != std::string_view::npos) url.port = authority.substr(colon + 1);
-  }
-  if (url.port.empty()) url.port = url.tls ? "443" : "80";
-  if (url.host.empty() || url.host.find('@') != std::string::npos || url.port.size() > 5 ||
-      url.port.find_first_not_of("0123456789") != std::string::npos)
-    return std::nullopt;
-  for (const char c : url.target)
-    if (static_cast<unsigned char>(c) <= ' ') return std::nullopt;
-  return url;
+// ---- TLS on the client's side
+
+namespace {
+
+std::string set_up(net::ssl::context& context, const TlsOptions& options) {
+  error_code ec;
+  SSL_CTX_set_min_proto_version(context.native_handle(), TLS1_2_VERSION);
+  if (options.ca_file.empty())
+    context.set_default_verify_paths(ec);
+  else
+    context.load_verify_file(options.ca_file, ec);
+  if (ec) return "trusted certificates " + options.ca_file + ": " + ec.message();
+  context.set_verify_mode(options.verify ? net::ssl::verify_peer : net::ssl::verify_none, ec);
+  return "";
 }
 
-// ---- client
+// The name that is sent (SNI) and the one that the certificate must have. OpenSSL checks it itself, so that
+// the verdict says what was wrong.
+bool expect_host(SSL* ssl, const std::string& host, bool verify) {
+  error_code not_an_address;
+  net::ip::make_address(host, not_an_address);
+  if (!not_an_address)
+    return !verify || X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), host.c_str()) == 1;
+  if (SSL_set_tlsext_host_name(ssl, host.c_str()) != 1) return false;
+  return !verify || SSL_set1_host(ssl, host.c_str()) == 1;
+}
+
+std::string explain(SSL* ssl, const error_code& ec, const Url& url) {
+  const long verdict = SSL_get_verify_result(ssl);
+  if (verdict == X509_V_OK || SSL_get_verify_mode(ssl) == SSL_VERIFY_NONE)
+    return describe("TLS handshake", ec);
+  std::string text = "TLS: the certificate of " + url.host + " is refused: ";
+  switch (verdict) {
+    case X509_V_ERR_HOSTNAME_MISMATCH:
+    case X509_V_ERR_IP_ADDRESS_MISMATCH:
+      return text + "it is for another host; is feed.url right?";
+    case X509_V_ERR_CERT_HAS_EXPIRED:
+      return text + "it has expired; is the clock of this machine right?";
+    case X509_V_ERR_CERT_NOT_YET_VALID:
+      return text + "it is not valid yet; is the clock of this machine right?";
+    case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
+    case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
+      return text + "it is self-signed; feed.tls_ca names a file of certificates to trust";
+    case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
+    case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
+    case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
+      return text +
+             "nobody trusted has signed it; is package ca-certificates installed? (feed.tls_ca names others)";
+    default:
+      return text + X509_verify_cert_error_string(verdict);
+  }
+}
+
+std::string host_header(const Url& url) {
+  const bool standard_port = url.port == (url.tls ? "443" : "80");
+  return standard_port ? url.host : url.host + ":" + url.port;
+}
+
+// Resolves and connects; "" or what went wrong.
+net::awaitable<std::string> reach(beast::tcp_stream& stream, const Url& url,
+                                  std::chrono::milliseconds timeout) {
+  tcp::resolver resolver(stream.get_executor());
+  auto [resolve_ec, endpoints] = co_await resolver.async_resolve(url.host, url.port, tuple_awaitable);
+  if (resolve_ec) co_return describe("resolve", resolve_ec) + " (" + url.host + ")";
+  stream.expires_after(timeout);
+  auto [ec, endpoint] = co_await stream.async_connect(endpoints, tuple_awaitable);
+  if (ec) co_return describe("connect", ec);
+  error_code ignored;
+  stream.socket().set_option(tcp::no_delay(true), ignored);
+  stream.socket().set_option(net::socket_base::keep_alive(true), ignored);
+  stream.expires_after(timeout);
+  co_return "";
+}
+
+// Exchanges answer some places with a status instead of a WebSocket: say what it means.
+std::string explain_status(unsigned status) {
+  std::string text = "the server answered with HTTP status " + std::to_string(status);
+  switch (status) {
+    case 451:
+      return text + ": it does not serve this country; feed.name = \"binance.data\" or \"binance.us\" may";
+    case 403:
+      return text + ": it does not serve this address (a firewall, or a country that is not served)";
+    case 429:
+    case 418:
+      return text + ": too many requests from this address";
+    case 404:
+      return text + ": no such path; is feed.url right?";
+    default:
+      return text + " instead of a WebSocket";
+  }
+}
+
+}  // namespace
+
+// ---- HTTP client
+
+namespace {
+
+template <class Stream>
+net::awaitable<HttpReply> ask(Stream& stream, const Url& url) {
+  http::request<http::empty_body> request{http::verb::get, url.target, 11};
+  request.set(http::field::host, host_header(url));
+  request.set(http::field::user_agent, "tick-ingest");
+  request.set(http::field::connection, "close");
+  auto [write_ec, written] = co_await http::async_write(stream, request, tuple_awaitable);
+  if (write_ec) co_return HttpReply{0, describe("write", write_ec)};
+  beast::flat_buffer buffer;
+  http::response_parser<http::string_body> parser;
+  parser.body_limit(longest_http_body);
+  auto [read_ec, n] = co_await http::async_read(stream, buffer, parser, tuple_awaitable);
+  if (read_ec) co_return HttpReply{0, describe("read", read_ec)};
+  auto response = parser.release();
+  HttpReply reply;
+  reply.status = static_cast<int>(response.result_int());
+  reply.body = std::move(response.body());
+  const auto retry = response[http::field::retry_after];
+  for (const char c : retry)
+    if (c >= '0' && c <= '9' && reply.retry_after < 1'000'000)
+      reply.retry_after = reply.retry_after * 10 + (c - '0');
+  co_return reply;
+}
+
+net::awaitable<HttpReply> get(const Url& url, const TlsOptions& options, std::chrono::seconds timeout) {
+  auto executor = co_await net::this_coro::executor;
+  if (!url.tls) {
+    beast::tcp_stream stream(executor);
+    std::string problem = co_await reach(stream, url, timeout);
+    if (!problem.empty()) co_return HttpReply{0, problem};
+    co_return co_await ask(stream, url);
+  }
+  net::ssl::context tls(net::ssl::context::tls_client);
+  std::string problem = set_up(tls, options);
+  if (!problem.empty()) co_return HttpReply{0, problem};
+  beast::ssl_stream<beast::tcp_stream> stream(executor, tls);
+  if (!expect_host(stream.native_handle(), url.host, options.verify))
+    co_return HttpReply{0, "TLS: cannot set the server name"};
+  problem = co_await reach(beast::get_lowest_layer(stream), url, timeout);
+  if (!problem.empty()) co_return HttpReply{0, problem};
+  auto [ec] = co_await stream.async_handshake(net::ssl::stream_base::client, tuple_awaitable);
+  if (ec) co_return HttpReply{0, explain(stream.native_handle(), ec, url)};
+  co_return co_await ask(stream, url);
+}
+
+}  // namespace
+
+HttpReply http_get(const Url& url, const TlsOptions& tls, std::chrono::seconds timeout) {
+  net::io_context io{1};
+  HttpReply reply{0, "no answer in time"};
+  net::co_spawn(io, get(url, tls, timeout), [&](std::exception_ptr error, HttpReply got) {
+    if (!error) reply = std::move(got);
+    io.stop();
+  });
+  io.run_for(timeout);
+  return reply;
+}
+
+// ---- WebSocket client
 
 struct Client::Impl {
   net::io_context io{1};
@@ -89,13 +218,28 @@ struct Client::Impl {
   std::string reason;
   Clock::time_point last_byte{};
   Clock::time_point last_data{};
+  Clock::time_point last_pong{};
+  Clock::time_point pinged_at{};
+  std::mutex outbox_guard;
+  std::deque<std::string> outbox;
 
+  // One message at a time, and not faster than the strictest exchange allows.
   template <class Ws>
-  static net::awaitable<void> greet(Ws& ws, const std::vector<std::string>& greetings) {
+  net::awaitable<void> write_outbox(Ws& ws) {
     net::steady_timer timer(co_await net::this_coro::executor);
-    for (const auto& text : greetings) {
-      auto [ec, n] = co_await ws.async_write(net::buffer(text), tuple_awaitable);
-      if (ec) co_return;
+    for (;;) {
+      std::string text;
+      {
+        const std::lock_guard hold(outbox_guard);
+        if (!outbox.empty()) {
+          text = std::move(outbox.front());
+          outbox.pop_front();
+        }
+      }
+      if (!text.empty()) {
+        auto [ec, n] = co_await ws.async_write(net::buffer(text), tuple_awaitable);
+        if (ec) co_return;
+      }
       timer.expires_after(greeting_interval);
       auto [timer_ec] = co_await timer.async_wait(tuple_awaitable);
       if (timer_ec) co_return;
@@ -103,22 +247,39 @@ struct Client::Impl {
   }
 
   template <class Ws>
-  net::awaitable<void> watch(Ws& ws, const ClientOptions& options) {
+  net::awaitable<void> ping(Ws& ws, std::chrono::milliseconds every) {
     net::steady_timer timer(co_await net::this_coro::executor);
     for (;;) {
-      timer.expires_after(std::chrono::milliseconds(200));
+      timer.expires_after(every);
+      auto [timer_ec] = co_await timer.async_wait(tuple_awaitable);
+      if (timer_ec) co_return;
+      if (pinged_at <= last_pong) pinged_at = Clock::now();
+      auto [ec] = co_await ws.async_ping("tick", tuple_awaitable);
+      if (ec) co_return;
+    }
+  }
+
+  template <class Ws>
+  net::awaitable<void> watch(Ws& ws, const ClientOptions& options, FrameHandler& handler) {
+    net::steady_timer timer(co_await net::this_coro::executor);
+    for (;;) {
+      timer.expires_after(std::chrono::milliseconds(50));
       auto [ec] = co_await timer.async_wait(tuple_awaitable);
       if (ec) co_return;
       const auto now = Clock::now();
       if (stopping) {
         reason.clear();
       } else if (options.max_silence.count() > 0 && now - last_byte > options.max_silence) {
-        reason = "nothing received for " + std::to_string(options.max_silence.count()) + " s";
+        reason = "nothing received for " + seconds(options.max_silence);
+      } else if (options.max_silence.count() > 0 && pinged_at > last_pong &&
+                 now - pinged_at > options.max_silence) {
+        reason = "no pong received for " + seconds(options.max_silence);
       } else if (options.max_data_silence.count() > 0 && now - last_data > options.max_data_silence) {
-        reason = "no message received for " + std::to_string(options.max_data_silence.count()) +
-                 " s although the connection is alive";
+        reason = "no message received for " + seconds(options.max_data_silence) +
+                 " although the connection is alive";
       } else {
-        continue;
+        reason = handler.overdue();
+        if (reason.empty()) continue;
       }
       beast::get_lowest_layer(ws).close();
       io.stop();
@@ -137,20 +298,31 @@ struct Client::Impl {
     ws.set_option(timeout);
     ws.set_option(websocket::stream_base::decorator(
         [](websocket::request_type& request) { request.set(http::field::user_agent, "tick-ingest"); }));
-    ws.read_message_max(max_message_bytes);
+    ws.read_message_max(options.max_frame);
     ws.auto_fragment(false);
     ws.text(true);
-    ws.control_callback([this](websocket::frame_type, beast::string_view) { last_byte = Clock::now(); });
+    ws.control_callback([this](websocket::frame_type kind, beast::string_view) {
+      last_byte = Clock::now();
+      if (kind == websocket::frame_type::pong) last_pong = last_byte;
+    });
 
-    const bool standard_port = url.port == (url.tls ? "443" : "80");
-    const std::string host = standard_port ? url.host : url.host + ":" + url.port;
-    auto [handshake_ec] = co_await ws.async_handshake(host, url.target, tuple_awaitable);
+    websocket::response_type response;
+    const std::string host = host_header(url);
+    auto [handshake_ec] = co_await ws.async_handshake(response, host, url.target, tuple_awaitable);
+    if (handshake_ec == websocket::error::upgrade_declined) co_return explain_status(response.result_int());
+    if (handshake_ec == http::error::bad_version)
+      co_return "the server does not speak HTTP: this is not an exchange's WebSocket address";
     if (handshake_ec) co_return describe("websocket handshake", handshake_ec);
-    last_byte = last_data = Clock::now();
+    last_byte = last_data = last_pong = pinged_at = Clock::now();
     handler.opened();
     auto executor = co_await net::this_coro::executor;
-    net::co_spawn(executor, greet(ws, options.greetings), net::detached);
-    net::co_spawn(executor, watch(ws, options), net::detached);
+    {
+      const std::lock_guard hold(outbox_guard);
+      outbox.insert(outbox.begin(), options.greetings.begin(), options.greetings.end());
+    }
+    net::co_spawn(executor, write_outbox(ws), net::detached);
+    net::co_spawn(executor, watch(ws, options, handler), net::detached);
+    if (options.ping_every.count() > 0) net::co_spawn(executor, ping(ws, options.ping_every), net::detached);
 
     beast::flat_buffer buffer;
     net::steady_timer pause(executor);
@@ -161,6 +333,8 @@ struct Client::Impl {
         co_return "closed by the server, code " + std::to_string(why.code) +
             (why.reason.empty() ? "" : " (" + std::string(why.reason.c_str()) + ")");
       }
+      if (ec == websocket::error::message_too_big)
+        co_return "a message is longer than " + std::to_string(options.max_frame) + " bytes";
       if (ec) co_return describe("read", ec);
       last_byte = last_data = Clock::now();
       const auto data = buffer.cdata();
@@ -178,47 +352,23 @@ struct Client::Impl {
 
   net::awaitable<std::string> session(const Url& url, const ClientOptions& options, FrameHandler& handler) {
     auto executor = co_await net::this_coro::executor;
-    tcp::resolver resolver(executor);
-    auto [resolve_ec, endpoints] = co_await resolver.async_resolve(url.host, url.port, tuple_awaitable);
-    if (resolve_ec) co_return describe("resolve", resolve_ec);
-
     if (!url.tls) {
       websocket::stream<beast::tcp_stream> ws(executor);
-      auto& tcp_layer = beast::get_lowest_layer(ws);
-      tcp_layer.expires_after(options.handshake_timeout);
-      auto [ec, endpoint] = co_await tcp_layer.async_connect(endpoints, tuple_awaitable);
-      if (ec) co_return describe("connect", ec);
-      error_code ignored;
-      tcp_layer.socket().set_option(tcp::no_delay(true), ignored);
+      std::string problem = co_await reach(beast::get_lowest_layer(ws), url, options.handshake_timeout);
+      if (!problem.empty()) co_return problem;
       co_return co_await talk(ws, url, options, handler);
     }
 
     net::ssl::context tls(net::ssl::context::tls_client);
-    error_code ec_tls;
-    SSL_CTX_set_min_proto_version(tls.native_handle(), TLS1_2_VERSION);
-    if (options.ca_file.empty())
-      tls.set_default_verify_paths(ec_tls);
-    else
-      tls.load_verify_file(options.ca_file, ec_tls);
-    if (ec_tls) co_return describe("certificates", ec_tls);
-    tls.set_verify_mode(options.verify ? net::ssl::verify_peer : net::ssl::verify_none, ec_tls);
+    std::string problem = set_up(tls, options.tls);
+    if (!problem.empty()) co_return problem;
     websocket::stream<beast::ssl_stream<beast::tcp_stream>> ws(executor, tls);
-    error_code not_an_address;
-    net::ip::make_address(url.host, not_an_address);  // a server name (SNI) must not be an address
-    if (not_an_address && !SSL_set_tlsext_host_name(ws.next_layer().native_handle(), url.host.c_str()))
-      co_return "TLS: cannot set the server name";
-    if (options.verify)
-      ws.next_layer().set_verify_callback(net::ssl::host_name_verification(url.host), ec_tls);
-    auto& tcp_layer = beast::get_lowest_layer(ws);
-    tcp_layer.expires_after(options.handshake_timeout);
-    auto [ec, endpoint] = co_await tcp_layer.async_connect(endpoints, tuple_awaitable);
-    if (ec) co_return describe("connect", ec);
-    error_code ignored;
-    tcp_layer.socket().set_option(tcp::no_delay(true), ignored);
-    tcp_layer.expires_after(options.handshake_timeout);
-    auto [ec_handshake] =
-        co_await ws.next_layer().async_handshake(net::ssl::stream_base::client, tuple_awaitable);
-    if (ec_handshake) co_return describe("TLS handshake", ec_handshake);
+    SSL* ssl = ws.next_layer().native_handle();
+    if (!expect_host(ssl, url.host, options.tls.verify)) co_return "TLS: cannot set the server name";
+    problem = co_await reach(beast::get_lowest_layer(ws), url, options.handshake_timeout);
+    if (!problem.empty()) co_return problem;
+    auto [ec] = co_await ws.next_layer().async_handshake(net::ssl::stream_base::client, tuple_awaitable);
+    if (ec) co_return explain(ssl, ec, url);
     co_return co_await talk(ws, url, options, handler);
   }
 };
@@ -246,6 +396,11 @@ void Client::stop() {
   net::post(impl_->io, [impl = impl_.get()] { impl->io.stop(); });
 }
 
+void Client::send(std::string text) {
+  const std::lock_guard hold(impl_->outbox_guard);
+  impl_->outbox.push_back(std::move(text));
+}
+
 // ---- server
 
 namespace {
@@ -262,6 +417,7 @@ class CoalescingStream {
   tcp::socket& socket() { return socket_; }
   std::size_t backlog() const { return out_.size() + sending_.size(); }
   void own(std::weak_ptr<void> owner) { owner_ = std::move(owner); }
+  void swallow(bool all) { (all ? swallow_all_ : swallow_pongs_) = true; }
 
   void flush() {
     if (busy_ || out_.empty() || !socket_.is_open()) return;
@@ -332,9 +488,14 @@ class CoalescingStream {
   template <class Buffers>
   std::size_t append(const Buffers& buffers) {
     std::size_t n = 0;
+    bool keep = !swallow_all_;
     for (auto it = net::buffer_sequence_begin(buffers); it != net::buffer_sequence_end(buffers); ++it) {
       const net::const_buffer piece(*it);
-      out_.append(static_cast<const char*>(piece.data()), piece.size());
+      // Every write begins a frame here, and the first byte of a pong is this one.
+      constexpr char pong = static_cast<char>(0x8a);
+      if (swallow_pongs_ && n == 0 && piece.size() > 0 && *static_cast<const char*>(piece.data()) == pong)
+        keep = false;
+      if (keep) out_.append(static_cast<const char*>(piece.data()), piece.size());
       n += piece.size();
     }
     return n;
@@ -355,6 +516,8 @@ class CoalescingStream {
   std::string out_;
   std::string sending_;
   bool busy_ = false;
+  bool swallow_all_ = false;
+  bool swallow_pongs_ = false;
   std::weak_ptr<void> owner_;
 };
 
@@ -362,23 +525,70 @@ struct Peer {
   Peer(ClientId id_in, tcp::socket socket) : id(id_in), ws(std::move(socket)) {}
   ClientId id;
   bool open = false;
+  int pings_since_pong = 0;
   websocket::stream<CoalescingStream> ws;
 };
 
 }  // namespace
 
+// TLS in front of the plain server: bytes are carried between a TLS client and a connection to the own port.
+struct TlsPipe {
+  TlsPipe(tcp::socket socket, net::ssl::context& context)
+      : outer(std::move(socket), context), inner(outer.get_executor()) {}
+  net::ssl::stream<tcp::socket> outer;
+  tcp::socket inner;
+
+  void close() {
+    error_code ignored;
+    outer.lowest_layer().close(ignored);
+    inner.close(ignored);
+  }
+
+  template <class From, class To>
+  static net::awaitable<void> carry(std::shared_ptr<TlsPipe> pipe, From& from, To& to) {
+    std::vector<char> bytes(64 * 1024);
+    for (;;) {
+      auto [read_ec, n] = co_await from.async_read_some(net::buffer(bytes), tuple_awaitable);
+      if (read_ec) break;
+      auto [write_ec, written] = co_await net::async_write(to, net::buffer(bytes.data(), n), tuple_awaitable);
+      if (write_ec) break;
+    }
+    pipe->close();
+  }
+
+  static net::awaitable<void> serve(std::shared_ptr<TlsPipe> pipe, tcp::endpoint plain) {
+    auto [tls_ec] = co_await pipe->outer.async_handshake(net::ssl::stream_base::server, tuple_awaitable);
+    if (tls_ec) co_return;
+    auto [ec] = co_await pipe->inner.async_connect(plain, tuple_awaitable);
+    if (ec) co_return;
+    error_code ignored;
+    pipe->inner.set_option(tcp::no_delay(true), ignored);
+    net::co_spawn(pipe->outer.get_executor(), carry(pipe, pipe->inner, pipe->outer), net::detached);
+    co_await carry(pipe, pipe->outer, pipe->inner);
+  }
+};
+
 struct Server::Impl {
-  Impl(const std::string& address, std::uint16_t port, std::chrono::seconds ping, ServerHandler& handler_in)
-      : acceptor(io, tcp::endpoint(net::ip::make_address(address), port)),
+  Impl(const ServerOptions& options, ServerHandler& handler_in)
+      : acceptor(io, tcp::endpoint(net::ip::make_address(options.address), options.port)),
         timer(io),
-        ping_every(ping),
-        handler(handler_in) {}
+        ping_every(options.ping_every),
+        handler(handler_in) {
+    if (options.tls_certificate.empty()) return;
+    tls.emplace(net::ssl::context::tls_server);
+    tls->use_certificate_chain_file(options.tls_certificate);
+    tls->use_private_key_file(options.tls_key.empty() ? options.tls_certificate : options.tls_key,
+                              net::ssl::context::pem);
+    tls_acceptor.emplace(io, tcp::endpoint(acceptor.local_endpoint().address(), options.tls_port));
+  }
 
   net::io_context io{1};
   tcp::acceptor acceptor;
   net::steady_timer timer;
-  std::chrono::seconds ping_every;
+  std::chrono::milliseconds ping_every;
   ServerHandler& handler;
+  std::optional<net::ssl::context> tls;
+  std::optional<tcp::acceptor> tls_acceptor;
   std::unordered_map<ClientId, std::shared_ptr<Peer>> peers;
   ClientId last_id = 0;
 
@@ -395,6 +605,19 @@ struct Server::Impl {
     }
   }
 
+  net::awaitable<void> listen_tls() {
+    for (;;) {
+      auto [ec, socket] = co_await tls_acceptor->async_accept(tuple_awaitable);
+      if (ec == net::error::operation_aborted) co_return;
+      if (ec) continue;
+      error_code ignored;
+      socket.set_option(tcp::no_delay(true), ignored);
+      net::co_spawn(
+          io, TlsPipe::serve(std::make_shared<TlsPipe>(std::move(socket), *tls), acceptor.local_endpoint()),
+          net::detached);
+    }
+  }
+
   net::awaitable<void> serve(std::shared_ptr<Peer> peer) {
     auto& ws = peer->ws;
     beast::flat_buffer buffer;
@@ -405,10 +628,14 @@ struct Server::Impl {
     const auto request = parser.release();
     const std::string target(request.target());
     if (!websocket::is_upgrade(request) || !handler.serves(target)) {
-      http::response<http::string_body> response{http::status::not_found, request.version()};
-      response.set(http::field::content_type, "text/plain");
+      HttpReply reply = handler.get(target);
+      http::response<http::string_body> response;
+      response.version(request.version());
+      response.result(static_cast<unsigned>(reply.status));
+      response.set(http::field::content_type, reply.content_type);
+      if (reply.retry_after > 0) response.set(http::field::retry_after, std::to_string(reply.retry_after));
       response.keep_alive(false);
-      response.body() = "no such stream\n";
+      response.body() = std::move(reply.body);
       response.prepare_payload();
       co_await http::async_write(ws.next_layer(), response, tuple_awaitable);
       error_code ignored;
@@ -424,6 +651,9 @@ struct Server::Impl {
     ws.text(true);
     auto [accept_ec] = co_await ws.async_accept(request, tuple_awaitable);
     if (accept_ec) co_return;
+    ws.control_callback([raw = peer.get()](websocket::frame_type kind, beast::string_view) {
+      if (kind == websocket::frame_type::pong) raw->pings_since_pong = 0;
+    });
     peer->open = true;
     peers.emplace(peer->id, peer);
     // Not before: what is sent to a peer that is not here yet would be lost, and counted as sent.
@@ -451,6 +681,11 @@ struct Server::Impl {
       auto [ec] = co_await wait.async_wait(tuple_awaitable);
       const auto peer = weak.lock();
       if (ec || !peer || !peer->open) co_return;
+      if (++peer->pings_since_pong > lost_pongs) {
+        handler.lost(peer->id);
+        peer->ws.next_layer().close();
+        co_return;
+      }
       error_code ping_ec;
       const auto now = std::chrono::system_clock::now().time_since_epoch();
       const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
@@ -472,9 +707,8 @@ struct Server::Impl {
   }
 };
 
-Server::Server(const std::string& address, std::uint16_t port, std::chrono::seconds ping_every,
-               ServerHandler& handler)
-    : impl_(std::make_unique<Impl>(address, port, ping_every, handler)) {}
+Server::Server(const ServerOptions& options, ServerHandler& handler)
+    : impl_(std::make_unique<Impl>(options, handler)) {}
 
 Server::~Server() {
   impl_->peers.clear();
@@ -484,7 +718,12 @@ std::uint16_t Server::port() const {
   return impl_->acceptor.local_endpoint().port();
 }
 
+std::uint16_t Server::tls_port() const {
+  return impl_->tls_acceptor ? impl_->tls_acceptor->local_endpoint().port() : 0;
+}
+
 void Server::run() {
+  if (impl_->tls_acceptor) net::co_spawn(impl_->io, impl_->listen_tls(), net::detached);
   net::co_spawn(impl_->io, impl_->listen(), net::detached);
   net::co_spawn(impl_->io, impl_->turns(), net::detached);
   impl_->io.run();
@@ -504,6 +743,22 @@ void Server::send(ClientId client, std::string_view text) {
 std::size_t Server::backlog(ClientId client) const {
   const auto found = impl_->peers.find(client);
   return found == impl_->peers.end() ? 0 : found->second->ws.next_layer().backlog();
+}
+
+void Server::close(ClientId client, std::uint16_t code, std::string_view reason) {
+  const auto found = impl_->peers.find(client);
+  if (found == impl_->peers.end() || !found->second->open) return;
+  auto& peer = *found->second;
+  peer.open = false;
+  peer.ws.async_close(websocket::close_reason(static_cast<websocket::close_code>(code),
+                                              beast::string_view(reason.data(), reason.size())),
+                      [keep = found->second](const error_code&) {});
+  peer.ws.next_layer().flush();
+}
+
+void Server::swallow(ClientId client, bool all) {
+  const auto found = impl_->peers.find(client);
+  if (found != impl_->peers.end()) found->second->ws.next_layer().swallow(all);
 }
 
 void Server::drop(ClientId client) {

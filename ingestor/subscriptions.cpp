@@ -1,4 +1,4 @@
-// The fake exchange's side of Binance's subscription protocol; see subscriptions.hpp.
+// The fake exchange's side of the subscription protocols, and its faults; see subscriptions.hpp.
 #include "subscriptions.hpp"
 
 #include <algorithm>
@@ -11,17 +11,24 @@ namespace tick::ingest {
 
 namespace {
 constexpr std::size_t slow_client_backlog = 256u << 20;
-}
+constexpr std::size_t giant_bytes = 8u << 20;
+constexpr std::size_t snapshot_trades = 50;
+constexpr auto heartbeat_interval = std::chrono::seconds(1);
+constexpr auto slow_time = std::chrono::milliseconds(200);
+constexpr auto shutdown_notice = std::chrono::milliseconds(500);
+}  // namespace
 
 bool Subscriptions::serves(std::string_view target) {
-  return target == "/ws" || target.starts_with("/ws/") || target == "/stream" ||
-         target.starts_with("/stream?");
+  return target == "/" || target == "/v2" || target == "/ws" || target.starts_with("/ws/") ||
+         target == "/stream" || target.starts_with("/stream?");
 }
 
 void Subscriptions::open(ClientId client, std::string_view target) {
   Client state;
   std::string_view streams;
-  if (target.starts_with("/ws")) {
+  if (target == "/" || target == "/v2") {
+    state.protocol = target == "/" ? Protocol::coinbase : Protocol::kraken;
+  } else if (target.starts_with("/ws")) {
     streams = target.substr(std::min<std::size_t>(4, target.size()));
   } else {
     state.combined = true;
@@ -48,6 +55,17 @@ void Subscriptions::close(ClientId client) {
 }
 
 void Subscriptions::request(ClientId client, std::string_view message) {
+  switch (clients_[client].protocol) {
+    case Protocol::binance:
+      return request_binance(client, message);
+    case Protocol::coinbase:
+      return request_coinbase(client, message);
+    case Protocol::kraken:
+      return request_kraken(client, message);
+  }
+}
+
+void Subscriptions::request_binance(ClientId client, std::string_view message) {
   simdjson::dom::parser parser;
   simdjson::dom::object root;
   std::string_view method;
@@ -84,13 +102,168 @@ void Subscriptions::request(ClientId client, std::string_view message) {
   server_->send(client, "{\"result\":null,\"id\":" + id + "}");
 }
 
-std::size_t Subscriptions::send(const std::string& stream, std::string_view payload) {
+void Subscriptions::request_coinbase(ClientId client, std::string_view message) {
+  simdjson::dom::parser parser;
+  simdjson::dom::object root;
+  std::string_view type;
+  simdjson::dom::array products;
+  if (parser.parse(message.data(), message.size()).get(root) || root["type"].get(type) ||
+      (type != "subscribe" && type != "unsubscribe") || root["product_ids"].get(products))
+    return server_->send(client,
+                         R"({"type":"error","message":"Failed to subscribe","reason":"malformed JSON"})");
+  std::string reply = R"({"type":"subscriptions","channels":[{"name":"matches","product_ids":[)";
+  for (const auto element : products) {
+    std::string_view name;
+    if (element.get(name)) continue;
+    if (type == "subscribe") {
+      add(client, std::string(name));
+    } else if (clients_[client].streams.erase(std::string(name)) > 0) {
+      forget(client, std::string(name));
+    }
+  }
+  const auto& streams = clients_[client].streams;
+  for (const auto& name : streams) reply += (reply.back() == '[' ? "\"" : ",\"") + name + '"';
+  server_->send(client, reply + "]}]}");
+  if (type == "subscribe")
+    for (const auto& name : streams)
+      if (const auto last = history_.coinbase_last_match(name); !last.empty()) server_->send(client, last);
+}
+
+void Subscriptions::request_kraken(ClientId client, std::string_view message) {
+  simdjson::dom::parser parser;
+  simdjson::dom::object root;
+  std::string_view method;
+  if (parser.parse(message.data(), message.size()).get(root) || root["method"].get(method))
+    return server_->send(client, R"({"error":"Malformed JSON","method":null,"success":false})");
+  if (method == "ping") return server_->send(client, R"({"method":"pong"})");
+  simdjson::dom::array symbols;
+  if ((method != "subscribe" && method != "unsubscribe") || root["params"]["symbol"].get(symbols))
+    return server_->send(client, R"({"error":"Method not supported","method":"subscribe","success":false})");
+  for (const auto element : symbols) {
+    std::string_view name;
+    if (element.get(name)) continue;
+    if (name.find('/') == std::string_view::npos) {
+      server_->send(client, R"({"error":"Currency pair not supported )" + std::string(name) +
+                                R"(","method":"subscribe","success":false})");
+      continue;
+    }
+    if (method == "subscribe") {
+      add(client, std::string(name));
+    } else if (clients_[client].streams.erase(std::string(name)) > 0) {
+      forget(client, std::string(name));
+    }
+    server_->send(client, R"({"method":")" + std::string(method) +
+                              R"(","result":{"channel":"trade","symbol":")" + std::string(name) +
+                              R"("},"success":true})");
+    if (method == "subscribe")
+      if (const auto trades = history_.kraken_snapshot(name, snapshot_trades); !trades.empty())
+        server_->send(client, trades);
+  }
+}
+
+// Plays one fault on the way of a message; true when the message itself is dealt with.
+bool Subscriptions::play(ClientId client, Client& state, Fault fault, std::string_view message) {
+  const auto half = message.substr(0, message.size() / 2);
+  switch (fault) {
+    case Fault::drop:
+    case Fault::close_1006:
+      server_->drop(client);
+      return true;
+    case Fault::mute:
+      state.mute = true;
+      return true;
+    case Fault::half_open:
+      server_->swallow(client, true);
+      return true;
+    case Fault::duplicate:
+      server_->send(client, message);
+      return false;
+    case Fault::reorder:
+      state.held.emplace_back(message);
+      state.release_after = 1;
+      return true;
+    case Fault::gap:
+      return true;
+    case Fault::bad_json:
+      server_->send(client, half);
+      return true;
+    case Fault::giant:
+      server_->send(client, "{\"giant\":\"" + std::string(giant_bytes, 'x') + "\"}");
+      return true;
+    case Fault::close_1001:
+      server_->close(client, 1001, "going away");
+      return true;
+    case Fault::close_1012:
+      server_->close(client, 1012, "service restart");
+      return true;
+    case Fault::shutdown:
+      if (state.protocol == Protocol::binance)
+        server_->send(client, state.combined
+                                  ? R"({"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1}})"
+                                  : R"({"e":"serverShutdown","E":1})");
+      state.close_at = Clock::now() + shutdown_notice;
+      return false;
+    case Fault::no_pong:
+      server_->swallow(client, false);
+      return false;
+    case Fault::slow:
+      state.held.emplace_back(message);
+      state.held_until = Clock::now() + slow_time;
+      return true;
+  }
+  return false;
+}
+
+void Subscriptions::deliver(ClientId client, std::string_view message, bool trade) {
+  Client& state = clients_[client];
+  if (trade && !state.mute && state.held.empty() && state.close_at == Clock::time_point{})
+    if (const auto fault = faults_.due(trade_)) {
+      faults_.played(*fault, trade_, client);
+      if (play(client, state, *fault, message)) return;
+    }
+  if (state.mute) return;
+  if (state.release_after > 0 && trade) {
+    server_->send(client, message);
+    for (const auto& held : state.held) server_->send(client, held);
+    state.held.clear();
+    state.release_after = 0;
+  } else if (!state.held.empty()) {
+    state.held.emplace_back(message);
+  } else {
+    server_->send(client, message);
+  }
+}
+
+void Subscriptions::turn() {
+  const auto now = Clock::now();
+  const bool beat = now >= heartbeat_at_;
+  if (beat) heartbeat_at_ = now + heartbeat_interval;
+  for (auto& [client, state] : clients_) {
+    if (state.held_until != Clock::time_point{} && now >= state.held_until) {
+      for (const auto& held : state.held) server_->send(client, held);
+      state.held.clear();
+      state.held_until = {};
+    }
+    if (state.close_at != Clock::time_point{} && now >= state.close_at) {
+      state.close_at = {};
+      server_->close(client, 1001, "planned");
+      continue;
+    }
+    if (beat && state.protocol == Protocol::kraken) server_->send(client, R"({"channel":"heartbeat"})");
+    if (beat && state.protocol == Protocol::coinbase)
+      for (const auto& name : state.streams)
+        server_->send(client,
+                      R"({"type":"heartbeat","sequence":1,"last_trade_id":0,"product_id":")" + name + "\"}");
+  }
+}
+
+std::size_t Subscriptions::send(const std::string& stream, std::string_view payload, bool trade) {
   const auto found = by_stream_.find(stream);
   if (found == by_stream_.end()) return 0;
   bool built = false;
   for (const ClientId client : found->second) {
     if (!clients_[client].combined) {
-      server_->send(client, payload);
+      deliver(client, payload, trade);
       continue;
     }
     if (!built) {
@@ -101,7 +274,24 @@ std::size_t Subscriptions::send(const std::string& stream, std::string_view payl
       envelope_ += '}';
       built = true;
     }
-    server_->send(client, envelope_);
+    deliver(client, envelope_, trade);
+  }
+  return found->second.size();
+}
+
+std::size_t Subscriptions::send(const Trade& trade) {
+  const auto found = by_instrument_.find(instrument(trade.symbol));
+  if (found == by_instrument_.end()) return 0;
+  for (const auto& [client, name] : found->second) {
+    frame_.clear();
+    if (clients_[client].protocol == Protocol::coinbase) {
+      append_coinbase(frame_, trade, name, "match");
+    } else {
+      frame_ = R"({"channel":"trade","type":"update","data":[)";
+      append_kraken(frame_, trade, name);
+      frame_ += "]}";
+    }
+    deliver(client, frame_, true);
   }
   return found->second.size();
 }
@@ -121,15 +311,25 @@ void Subscriptions::drop_slow() {
 }
 
 void Subscriptions::add(ClientId client, const std::string& stream) {
-  if (stream.empty() || !clients_[client].streams.insert(stream).second) return;
-  by_stream_[stream].push_back(client);
+  Client& state = clients_[client];
+  if (stream.empty() || !state.streams.insert(stream).second) return;
+  if (state.protocol == Protocol::binance)
+    by_stream_[stream].push_back(client);
+  else
+    by_instrument_[instrument(stream)].push_back({client, stream});
 }
 
 void Subscriptions::forget(ClientId client, const std::string& stream) {
-  const auto found = by_stream_.find(stream);
-  if (found == by_stream_.end()) return;
-  std::erase(found->second, client);
-  if (found->second.empty()) by_stream_.erase(found);
+  if (const auto found = by_stream_.find(stream); found != by_stream_.end()) {
+    std::erase(found->second, client);
+    if (found->second.empty()) by_stream_.erase(found);
+  }
+  if (const auto found = by_instrument_.find(instrument(stream)); found != by_instrument_.end()) {
+    std::erase_if(found->second, [&](const Listener& listener) {
+      return listener.client == client && listener.name == stream;
+    });
+    if (found->second.empty()) by_instrument_.erase(found);
+  }
 }
 
 void Subscriptions::refuse(ClientId client, const std::string& id, const std::string& reason) {

@@ -1,7 +1,9 @@
-// Who listens to what on the fake exchange: Binance's paths, SUBSCRIBE / UNSUBSCRIBE / LIST_SUBSCRIPTIONS,
-// raw and combined delivery. Lives on the server's thread; holds no ticks.
+// Who listens to what on the fake exchange, in the words of three exchanges, and the faults on the way to
+// them. The path of a connection chooses the protocol: /ws and /stream Binance, /v2 Kraken, / Coinbase. Lives
+// on the server's thread.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <set>
 #include <string>
@@ -9,12 +11,16 @@
 #include <unordered_map>
 #include <vector>
 
+#include "faults.hpp"
 #include "socket.hpp"
+#include "wire.hpp"
 
 namespace tick::ingest {
 
 class Subscriptions {
  public:
+  Subscriptions(Faults faults, History& history) : faults_(std::move(faults)), history_(history) {}
+
   // The server is attached before its first callback.
   void attach(Server& server) { server_ = &server; }
 
@@ -24,29 +30,61 @@ class Subscriptions {
   void close(ClientId client);
   void request(ClientId client, std::string_view message);
 
-  // Sends the payload to everyone who listens to the stream; returns to how many.
-  std::size_t send(const std::string& stream, std::string_view payload);
+  // Sends the payload of one of Binance's streams to everyone who listens to it; returns to how many.
+  // `trade`: the payload is a trade, which is what faults count.
+  std::size_t send(const std::string& stream, std::string_view payload, bool trade);
+  // The same trade for those who listen to its instrument on Coinbase and Kraken.
+  std::size_t send(const Trade& trade);
+  // The next trade begins: numbers them for the faults.
+  void next_trade() { ++trade_; }
+  // Heartbeats, and messages held back that are due.
+  void turn();
 
   bool listens(const std::string& stream) const { return by_stream_.contains(stream); }
-  bool any() const { return !by_stream_.empty(); }
+  bool listens_elsewhere() const { return !by_instrument_.empty(); }
+  bool any() const { return !by_stream_.empty() || !by_instrument_.empty(); }
   std::size_t worst_backlog() const;
   // A real exchange does not buffer for ever either.
   void drop_slow();
+  std::string fault_summary() const { return faults_.summary(); }
 
  private:
+  using Clock = std::chrono::steady_clock;
+  enum class Protocol { binance, coinbase, kraken };
   struct Client {
+    Protocol protocol = Protocol::binance;
     bool combined = false;
-    std::set<std::string> streams;
+    bool mute = false;
+    std::set<std::string> streams;  // Binance: streams; otherwise the symbols as the client wrote them
+    std::vector<std::string> held;  // messages behind a fault
+    Clock::time_point held_until{};
+    std::size_t release_after = 0;  // messages, while reordering
+    Clock::time_point close_at{};   // announced
+  };
+  struct Listener {
+    ClientId client;
+    std::string name;
   };
 
   void add(ClientId client, const std::string& stream);
   void forget(ClientId client, const std::string& stream);
   void refuse(ClientId client, const std::string& id, const std::string& reason);
+  void request_binance(ClientId client, std::string_view message);
+  void request_coinbase(ClientId client, std::string_view message);
+  void request_kraken(ClientId client, std::string_view message);
+  void deliver(ClientId client, std::string_view message, bool trade);
+  bool play(ClientId client, Client& state, Fault fault, std::string_view message);
 
   Server* server_ = nullptr;
+  Faults faults_;
+  History& history_;
+  std::uint64_t trade_ = 0;
   std::unordered_map<ClientId, Client> clients_;
   std::unordered_map<std::string, std::vector<ClientId>> by_stream_;
+  std::unordered_map<std::string, std::vector<Listener>> by_instrument_;
   std::string envelope_;
+  std::string frame_;
+  Clock::time_point heartbeat_at_{};
 };
 
 }  // namespace tick::ingest

@@ -94,6 +94,29 @@ class BinanceFeed final : public Feed {
     return subscribe(symbols, stream, true);
   }
 
+  std::optional<std::string> history(std::string_view symbol, const Wanted& want,
+                                     const std::vector<Tick>* page) const override {
+    std::int64_t from = want.first;
+    if (page != nullptr) {
+      if (page->size() < history_page || page->back().id >= want.last) return std::nullopt;
+      from = page->back().id + 1;
+    }
+    return (wanted_ == Stream::agg_trade ? "/api/v3/aggTrades?symbol=" : "/api/v3/historicalTrades?symbol=") +
+           std::string(symbol) + "&fromId=" + std::to_string(from) + "&limit=" + std::to_string(history_page);
+  }
+
+  Decoded decode_history(std::string_view body, std::string_view symbol, Timestamp received,
+                         std::vector<Tick>& out) override {
+    json::array trades;
+    if (const auto other = message_.open(body, trades)) return *other;
+    return append_history(trades, symbol, received, out, note_history);
+  }
+
+  // historicalTrades weighs 25 and aggTrades 4 of 6000 a minute: a third of it, and a quarter.
+  std::chrono::milliseconds history_interval() const override {
+    return std::chrono::milliseconds(wanted_ == Stream::agg_trade ? 160 : 750);
+  }
+
   std::vector<std::string> subscribe(const std::vector<std::string>& symbols, Stream stream,
                                      bool add) const override {
     std::vector<std::string> streams;
@@ -153,6 +176,24 @@ class BinanceFeed final : public Feed {
         break;
     }
     return true;
+  }
+
+  static void note_history(std::string_view key, json::value& value, Event& event) {
+    if (key == "price" || key == "p") {
+      event.price = digits_of(value);
+    } else if (key == "qty" || key == "q") {
+      event.qty = digits_of(value);
+    } else if (key == "id" || key == "a") {
+      read(event.id, value.get_int64());
+    } else if (key == "time" || key == "T") {
+      std::optional<std::int64_t> time;
+      read(time, value.get_int64());
+      event.time = time ? epoch_time(*time) : std::nullopt;
+    } else if (key == "isBuyerMaker" || key == "m") {
+      std::optional<bool> buyer;
+      read(buyer, value.get_bool());
+      if (buyer) event.maker = *buyer ? Maker::buyer : Maker::seller;
+    }
   }
 
   Decoded finish(BinanceEvent& event, Timestamp received, std::vector<Tick>& out) {

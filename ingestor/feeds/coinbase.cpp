@@ -28,23 +28,8 @@ class CoinbaseFeed final : public Feed {
         if (*type != "match" && *type != "last_match") return {Verdict::ignored, ""};
       } else if (key == "channel") {
         return {Verdict::unknown, ""};  // another protocol's
-      } else if (key == "product_id") {
-        read(event.symbol, value.get_string());
-      } else if (key == "price") {
-        event.price = digits_of(value);
-      } else if (key == "size") {
-        event.qty = digits_of(value);
-      } else if (key == "trade_id") {
-        read(event.id, value.get_int64());
-      } else if (key == "time") {
-        std::optional<std::string_view> text;
-        read(text, value.get_string());
-        event.time = text ? parse_time(*text) : std::nullopt;
-      } else if (key == "side") {  // the maker's
-        std::optional<std::string_view> side;
-        read(side, value.get_string());
-        if (side == "buy") event.maker = Maker::buyer;
-        if (side == "sell") event.maker = Maker::seller;
+      } else {
+        note(key, value, event);
       }
     }
     if (!message_.complete()) return {Verdict::malformed, "text after the JSON object"};
@@ -62,6 +47,25 @@ class CoinbaseFeed final : public Feed {
     return subscribe(symbols, stream, true);
   }
 
+  // Newest first: `after` is the id below which the next page begins.
+  std::optional<std::string> history(std::string_view symbol, const Wanted& want,
+                                     const std::vector<Tick>* page) const override {
+    std::string target = "/products/" + std::string(symbol) + "/trades?limit=" + std::to_string(history_page);
+    if (page == nullptr)
+      return want.last == no_last ? target : target + "&after=" + std::to_string(want.last + 1);
+    if (page->empty() || page->front().id <= want.first) return std::nullopt;
+    return target + "&after=" + std::to_string(page->front().id);
+  }
+
+  Decoded decode_history(std::string_view body, std::string_view symbol, Timestamp received,
+                         std::vector<Tick>& out) override {
+    json::array trades;
+    if (const auto other = message_.open(body, trades)) return *other;
+    return append_history(trades, symbol, received, out, note);
+  }
+
+  std::chrono::milliseconds history_interval() const override { return std::chrono::milliseconds(150); }
+
   std::vector<std::string> subscribe(const std::vector<std::string>& symbols, Stream,
                                      bool add) const override {
     return subscription_requests(
@@ -71,6 +75,26 @@ class CoinbaseFeed final : public Feed {
   }
 
  private:
+  static void note(std::string_view key, json::value& value, Event& event) {
+    std::optional<std::string_view> text;
+    if (key == "product_id") {
+      read(event.symbol, value.get_string());
+    } else if (key == "price") {
+      event.price = digits_of(value);
+    } else if (key == "size") {
+      event.qty = digits_of(value);
+    } else if (key == "trade_id") {
+      read(event.id, value.get_int64());
+    } else if (key == "time") {
+      read(text, value.get_string());
+      event.time = text ? parse_time(*text) : std::nullopt;
+    } else if (key == "side") {  // the maker's
+      read(text, value.get_string());
+      if (text == "buy") event.maker = Maker::buyer;
+      if (text == "sell") event.maker = Maker::seller;
+    }
+  }
+
   Message message_;
 };
 

@@ -44,17 +44,34 @@ std::optional<std::string_view> digits_of(json::value& value) {
   return text.substr(0, end == std::string_view::npos ? 0 : end + 1);
 }
 
-std::optional<Decoded> Message::open(std::string_view text, json::object& root) {
+void sort_by_id(std::vector<Tick>& ticks, std::size_t from) {
+  std::stable_sort(ticks.begin() + static_cast<std::ptrdiff_t>(from), ticks.end(),
+                   [](const Tick& a, const Tick& b) { return a.id < b.id; });
+}
+
+std::optional<Decoded> Message::parse(std::string_view text, json::json_type& type) {
   if (text.empty()) return Decoded{Verdict::malformed, "empty message"};
   if (scratch_.size() < text.size() + simdjson::SIMDJSON_PADDING)
     scratch_.resize(text.size() * 2 + simdjson::SIMDJSON_PADDING);
   std::copy(text.begin(), text.end(), scratch_.begin());
-  json::json_type type{};
   if (parser_.iterate(scratch_.data(), text.size(), scratch_.size()).get(document_) ||
       document_.type().get(type))
     return Decoded{Verdict::malformed, "not JSON"};
+  return std::nullopt;
+}
+
+std::optional<Decoded> Message::open(std::string_view text, json::object& root) {
+  json::json_type type{};
+  if (const auto wrong = parse(text, type)) return wrong;
   if (type == json::json_type::array) return Decoded{Verdict::unknown, ""};
   if (document_.get_object().get(root)) return Decoded{Verdict::malformed, "not a JSON object"};
+  return std::nullopt;
+}
+
+std::optional<Decoded> Message::open(std::string_view text, json::array& root) {
+  json::json_type type{};
+  if (const auto wrong = parse(text, type)) return wrong;
+  if (document_.get_array().get(root)) return Decoded{Verdict::refused, "not a JSON array"};
   return std::nullopt;
 }
 

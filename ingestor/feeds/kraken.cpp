@@ -1,8 +1,6 @@
 // Kraken WebSocket v2: the `trade` channel. A message holds several trades; prices and quantities are JSON
 // numbers and go to double from their literal text. Its subscription begins with a snapshot of the newest
 // trades, which is handed on in ascending order of ids like everything else.
-#include <algorithm>
-
 #include "event.hpp"
 
 namespace tick::ingest {
@@ -70,8 +68,7 @@ class KrakenFeed final : public Feed {
       if (wrong != nullptr) return {Verdict::malformed, wrong};
       return {has_data ? Verdict::ignored : Verdict::malformed, has_data ? "" : "no data"};
     }
-    std::stable_sort(out.begin() + static_cast<std::ptrdiff_t>(before), out.end(),
-                     [](const Tick& a, const Tick& b) { return a.id < b.id; });
+    sort_by_id(out, before);
     return {Verdict::tick, wrong == nullptr ? "" : wrong, bad};
   }
 
@@ -83,6 +80,79 @@ class KrakenFeed final : public Feed {
                                      Stream stream) const override {
     return subscribe(symbols, stream, true);
   }
+
+  // By time: the cursor is the time of the last trade known, which comes again with those of its instant.
+  std::optional<std::string> history(std::string_view symbol, const Wanted& want,
+                                     const std::vector<Tick>* page) const override {
+    Timestamp since = want.after - std::chrono::microseconds(1);
+    if (page != nullptr) {
+      if (page->empty() || page->back().id >= want.last || page->size() < history_page) return std::nullopt;
+      since = page->back().ts - std::chrono::microseconds(1);
+      if (page->front().ts >= since) since = page->back().ts;  // a page of one instant
+    }
+    std::string pair;
+    for (const char c : symbol)
+      if (c != '/') pair += c;
+    if (pair.starts_with("BTC")) pair.replace(0, 3, "XBT");
+    if (pair.starts_with("DOGE")) pair.replace(0, 4, "XDG");
+    return "/0/public/Trades?pair=" + pair + "&count=" + std::to_string(history_page) +
+           "&since=" + std::to_string(since.time_since_epoch().count() * 1000);
+  }
+
+  // {"error":[],"result":{"XXBTZUSD":[["105433.6","0.0002",1762795433.97,"b","l","",10218208]],"last":"..."}}
+  Decoded decode_history(std::string_view body, std::string_view symbol, Timestamp received,
+                         std::vector<Tick>& out) override {
+    json::object root;
+    const std::size_t before = out.size();
+    const auto give_up = [&](Verdict verdict, const char* reason) -> Decoded {
+      out.resize(before);
+      return {verdict, reason};
+    };
+    if (const auto other = message_.open(body, root)) return *other;
+    bool has_result = false;
+    for (auto field : root) {
+      std::string_view key;
+      json::value value;
+      json::object result;
+      if (field.unescaped_key().get(key) || field.value().get(value))
+        return give_up(Verdict::malformed, "broken JSON");
+      if (key == "error") {
+        json::array errors;
+        bool none = true;
+        if (value.get_array().get(errors) || errors.is_empty().get(none))
+          return give_up(Verdict::malformed, "error is not an array");
+        if (!none) return give_up(Verdict::refused, "the exchange refused a request");
+      }
+      if (key != "result") continue;
+      if (value.get_object().get(result)) return give_up(Verdict::malformed, "result is not an object");
+      has_result = true;
+      for (auto member : result) {
+        json::array trades;
+        if (member.unescaped_key().get(key) || member.value().get(value))
+          return give_up(Verdict::malformed, "broken JSON");
+        if (key == "last") continue;
+        if (value.get_array().get(trades)) return give_up(Verdict::malformed, "trades are not an array");
+        for (auto element : trades) {
+          json::array trade;
+          if (element.get_array().get(trade)) return give_up(Verdict::malformed, "a trade is not an array");
+          Event event;
+          event.symbol = symbol;
+          std::size_t column = 0;
+          for (auto item : trade) {
+            if (item.get(value)) return give_up(Verdict::malformed, "broken JSON");
+            note_column(column++, value, event);
+          }
+          if (const char* wrong = append_tick(event, received, out))
+            return give_up(Verdict::malformed, wrong);
+        }
+      }
+    }
+    if (!has_result) return give_up(Verdict::refused, "no result");
+    sort_by_id(out, before);
+    return {Verdict::tick, ""};
+  }
+
+  std::chrono::milliseconds history_interval() const override { return std::chrono::milliseconds(1000); }
 
   std::vector<std::string> subscribe(const std::vector<std::string>& symbols, Stream,
                                      bool add) const override {
@@ -114,6 +184,32 @@ class KrakenFeed final : public Feed {
       if (side == "sell") event.maker = Maker::buyer;
     }
     return true;
+  }
+
+  static void note_column(std::size_t column, json::value& value, Event& event) {
+    switch (column) {
+      case 0:
+        event.price = digits_of(value);
+        break;
+      case 1:
+        event.qty = digits_of(value);
+        break;
+      case 2:
+        if (const auto text = digits_of(value)) event.time = parse_time(*text);
+        break;
+      case 3: {
+        std::optional<std::string_view> side;
+        read(side, value.get_string());
+        if (side == "b") event.maker = Maker::seller;
+        if (side == "s") event.maker = Maker::buyer;
+        break;
+      }
+      case 6:
+        read(event.id, value.get_int64());
+        break;
+      default:
+        break;
+    }
   }
 
   Message message_;

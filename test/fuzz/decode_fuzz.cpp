@@ -1,5 +1,5 @@
-// libFuzzer over the decoders of all venues: the first byte chooses the venue. No input may crash, leave a
-// tick without its verdict, or break the decoder for the next message.
+// libFuzzer over the decoders of all venues: the first byte chooses the venue, and above 127 its REST
+// answers. No input may crash, leave a tick without its verdict, or break the decoder for the next message.
 #include <cstdint>
 #include <cstdlib>
 
@@ -16,8 +16,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::string_view text(reinterpret_cast<const char*>(data) + 1, size - 1);
   const Timestamp received{std::chrono::microseconds(1'800'000'000'000'000)};
   std::vector<Tick> out;
-  const Decoded decoded = feeds[data[0] % feeds.size()]->decode(text, received, out);
-  if (out.empty() != (decoded.verdict != Verdict::tick)) std::abort();
+  auto& feed = *feeds[data[0] % feeds.size()];
+  if (data[0] < 128) {
+    const Decoded decoded = feed.decode(text, received, out);
+    if (out.empty() != (decoded.verdict != Verdict::tick)) std::abort();
+  } else if (feed.decode_history(text, "A", received, out).verdict != Verdict::tick && !out.empty()) {
+    std::abort();
+  }
   for (const auto& tick : out)
     if (!(tick.price > 0) || !(tick.qty > 0) || tick.id < 0 || tick.symbol.view().empty() ||
         tick.ts.time_since_epoch().count() <= 0 || tick.ts > received + std::chrono::days(1))

@@ -64,7 +64,7 @@ my $ingestors = 0;
 sub start_ingestor {
   local $ENV{PGAPPNAME} = 'tick-ingest';
   $ingest = launch('ingest_' . ++$ingestors, $ENV{TICK_INGEST}, 'run', '--url', 'ws://127.0.0.1:' . fake_port($fake),
-    '--symbols', join(',', map { sprintf 'SYM%03dUSDT', $_ } 0 .. 199), '--connection', 'kill', '--database', $database);
+    '--symbols', join(',', map { sprintf 'SYM%03dUSDT', $_ } 0 .. 199), '--connection', 'kill', '--repair', 'no', '--database', $database);
 }
 
 # A writer whose commits we see return: single rows through psql, each id printed when its COMMIT is confirmed.

@@ -1,6 +1,9 @@
 // The layers of the configuration, and that every mistake is told with its place and without secrets.
 #include <gtest/gtest.h>
 
+#include <random>
+#include <set>
+
 #include "ingestor/config.hpp"
 #include "ingestor/position.hpp"
 #include "ingestor/socket.hpp"
@@ -29,7 +32,7 @@ TEST(Config, LayersOverrideEachOther) {
     return std::nullopt;
   };
   source.flags = {{"--table", "from_flag"}, {"--url", "ws://127.0.0.1:1"}};
-  const auto [config, mistakes] = read_config(source);
+  const auto [config, mistakes, places] = read_config(source);
   EXPECT_TRUE(mistakes.empty()) << mistakes.at(0);
   EXPECT_EQ(config.symbols, (std::vector<std::string>{"BTCUSDT", "ETHUSDT"}));
   EXPECT_EQ(config.stream, Stream::agg_trade);
@@ -139,9 +142,39 @@ TEST(Position, RoundTrip) {
   EXPECT_EQ(back->table, position.table);
   EXPECT_EQ(back->record, position.record);
   EXPECT_EQ(back->ids, position.ids);
+  position.holes = {{"BTCUSDT", {{5, 9, Timestamp(std::chrono::microseconds(7))}, {11, 11, {}}}}};
+  position.times = {{"BTCUSDT", Timestamp(std::chrono::microseconds(1723161255342123))}};
+  EXPECT_EQ(parse_position(to_json(position))->holes, position.holes);
+  EXPECT_EQ(parse_position(to_json(position))->times, position.times);
+  EXPECT_FALSE(parse_position(R"({"holes":{"A":[[2,1,0]]}})"));
+  EXPECT_FALSE(parse_position(R"({"holes":{"A":[[1]]}})"));
   EXPECT_FALSE(parse_position("[]"));
   EXPECT_FALSE(parse_position(R"({"ids":{"A":"x"}})"));
   EXPECT_TRUE(parse_position(R"({"future":1})"));
+}
+
+TEST(Position, IdsInAnyOrderAreTakenOnce) {
+  std::mt19937 random(7);
+  for (int round = 0; round < 200; ++round) {
+    Position position;
+    std::set<std::int64_t> in;
+    const std::int64_t start = 1000;
+    position.take("A", start, {});
+    for (int i = 0; i < 120; ++i) {
+      const std::int64_t id = start + static_cast<std::int64_t>(random() % 60);
+      const bool fresh = id != start && in.insert(id).second;
+      EXPECT_NE(position.has("A", id), fresh) << id;
+      EXPECT_EQ(position.take("A", id, {}), fresh) << id;
+      EXPECT_TRUE(position.has("A", id));
+    }
+    std::int64_t missing = 0;
+    for (const auto& hole : position.holes["A"]) {
+      for (std::int64_t id = hole.first; id <= hole.last; ++id) EXPECT_FALSE(in.contains(id)) << id;
+      missing += hole.last - hole.first + 1;
+    }
+    EXPECT_EQ(missing, position.ids["A"] - start - static_cast<std::int64_t>(in.size()));
+    EXPECT_FALSE(position.take("A", start - 1, {}));
+  }
 }
 
 }  // namespace

@@ -1,0 +1,163 @@
+// Checks of the configuration against the world; see check.hpp.
+#include "check.hpp"
+
+#include <atomic>
+#include <cstdio>
+#include <thread>
+
+#include "database.hpp"
+#include "live.hpp"
+#include "log.hpp"
+#include "number.hpp"
+#include "run.hpp"
+#include "socket.hpp"
+
+namespace tick::ingest {
+
+namespace {
+
+constexpr auto feed_patience = std::chrono::seconds(10);
+
+class Findings {
+ public:
+  explicit Findings(const ConfigResult& read) : read_(read) {}
+
+  void good(const std::string& text) { std::printf("ok       %s\n", text.c_str()); }
+  void note(const std::string& text) { std::printf("note     %s\n", text.c_str()); }
+  // `key` is the setting that has to be changed.
+  void mistake(const std::string& key, const std::string& what, const std::string& cure) {
+    const auto place = read_.places.find(key);
+    std::printf("MISTAKE  %s%s: %s\n         cure: %s\n",
+                place == read_.places.end() ? "(default) " : (place->second + ": ").c_str(), key.c_str(),
+                what.c_str(), cure.c_str());
+    ++mistakes_;
+  }
+  void mistake(const std::string& text) {
+    std::printf("MISTAKE  %s\n", text.c_str());
+    ++mistakes_;
+  }
+  std::size_t mistakes() const { return mistakes_; }
+
+ private:
+  const ConfigResult& read_;
+  std::size_t mistakes_ = 0;
+};
+
+void check_database(const Config& config, Findings& findings) {
+  std::unique_ptr<Database> database;
+  try {
+    database = std::make_unique<Database>(config.database);
+  } catch (const DatabaseError& error) {
+    return findings.mistake("database.conninfo", error.what(),
+                            "is the server running, and are host, port, database, user and password right?");
+  }
+  try {
+    const auto who =
+        database->query("SELECT current_database(), current_user, current_setting('server_version')");
+    findings.good("database " + *who[0][0] + " as " + *who[0][1] + ", PostgreSQL " + *who[0][2]);
+    if (database->query("SELECT FROM pg_catalog.pg_extension WHERE extname = 'pg_tick'").empty())
+      findings.mistake("database.conninfo", "extension pg_tick is not in database " + *who[0][0],
+                       "tick-ingest init creates it, where shared_preload_libraries has pg_tick");
+    const std::string parameters[] = {config.table};
+    const auto table = database->query("SELECT to_regclass($1)::oid", parameters);
+    if (!table.at(0).at(0))
+      return findings.mistake("database.table", "there is no table " + config.table,
+                              "tick-ingest init creates it; is the name, or its schema, right?");
+    const auto rights = database->query(
+        "SELECT has_table_privilege($1::regclass, 'INSERT'), a.names FROM (SELECT "
+        "array_to_string(ARRAY(SELECT n FROM"
+        " unnest('{symbol,ts,price}'::text[]) n WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE "
+        "attrelid ="
+        " $1::regclass AND attname = n AND NOT attisdropped)), ', ') AS names) a",
+        parameters);
+    if (*rights.at(0).at(1) != "")
+      findings.mistake("database.table", "table " + config.table + " has no column " + *rights[0][1],
+                       "name a table with symbol, ts and price, or let tick-ingest init create one");
+    else if (*rights[0][0] != "t")
+      findings.mistake("database.table", *who[0][1] + " may not write table " + config.table,
+                       "GRANT INSERT, SELECT ON " + config.table + " TO " + *who[0][1]);
+    else
+      findings.good("table " + config.table);
+  } catch (const DatabaseError& error) {
+    findings.mistake("database.conninfo", error.what(), "see the message");
+  }
+}
+
+class Probe final : public FrameHandler {
+ public:
+  explicit Probe(std::unique_ptr<Feed> feed) : feed_(std::move(feed)) {}
+  std::atomic<bool> open{false};
+  std::atomic<bool> tick{false};
+  std::string refused;
+  std::chrono::microseconds ahead{0};  // the exchange's clock, as far as a message tells
+
+  void opened() override { open = true; }
+  bool room() override { return true; }
+  bool frame(std::string_view text) override {
+    const auto now = std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now());
+    std::vector<Tick> ticks;
+    const Decoded decoded = feed_->decode(text, Timestamp{}, ticks);
+    if (decoded.verdict == Verdict::refused && refused.empty()) refused = text.substr(0, 200);
+    if (decoded.verdict != Verdict::tick || tick) return true;
+    ahead = ticks.back().ts - now;
+    tick = true;
+    return true;
+  }
+
+ private:
+  std::unique_ptr<Feed> feed_;
+};
+
+void check_feed(const Config& config, Findings& findings) {
+  const Venue& venue = *find_venue(config.feed);
+  if (config.symbols.empty() && parse_url(config.url)->target == "/")
+    return findings.mistake("feed.symbols", "no symbol is named", "symbols = [\"BTCUSDT\"], or --symbols");
+  const auto feed = venue.make(config.stream);
+  const auto url = parse_url(feed->url(config.url, config.symbols, config.stream));
+  ClientOptions options = client_options(config);
+  options.greetings = feed->greetings(config.url, config.symbols, config.stream);
+  Client client;
+  Probe probe(venue.make(config.stream));
+  std::string why;
+  std::atomic<bool> done{false};
+  std::thread thread([&] {
+    why = client.run(*url, options, probe);
+    done = true;
+  });
+  const auto until = std::chrono::steady_clock::now() + feed_patience;
+  while (!done && !probe.tick && std::chrono::steady_clock::now() < until)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  client.stop();
+  thread.join();
+  if (!probe.open)
+    return findings.mistake(
+        "feed.url", config.url + ": " + (why.empty() ? "no answer" : why),
+        "the address of " + config.feed + " is " + std::string(venue.url) +
+            (venue.exchange == "binance" ? "; where it is blocked: feed.name = \"binance.data\"" : ""));
+  findings.good("connected to " + config.url);
+  if (!probe.refused.empty())
+    findings.mistake("feed.symbols", "the exchange refused: " + probe.refused,
+                     "are the symbols written as it does?");
+  if (!probe.tick) return findings.note("no trade came in 10 s: quiet symbols, or wrong ones");
+  const double seconds = static_cast<double>(probe.ahead.count()) / 1e6;
+  char text[120];
+  std::snprintf(text, sizeof text, "a trade came; its time is %.3f s %s this machine's clock",
+                seconds < 0 ? -seconds : seconds, seconds < 0 ? "behind" : "ahead of");
+  findings.good(text);
+}
+
+}  // namespace
+
+int run_check(const ConfigResult& read) {
+  Findings findings(read);
+  for (const auto& mistake : read.mistakes) findings.mistake(mistake);
+  if (read.mistakes.empty()) {
+    findings.good("configuration");
+    check_database(read.config, findings);
+    check_feed(read.config, findings);
+  }
+  std::printf("%zu mistakes\n", findings.mistakes());
+  return findings.mistakes() == 0 ? exit_ok : exit_failed;
+}
+
+}  // namespace tick::ingest

@@ -1,0 +1,70 @@
+// The plan of faults; see faults.hpp.
+#include "faults.hpp"
+
+#include <algorithm>
+#include <random>
+
+#include "log.hpp"
+#include "number.hpp"
+
+namespace tick::ingest {
+
+namespace {
+// The first trades come as they are: a gap needs a trade before it.
+constexpr std::uint64_t undisturbed = 100;
+
+constexpr std::string_view names[fault_kinds] = {
+    "drop",  "mute",       "half-open",  "duplicate",  "reorder",  "gap",     "bad-json",
+    "giant", "close-1001", "close-1006", "close-1012", "shutdown", "no-pong", "slow"};
+}  // namespace
+
+std::string_view fault_name(Fault fault) {
+  return names[static_cast<std::size_t>(fault)];
+}
+
+bool Faults::add(std::string_view text) {
+  const auto at = text.find('@');
+  const auto name = std::find(std::begin(names), std::end(names), text.substr(0, at));
+  const auto trade = at == std::string_view::npos ? std::nullopt : parse_integer(text.substr(at + 1));
+  if (name == std::end(names) || !trade || *trade < 1) return false;
+  const Planned planned{static_cast<std::uint64_t>(*trade), static_cast<Fault>(name - std::begin(names))};
+  plan_.insert(std::upper_bound(plan_.begin(), plan_.end(), planned,
+                                [](const Planned& a, const Planned& b) { return a.trade < b.trade; }),
+               planned);
+  ++total_;
+  return true;
+}
+
+void Faults::draw(std::size_t count, std::uint64_t span, std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  for (std::size_t i = 0; i < count; ++i)
+    add(std::string(names[i % fault_kinds]) + "@" +
+        std::to_string(undisturbed + 1 +
+                       random() % std::max<std::uint64_t>(span - std::min(span, undisturbed), 1)));
+}
+
+std::optional<Fault> Faults::due(std::uint64_t trade) {
+  if (plan_.empty() || plan_.front().trade > trade) return std::nullopt;
+  const Fault fault = plan_.front().fault;
+  plan_.pop_front();
+  return fault;
+}
+
+void Faults::played(Fault fault, std::uint64_t trade, std::uint64_t client) {
+  ++counts_[static_cast<std::size_t>(fault)];
+  log::info("fault " + std::string(fault_name(fault)) + " at trade " + std::to_string(trade) + ", client " +
+            std::to_string(client));
+}
+
+std::string Faults::summary() const {
+  if (total_ == 0) return "";
+  std::string text = "faults played:";
+  std::size_t sum = 0;
+  for (std::size_t i = 0; i < fault_kinds; ++i) {
+    sum += counts_[i];
+    if (counts_[i] > 0) text += " " + std::string(names[i]) + " " + std::to_string(counts_[i]) + ",";
+  }
+  return text + " together " + std::to_string(sum) + "; " + std::to_string(plan_.size()) + " not reached";
+}
+
+}  // namespace tick::ingest

@@ -1,0 +1,58 @@
+// Which faults the fake exchange plays and when: a list of (trade number, kind), given or drawn from a seed.
+// Each fault is counted when it was really played on somebody's connection, and only then.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace tick::ingest {
+
+enum class Fault {
+  drop,       // the TCP connection ends, no close frame
+  mute,       // no data any more, pings and heartbeats go on
+  half_open,  // nothing is sent any more, TCP stays up
+  duplicate,  // the message comes twice
+  reorder,    // the message comes after its successor
+  gap,        // the message does not come
+  bad_json,   // half of the message comes
+  giant,      // 8 MiB come instead
+  close_1001,
+  close_1006,  // what a client calls a connection that ended without a close frame
+  close_1012,
+  shutdown,  // announced, and a little later done
+  no_pong,   // pings of the client are not answered any more
+  slow,      // messages are held back for a while
+};
+constexpr std::size_t fault_kinds = 14;
+
+std::string_view fault_name(Fault fault);
+
+class Faults {
+ public:
+  // "drop@500"; false when it is none.
+  bool add(std::string_view text);
+  // `count` faults of all kinds in turn, at random among the first `span` trades.
+  void draw(std::size_t count, std::uint64_t span, std::uint64_t seed);
+
+  // The fault that is due at this trade, taken off the list; the caller plays it and calls played().
+  std::optional<Fault> due(std::uint64_t trade);
+  void played(Fault fault, std::uint64_t trade, std::uint64_t client);
+  // "faults played: drop 2, mute 1; 0 not reached", or "" when none was asked for.
+  std::string summary() const;
+
+ private:
+  struct Planned {
+    std::uint64_t trade;
+    Fault fault;
+  };
+  std::deque<Planned> plan_;
+  std::array<std::size_t, fault_kinds> counts_{};
+  std::size_t total_ = 0;
+};
+
+}  // namespace tick::ingest

@@ -1,0 +1,169 @@
+// The repair loop; see repair.hpp.
+#include "repair.hpp"
+
+#include <algorithm>
+
+#include "log.hpp"
+
+namespace tick::ingest {
+
+namespace {
+
+constexpr auto look_every = std::chrono::milliseconds(250);
+constexpr auto tail_patience = std::chrono::seconds(1);
+constexpr auto first_retry = std::chrono::seconds(2);
+constexpr int most_doublings = 9;  // about a quarter of an hour
+constexpr int given_up_after = 4;
+constexpr auto request_timeout = std::chrono::seconds(20);
+constexpr auto busy_pause = std::chrono::seconds(2);
+
+Timestamp now() {
+  return std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now());
+}
+
+}  // namespace
+
+Repair::Repair(RepairOptions options, std::unique_ptr<Feed> feed, Stats& stats,
+               std::function<Position()> position, std::function<bool(std::span<const Tick>)> push,
+               std::function<std::map<std::string, std::string>()> symbols)
+    : options_(std::move(options)),
+      feed_(std::move(feed)),
+      stats_(stats),
+      position_(std::move(position)),
+      push_(std::move(push)),
+      symbols_(std::move(symbols)) {
+  if (options_.interval.count() == 0) options_.interval = feed_->history_interval();
+}
+
+void Repair::stop() {
+  const std::lock_guard hold(guard_);
+  stop_ = true;
+  changed_.notify_all();
+}
+
+void Repair::connected() {
+  const std::lock_guard hold(guard_);
+  tails_ = true;
+  changed_.notify_all();
+}
+
+bool Repair::pause(std::chrono::microseconds time) {
+  std::unique_lock hold(guard_);
+  return !changed_.wait_for(hold, time, [&] { return stop_; });
+}
+
+void Repair::run() {
+  while (pause(look_every)) turn();
+}
+
+void Repair::turn() {
+  const Position position = position_();
+  const auto symbols = symbols_();
+  if (position.ids.empty()) return;  // the database is not there yet, or nothing is in it
+  bool begun = false;
+  {
+    const std::lock_guard hold(guard_);
+    std::swap(begun, tails_);
+  }
+  if (begun) {
+    tails_left_.clear();
+    tails_left_.insert(position.ids.begin(), position.ids.end());
+    tails_at_ = Clock::now() + tail_patience;
+  }
+  while (!tails_left_.empty() && Clock::now() >= tails_at_) {
+    const auto [name, known] = *tails_left_.begin();
+    const auto newest = position.ids.find(name);
+    const auto symbol = symbols.find(name);
+    // A live trade has come since then: what is missing before it is a hole.
+    const bool quiet = newest != position.ids.end() && newest->second == known;
+    if (quiet && symbol != symbols.end()) {
+      const auto time = position.times.find(name);
+      const Wanted want{known + 1, no_last, time == position.times.end() ? Timestamp{} : time->second};
+      if (fetch(name, symbol->second, want) == Result::later) return;
+    }
+    tails_left_.erase(name);
+  }
+  std::uint64_t missing = 0;
+  std::map<std::pair<std::string, std::int64_t>, Attempts> still;
+  for (const auto& [name, holes] : position.holes) {
+    const auto symbol = symbols.find(name);
+    for (const auto& hole : holes) {
+      missing += static_cast<std::uint64_t>(hole.last - hole.first) + 1;
+      const auto key = std::pair(name, hole.last);
+      const auto known = attempts_.find(key);
+      const auto time = Clock::now();
+      Attempts entry = known != attempts_.end() ? known->second : Attempts{hole.first, time, time, 0};
+      if (symbol != symbols.end() && time - entry.seen >= options_.patience && time >= entry.next) {
+        if (hole.last - hole.first >= options_.widest) {
+          if (entry.failed++ == 0)
+            log::warn("gap of " + name + " " + std::to_string(hole.first) + ".." + std::to_string(hole.last) +
+                      " is too wide to be fetched");
+          entry.next = time + std::chrono::hours(1);
+        } else if (fetch(name, symbol->second, {hole.first, hole.last, hole.after}) == Result::done) {
+          if (++entry.failed == given_up_after) {
+            ++stats_.gaps_unfilled;
+            log::warn("the exchange does not give " + name + " " + std::to_string(hole.first) + ".." +
+                      std::to_string(hole.last) + ": it stays missing, and is asked for ever more seldom");
+          }
+          entry.next = Clock::now() + first_retry * (1 << std::min(entry.failed - 1, most_doublings));
+        }
+      }
+      still.emplace(key, entry);
+      const std::lock_guard hold(guard_);
+      if (stop_) return;
+    }
+  }
+  attempts_.swap(still);
+  stats_.missing = missing;
+}
+
+HttpReply Repair::get(const std::string& target) {
+  auto url = parse_url(options_.url, "http");
+  if (!url) return {0, "repair.url " + options_.url + " is no http address"};
+  while (url->target.ends_with('/')) url->target.pop_back();
+  url->target += target;
+  last_request_ = Clock::now();
+  ++stats_.repair_requests;
+  return http_get(*url, options_.tls, request_timeout);
+}
+
+Repair::Result Repair::fetch(const std::string& name, const std::string& symbol, const Wanted& want) {
+  std::vector<Tick> page;
+  std::uint64_t found = 0;
+  auto target = feed_->history(symbol, want, nullptr);
+  while (target) {
+    const auto wait = std::chrono::duration_cast<std::chrono::microseconds>(last_request_ +
+                                                                            options_.interval - Clock::now());
+    if (wait.count() > 0 && !pause(wait)) return Result::later;
+    const HttpReply reply = get(*target);
+    page.clear();
+    Decoded decoded{Verdict::refused, ""};
+    if (reply.status == 200) decoded = feed_->decode_history(reply.body, symbol, now(), page);
+    if (decoded.verdict != Verdict::tick) {
+      const bool busy = reply.status == 429 || reply.status == 418 || reply.status == 200;
+      if (stats_.repair_failures++ % 100 == 0 || !busy)
+        log::warn("repair of " + name + ": " +
+                  (reply.status == 0 ? reply.body
+                                     : "status " + std::to_string(reply.status) + " " + decoded.reason + " " +
+                                           reply.body.substr(0, 160)));
+      if (reply.status == 404) return Result::done;  // asking again will not help soon
+      pause(std::max<std::chrono::microseconds>(std::chrono::seconds(reply.retry_after), busy_pause));
+      return Result::later;
+    }
+    target = feed_->history(symbol, want, &page);
+    std::erase_if(page, [&](Tick& tick) {
+      tick.symbol.assign(name);
+      return tick.id < want.first || tick.id > want.last;
+    });
+    found += page.size();
+    if (!push_(page)) return Result::later;
+  }
+  stats_.repaired += found;
+  if (found > 0)
+    log::info("repair: " + name + " " + std::to_string(want.first) + ".." +
+              (want.last == no_last ? "newest" : std::to_string(want.last)) + ": " + std::to_string(found) +
+              " trades fetched");
+  return Result::done;
+}
+
+}  // namespace tick::ingest

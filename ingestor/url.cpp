@@ -1,0 +1,39 @@
+// Addresses; see url.hpp.
+#include "url.hpp"
+
+namespace tick::ingest {
+
+std::optional<Url> parse_url(std::string_view text, std::string_view scheme) {
+  Url url;
+  if (!text.starts_with(scheme)) return std::nullopt;
+  text.remove_prefix(scheme.size());
+  url.tls = text.starts_with("s");
+  if (url.tls) text.remove_prefix(1);
+  if (!text.starts_with("://")) return std::nullopt;
+  text.remove_prefix(3);
+  const auto slash = text.find_first_of("/?");
+  std::string_view authority = text.substr(0, slash);
+  if (slash != std::string_view::npos) url.target = text.substr(slash);
+  if (url.target.empty() || url.target[0] != '/') url.target.insert(0, "/");
+  if (authority.starts_with("[")) {
+    const auto bracket = authority.find(']');
+    if (bracket == std::string_view::npos) return std::nullopt;
+    url.host = authority.substr(1, bracket - 1);
+    authority.remove_prefix(bracket + 1);
+    if (!authority.empty() && authority[0] != ':') return std::nullopt;
+    url.port = authority.empty() ? "" : std::string(authority.substr(1));
+  } else {
+    const auto colon = authority.find(':');
+    url.host = authority.substr(0, colon);
+    if (colon != std::string_view::npos) url.port = authority.substr(colon + 1);
+  }
+  if (url.port.empty()) url.port = url.tls ? "443" : "80";
+  if (url.host.empty() || url.host.find('@') != std::string::npos || url.port.size() > 5 ||
+      url.port.find_first_not_of("0123456789") != std::string::npos)
+    return std::nullopt;
+  for (const char c : url.target)
+    if (static_cast<unsigned char>(c) <= ' ') return std::nullopt;
+  return url;
+}
+
+}  // namespace tick::ingest
