@@ -11,6 +11,7 @@ namespace tick::pg {
 namespace {
 
 bool changed = true;
+bool expected = false;
 bool paused = false;
 
 void on_relcache(Datum, Oid) {
@@ -159,12 +160,16 @@ void watch_relations() {
 }
 
 void expect_audit() {
-  changed = true;
+  changed = expected = true;
+}
+
+bool audit_expected() {
+  return expected;
 }
 
 bool relations_changed() {
   const bool result = changed;
-  changed = false;
+  changed = expected = false;
   return result;
 }
 

@@ -14,7 +14,8 @@ void guard_leaf(const char* leaf);
 // For the worker: true if some relation changed since the last call, so that a look is due.
 void watch_relations();
 bool relations_changed();
-void expect_audit();
+void expect_audit();  // at once
+bool audit_expected();
 
 // Restores missing triggers and has the rollups recomputed, as rows may have been missed. A transaction of
 // its own. Throws PgError.

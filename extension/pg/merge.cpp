@@ -117,7 +117,7 @@ TurnResult Merger::attempt(TimestampTz since) {
     if (leaves) {
       turn.leaves = std::move(*leaves);
     } else {
-      locked_out_[turn.recomputed->source] = GetCurrentTimestamp() + locked_out_for;
+      lock_out(turn.recomputed->source);
       turn.recomputed = nullptr;
     }
     current_ = 0;
@@ -150,7 +150,7 @@ TurnResult Merger::attempt(TimestampTz since) {
   settle_watermarks(turn);
   if (turn.recomputed != nullptr && !knows_leaves(turn)) {
     // A leaf has gone that nobody has told us of: the audit says what the source covers now.
-    locked_out_[turn.recomputed->source] = GetCurrentTimestamp() + locked_out_for;
+    lock_out(turn.recomputed->source);
     expect_audit();
     turn.recomputed = nullptr;
   }
@@ -158,7 +158,11 @@ TurnResult Merger::attempt(TimestampTz since) {
   const bool merged = merge_pieces(turn);
   // First the deltas: a recompute compares what it finds with what all of them make.
   merge_deltas(turn);
-  if (turn.recomputed != nullptr && !leave_to_helper(turn)) recompute(turn);
+  if (turn.recomputed != nullptr) {
+    const Oid source = turn.recomputed->source;
+    if (!leave_to_helper(turn)) recompute(turn);
+    if (turn.recomputed != nullptr) locked_out_.erase(source);
+  }
   turn.result.changed = merged || !turn.folds.empty() || turn.ids || turn.recomputed != nullptr;
   move_watermarks(turn);
   if (turn.result.changed) move_frontier(turn);
@@ -456,7 +460,9 @@ void Merger::tell(Turn& turn) {
 // When there is something to do though nothing arrives: a window closes, or what was put off is tried again.
 TimestampTz Merger::next_due() const {
   TimestampTz due = plus_infinity;
-  for (const auto& [source, until] : locked_out_) due = std::min(due, until);
+  const TimestampTz now = GetCurrentTimestamp();
+  for (const auto& [source, lockout] : locked_out_)
+    if (lockout.until > now) due = std::min(due, lockout.until);
   for (const Rollup& rollup : rollups_) {
     if (rollup.status == "error") continue;
     const Micros end = windows_.earliest_end(rollup);

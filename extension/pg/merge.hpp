@@ -49,6 +49,7 @@ class Merger {
   const Range* next_fresh(const Rollup& rollup) const;
   static bool overlaps_fresh(const Rollup& rollup, const Range& range);
   bool is_due(const Rollup& rollup) const;
+  void lock_out(Oid source);
   bool leave_to_helper(Turn& turn);
   bool merge_pieces(Turn& turn);
   void become_live(Rollup& rollup);
@@ -82,10 +83,14 @@ class Merger {
   std::vector<Rollup> rollups_;
   bool dedup_ = false;  // some source has it
   int last_recomputed_ = 0;
-  int last_pieces_ = 0;                    // rollup whose history was merged last
-  std::map<Oid, TimestampTz> locked_out_;  // sources whose leaves somebody holds: not before
-  std::map<int, int> lock_failures_;       // of rollups whose state table could not be locked
-  std::set<int> awaiting_helper_;          // rollups whose history is too long for a turn
+  int last_pieces_ = 0;  // rollup whose history was merged last
+  // Sources whose leaves somebody holds: not before `until`, then with growing patience.
+  struct Lockout {
+    TimestampTz until = 0, rest = 0;
+  };
+  std::map<Oid, Lockout> locked_out_;
+  std::map<int, int> lock_failures_;  // of rollups whose state table could not be locked
+  std::set<int> awaiting_helper_;     // rollups whose history is too long for a turn
   TimestampTz helper_asked_at_ = 0, no_helper_until_ = 0;
   std::set<int64_t> lost_;       // scans that ended without having found anything
   std::map<int, int> attempts_;  // of scans for a rollup, beyond the first

@@ -17,6 +17,8 @@ namespace {
 constexpr TimestampTz pieces_for = USECS_PER_SEC / 100;    // that a turn merges what scans have found
 constexpr TimestampTz helper_patience = USECS_PER_SEC;     // before the worker scans itself
 constexpr TimestampTz no_helper_for = 30 * USECS_PER_SEC;  // after there was none to be had
+constexpr TimestampTz least_rest = USECS_PER_SEC / 100;    // of a source that somebody else has locked
+constexpr TimestampTz most_rest = USECS_PER_SEC / 2;
 constexpr TimestampTz recent = 2 * USECS_PER_HOUR;
 constexpr int most_yields = 3;  // of a scan to those who want a lock
 
@@ -67,7 +69,6 @@ void Merger::plan_recompute(Turn& turn) {
   turn.helper = look_at_helper();
   if (generation_ == 0) return;
   const TimestampTz now = GetCurrentTimestamp();
-  std::erase_if(locked_out_, [&](const auto& until) { return until.second <= now; });
   // An idle helper has come for those who wait for it; those who have waited too long do without.
   if (turn.helper.phase == HelperPhase::idle || turn.helper.phase == HelperPhase::absent ||
       (turn.helper.phase == HelperPhase::starting && now - helper_asked_at_ > helper_patience))
@@ -118,10 +119,19 @@ bool Merger::overlaps_fresh(const Rollup& rollup, const Range& range) {
 }
 
 bool Merger::is_due(const Rollup& rollup) const {
-  if (rollup.status == "error" || locked_out_.contains(rollup.source)) return false;
+  const auto lockout = locked_out_.find(rollup.source);
+  if (rollup.status == "error" ||
+      (lockout != locked_out_.end() && lockout->second.until > GetCurrentTimestamp()))
+    return false;
   return next_fresh(rollup) != nullptr ||
          std::any_of(rollup.dirty.begin(), rollup.dirty.end(),
                      [&](const Range& range) { return !overlaps_fresh(rollup, range); });
+}
+
+void Merger::lock_out(Oid source) {
+  Lockout& lockout = locked_out_[source];
+  lockout.rest = std::clamp(lockout.rest * 2, least_rest, most_rest);
+  lockout.until = GetCurrentTimestamp() + lockout.rest;
 }
 
 // An extremum may have left these windows: they are recomputed from the source, in a later turn, or listed as
@@ -247,8 +257,7 @@ bool Merger::leave_to_helper(Turn& turn) {
   const int attempt = again ? ++attempts_[rollup.id] : (attempts_[rollup.id] = 0);
   if (!hand_over({rollup.id, scan, lo, hi, rows, attempt < most_yields})) {
     // It has just ended, or somebody wants a lock on the source.
-    if (look_at_helper().phase != HelperPhase::absent)
-      locked_out_[rollup.source] = turn.started + locked_out_for;
+    if (look_at_helper().phase != HelperPhase::absent) lock_out(rollup.source);
     turn.recomputed = nullptr;
     return true;
   }
@@ -301,7 +310,7 @@ bool Merger::merge_pieces(Turn& turn) {
       bool left = has_piece(range.scan);
       if (!left) {  // and nobody works on it: its helper has ended, or was killed
         lost_.insert(range.scan);
-        locked_out_[rollup.source] = turn.started + locked_out_for;
+        lock_out(rollup.source);
         current_ = 0;
         continue;
       }

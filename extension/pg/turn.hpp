@@ -58,6 +58,4 @@ void insert_pending(int rollup, const Range& range);
 // Notes which windows a fold of a rollup has rows in.
 void note_windows(std::map<int, std::set<Micros>>& windows, const Rollup& rollup, const Fold& fold);
 
-inline constexpr TimestampTz locked_out_for = USECS_PER_SEC / 2;  // a source that somebody else has locked
-
 }  // namespace tick::pg
