@@ -11,9 +11,28 @@ GRANT USAGE ON SCHEMA tick TO PUBLIC;
 -- Catalogs. Only the extension's own code writes them.
 -- ---------------------------------------------------------------------------------------------------------
 
--- A table that rollups read.
+-- The snapshot up to which deltas have been merged. A lock on this table as an object is the only mutex of a turn. Never
+-- dumped: sources of another epoch have come out of a dump; under another system, all of them have come with pg_upgrade.
+CREATE TABLE tick_catalog.frontier (
+  id       bool PRIMARY KEY DEFAULT true CHECK (id),
+  snapshot pg_catalog.pg_snapshot NOT NULL,
+  ids      pg_catalog.pg_snapshot,
+  epoch    uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+  system   int8 NOT NULL
+) WITH (fillfactor = 10);
+COMMENT ON COLUMN tick_catalog.frontier.ids IS 'the same for deltas of ids; NULL: no other. A bounded turn merges all of them';
+INSERT INTO tick_catalog.frontier (snapshot, system)
+  SELECT pg_catalog.pg_current_snapshot(), system_identifier FROM pg_catalog.pg_control_system();
+CREATE FUNCTION tick_catalog.epoch() RETURNS uuid LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+  AS 'SELECT f.epoch FROM tick_catalog.frontier AS f WHERE f.system = (SELECT system_identifier FROM pg_control_system())';
+REVOKE ALL ON FUNCTION tick_catalog.epoch() FROM PUBLIC;
+COMMENT ON FUNCTION tick_catalog.epoch() IS 'of what can be merged; NULL after pg_upgrade';
+
+-- A table that rollups read. Catalogs name relations by regclass, so that a dump does; an owner is its view's.
 CREATE TABLE tick_catalog.source (
-  relid            oid PRIMARY KEY,
+  relid            regclass PRIMARY KEY,
+  epoch            uuid NOT NULL DEFAULT tick_catalog.epoch(),
+  triggered        bool NOT NULL DEFAULT false,
   watermark_delay  interval NOT NULL DEFAULT '10 seconds',
   idle_timeout     interval NOT NULL DEFAULT '60 seconds',
   max_skew         interval NOT NULL DEFAULT '5 seconds',
@@ -31,13 +50,14 @@ CREATE TABLE tick_catalog.source (
 );
 COMMENT ON TABLE tick_catalog.source IS 'tables that rollups read';
 COMMENT ON COLUMN tick_catalog.source.declared IS 'by tick.add_source: it stays when its last rollup has gone';
+COMMENT ON COLUMN tick_catalog.source.triggered IS 'it had its triggers before a dump brought this row: the rows of its dump fire them';
 COMMENT ON COLUMN tick_catalog.source.trouble IS 'why the worker cannot keep its partitions';
 COMMENT ON COLUMN tick_catalog.source.raw_from IS 'the table is complete from this time on; NULL: from its beginning';
 
 -- Settings of dedup as attribute numbers of the source (0 = none). Immutable: others are another row.
 CREATE TABLE tick_catalog.dedup (
   id           int4 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  source       oid NOT NULL UNIQUE REFERENCES tick_catalog.source ON DELETE CASCADE,
+  source       regclass NOT NULL UNIQUE REFERENCES tick_catalog.source ON DELETE CASCADE,
   keys         int2[] NOT NULL,
   id_column    int2 NOT NULL,
   group_column int2 NOT NULL,
@@ -60,16 +80,15 @@ CREATE TABLE tick_catalog.seen (
 -- Rollups with the same source, owner, keys, WHERE and time expression share one fold per row.
 CREATE TABLE tick_catalog.capture_group (
   id        int4 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  source    oid NOT NULL REFERENCES tick_catalog.source ON DELETE CASCADE,
-  owner     oid NOT NULL,
-  signature text NOT NULL
+  source    regclass NOT NULL REFERENCES tick_catalog.source ON DELETE CASCADE,
+  owner     oid NOT NULL
 );
 
 -- What a group folds. Immutable: a change of the group is a new program (its id is in the triggers' arguments).
 CREATE TABLE tick_catalog.program (
   id         int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   group_id   int4 NOT NULL,
-  source     oid NOT NULL,
+  source     regclass NOT NULL,
   owner      oid NOT NULL,
   current    bool NOT NULL,
   inputs     text NOT NULL,
@@ -77,17 +96,19 @@ CREATE TABLE tick_catalog.program (
   time_input int2 NOT NULL,
   where_input int2 NOT NULL,
   pane       int8 NOT NULL,
-  items      int2[] NOT NULL
+  items      int2[] NOT NULL,
+  expressions text[] NOT NULL
 );
+COMMENT ON COLUMN tick_catalog.program.expressions IS 'inputs as SQL: what counts once they have come out of a dump';
 COMMENT ON COLUMN tick_catalog.program.inputs IS 'node tree of the list of expressions, variables numbered as in the source';
 COMMENT ON COLUMN tick_catalog.program.items IS 'five numbers an item: kind, value, order, seq, filter';
 
 CREATE TABLE tick_catalog.rollup (
   id           int4 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  view         oid NOT NULL UNIQUE,
-  state        oid NOT NULL UNIQUE,
-  definition   oid NOT NULL UNIQUE,
-  source       oid NOT NULL REFERENCES tick_catalog.source,
+  view         regclass NOT NULL UNIQUE,
+  state        regclass NOT NULL UNIQUE,
+  definition   regclass NOT NULL UNIQUE,
+  source       regclass NOT NULL REFERENCES tick_catalog.source,
   group_id     int4 NOT NULL REFERENCES tick_catalog.capture_group,
   owner        oid NOT NULL,
   window_size  interval,
@@ -130,8 +151,8 @@ COMMENT ON COLUMN tick_catalog.pending.replace IS 'asked for: counts may fall to
 
 -- The partitions that a source's rows are in, default partitions excepted, with the times [lo, hi) they may have.
 CREATE TABLE tick_catalog.leaf (
-  source oid NOT NULL REFERENCES tick_catalog.source ON DELETE CASCADE,
-  leaf   oid NOT NULL,
+  source regclass NOT NULL REFERENCES tick_catalog.source ON DELETE CASCADE,
+  leaf   regclass NOT NULL,
   lo     timestamptz,
   hi     timestamptz,
   PRIMARY KEY (source, leaf)
@@ -156,15 +177,6 @@ CREATE UNLOGGED TABLE tick_catalog.backfill (
 );
 ALTER TABLE tick_catalog.backfill ALTER payload SET STORAGE EXTERNAL;
 
--- The snapshot up to which deltas have been merged. A lock on this table as an object is the only mutex of a turn.
-CREATE TABLE tick_catalog.frontier (
-  id       bool PRIMARY KEY DEFAULT true CHECK (id),
-  snapshot pg_catalog.pg_snapshot NOT NULL,
-  ids      pg_catalog.pg_snapshot
-) WITH (fillfactor = 10);
-COMMENT ON COLUMN tick_catalog.frontier.ids IS 'the same for deltas of ids; NULL: no other. A bounded turn merges all of them';
-INSERT INTO tick_catalog.frontier (snapshot) VALUES (pg_catalog.pg_current_snapshot());
-
 -- Raised by every change of the catalogs above: the worker's caches follow it.
 CREATE TABLE tick_catalog.generation (
   id    bool PRIMARY KEY DEFAULT true CHECK (id),
@@ -173,7 +185,7 @@ CREATE TABLE tick_catalog.generation (
 INSERT INTO tick_catalog.generation (value) VALUES (1);
 
 CREATE TABLE tick_catalog.watermark (
-  source       oid PRIMARY KEY,
+  source       regclass PRIMARY KEY,
   watermark    timestamptz,
   max_time     timestamptz,
   last_arrival timestamptz,
@@ -195,7 +207,7 @@ COMMENT ON COLUMN tick_catalog.watermark.value_names IS 'values of the column wa
 
 -- What tick.set_watermark has asked for; the next turn does it.
 CREATE TABLE tick_catalog.watermark_request (
-  source    oid PRIMARY KEY REFERENCES tick_catalog.source ON DELETE CASCADE,
+  source    regclass PRIMARY KEY REFERENCES tick_catalog.source ON DELETE CASCADE,
   watermark timestamptz NOT NULL
 );
 
@@ -246,8 +258,15 @@ CREATE TABLE tick_catalog.feed (
   position   jsonb NOT NULL,
   updated_at timestamptz NOT NULL,
   owner      oid NOT NULL,
+  role       name NOT NULL,
+  epoch      uuid NOT NULL,
   PRIMARY KEY (feed, connection)
 );
+COMMENT ON COLUMN tick_catalog.feed.role IS 'the owner''s name: what counts if the row has come out of a dump, that is if epoch is not the frontier''s';
+CREATE FUNCTION tick_catalog.feed_owner(tick_catalog.feed) RETURNS oid LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+  AS 'SELECT CASE WHEN f.epoch = $1.epoch THEN $1.owner ELSE coalesce(r.oid, e.extowner) END FROM tick_catalog.frontier AS f
+      JOIN pg_extension AS e ON e.extname = ''pg_tick'' LEFT JOIN pg_roles AS r ON r.rolname = $1.role';
+REVOKE ALL ON FUNCTION tick_catalog.feed_owner(tick_catalog.feed) FROM PUBLIC;
 
 -- ---------------------------------------------------------------------------------------------------------
 -- The engine: capture in the writer, merge in the worker
@@ -285,6 +304,23 @@ BEGIN
     FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.guard_state()', state);
 END $$;
 REVOKE ALL ON FUNCTION tick_catalog.guard_state(), tick_catalog.guard_table(pg_catalog.regclass) FROM PUBLIC;
+
+-- A source that comes out of a dump: nothing of it is merged before the session that brings it has ended.
+CREATE FUNCTION tick_catalog.loading() RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'tick_loading';
+CREATE FUNCTION tick_catalog.on_load() RETURNS trigger
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  NEW.triggered := EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = NEW.relid AND g.tgname ~ '^zz_tick_(insert|dedup)$');
+  UPDATE tick_catalog.generation SET value = value + 1;
+  PERFORM tick_catalog.loading();
+  RETURN NEW;
+END $$;
+REVOKE ALL ON FUNCTION tick_catalog.loading(), tick_catalog.on_load() FROM PUBLIC;
+CREATE FUNCTION tick_catalog.is_dumped(epoch uuid) RETURNS bool LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+  AS 'SELECT $1 IS DISTINCT FROM f.epoch FROM tick_catalog.frontier AS f';
+REVOKE ALL ON FUNCTION tick_catalog.is_dumped(uuid) FROM PUBLIC;
+CREATE TRIGGER tick_load BEFORE INSERT ON tick_catalog.source FOR EACH ROW
+  WHEN (tick_catalog.is_dumped(NEW.epoch)) EXECUTE FUNCTION tick_catalog.on_load();
 
 CREATE FUNCTION tick_catalog.unmerged(rollup int4) RETURNS SETOF record
   LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tick_unmerged';
@@ -463,6 +499,12 @@ CREATE FUNCTION tick_catalog.on_drop() RETURNS event_trigger
   LANGUAGE C AS 'MODULE_PATHNAME', 'tick_on_drop';
 CREATE EVENT TRIGGER tick_drop ON sql_drop EXECUTE FUNCTION tick_catalog.on_drop();
 
+-- A table and its partitions, as pg_partition_tree, which would lock these before anybody has locked the table.
+CREATE FUNCTION tick_catalog.tree(source oid) RETURNS SETOF oid LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+  AS 'WITH RECURSIVE t (relid) AS (SELECT $1 UNION ALL SELECT i.inhrelid FROM t JOIN pg_inherits AS i ON i.inhparent = t.relid
+      JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relispartition) SELECT relid FROM t';
+REVOKE ALL ON FUNCTION tick_catalog.tree(oid) FROM PUBLIC;
+
 -- Sources and leaves that do not carry all triggers of the capture, ENABLE ALWAYS.
 CREATE VIEW tick_catalog.unguarded AS
   SELECT source, leaf, captured FROM (
@@ -477,9 +519,10 @@ CREATE VIEW tick_catalog.unguarded AS
            EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = t.leaf AND g.tgname = 'zz_tick_truncate'
                    AND g.tgenabled = 'A') AS kept
     FROM tick_catalog.source s JOIN pg_catalog.pg_class c ON c.oid = s.relid
-    CROSS JOIN LATERAL (SELECT s.relid UNION SELECT p.relid FROM pg_catalog.pg_partition_tree(s.relid) p) AS t (leaf)
-    WHERE EXISTS (SELECT FROM tick_catalog.program p WHERE p.source = s.relid AND p.current)
-       OR EXISTS (SELECT FROM tick_catalog.dedup d WHERE d.source = s.relid)) u
+    CROSS JOIN LATERAL tick_catalog.tree(s.relid) AS t (leaf)
+    WHERE s.epoch = tick_catalog.epoch()
+      AND (EXISTS (SELECT FROM tick_catalog.program p WHERE p.source = s.relid AND p.current)
+           OR EXISTS (SELECT FROM tick_catalog.dedup d WHERE d.source = s.relid))) u
   WHERE NOT captured OR NOT kept;
 
 CREATE FUNCTION tick_catalog.on_alter() RETURNS event_trigger
@@ -703,12 +746,22 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION tick.explain(regclass) IS 'how a rollup comes about: source, group, panes, strategy';
 
--- Must stay the last of this script. No catalog takes in what a subscription replays, and each can be updated although a
--- publication has it.
+-- Must stay the last of this script. No catalog takes in what a subscription replays, each can be updated although a
+-- publication has it, and all that is not of this epoch alone is dumped; of the queue, what the states do not hold yet.
+-- Parallel restores load catalogs in any order, so references only cascade: that they exist is checked by nobody.
 DO $$
 DECLARE
   catalog pg_catalog.regclass;
+  reference record;
 BEGIN
+  FOR reference IN SELECT g.tgrelid::pg_catalog.regclass AS catalog, g.tgname FROM pg_catalog.pg_trigger g
+    JOIN pg_catalog.pg_constraint c ON c.oid OPERATOR(pg_catalog.=) g.tgconstraint
+      AND c.conrelid OPERATOR(pg_catalog.=) g.tgrelid
+    JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) g.tgfoid AND p.proname OPERATOR(pg_catalog.~) '^RI_FKey_check_'
+    WHERE c.connamespace OPERATOR(pg_catalog.=) 'tick_catalog'::pg_catalog.regnamespace
+  LOOP
+    EXECUTE pg_catalog.format('ALTER TABLE %s DISABLE TRIGGER %I', reference.catalog, reference.tgname);
+  END LOOP;
   FOR catalog IN SELECT c.oid FROM pg_catalog.pg_class c
     WHERE c.relnamespace OPERATOR(pg_catalog.=) 'tick_catalog'::pg_catalog.regnamespace AND c.relkind OPERATOR(pg_catalog.=) 'r'
   LOOP
@@ -717,5 +770,9 @@ BEGIN
                    WHERE i.indrelid OPERATOR(pg_catalog.=) catalog::pg_catalog.oid AND i.indisprimary) THEN
       EXECUTE pg_catalog.format('ALTER TABLE %s REPLICA IDENTITY FULL', catalog);
     END IF;
+    CONTINUE WHEN catalog::text OPERATOR(pg_catalog.~) '[.](frontier|generation)$';
+    PERFORM pg_catalog.pg_extension_config_dump(catalog, CASE WHEN catalog::text OPERATOR(pg_catalog.~) '[.]queue_' THEN
+      'WHERE NOT pg_catalog.pg_visible_in_snapshot(xid, (SELECT CASE WHEN program OPERATOR(pg_catalog.<) 0 '
+      'THEN coalesce(f.ids, f.snapshot) ELSE f.snapshot END FROM tick_catalog.frontier f))' ELSE '' END);
   END LOOP;
 END $$;

@@ -4,6 +4,7 @@
 #include "dedup.hpp"
 #include "define.hpp"
 #include "guard.hpp"
+#include "revive.hpp"
 #include "session.hpp"
 #include "shared.hpp"
 
@@ -137,6 +138,7 @@ void audit_statement(Node* statement) {
   const bool before = pause_audit(true);
   refuse_misfits();
   (void)restore_triggers();
+  if (is_restored()) expect_loading();
   if (detached) release_detached();
   take_in(attached);
   if (attached != NIL || detached ||
@@ -147,6 +149,17 @@ void audit_statement(Node* statement) {
 }
 
 }  // namespace
+
+void guard_again(Oid source) {
+  ListCell* cell;
+  bool guarded = true;
+  foreach (cell, find_unguarded())
+    if (static_cast<Unguarded*>(lfirst(cell))->source == source) guarded = false;
+  if (guarded) return;
+  foreach (cell, find_all_inheritors(source, NoLock, nullptr))
+    if (!ConditionalLockRelationOid(lfirst_oid(cell), ShareRowExclusiveLock)) return;
+  attach_triggers(source);
+}
 
 void guard_leaf(const char* leaf) {
   run(psprintf(

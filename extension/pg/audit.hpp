@@ -2,6 +2,8 @@
 // TRIGGER, pg_restore --disable-triggers and ATTACH PARTITION would lose rows silently.
 #pragma once
 
+#include "pg.hpp"
+
 namespace tick::pg {
 
 // While triggers are being changed by ourselves, DDL is not audited. Returns whether it was paused already;
@@ -10,6 +12,10 @@ bool pause_audit(bool pause);
 
 // Refuses TRUNCATE of a leaf, given as qualified and quoted name. As the extension's owner.
 void guard_leaf(const char* leaf);
+
+// Makes all triggers of a source fire again that pg_restore --disable-triggers has weakened: no rows were
+// missed. Leaves that to the audit if somebody holds the source. May ereport, as the extension's owner.
+void guard_again(Oid source);
 
 // For the worker: true if some relation changed since the last call, so that a look is due.
 void watch_relations();

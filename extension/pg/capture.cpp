@@ -10,6 +10,7 @@
 #include "dedup.hpp"
 #include "evaluator.hpp"
 #include "guard.hpp"
+#include "revive.hpp"
 #include "session.hpp"
 #include "shared.hpp"
 
@@ -140,7 +141,8 @@ Binding* bind(FunctionCallInfo fcinfo, TriggerData* trigger) {
       static_cast<Evaluator**>(palloc0(sizeof(Evaluator*) * (trigger->tg_trigger->tgnargs + 1)));
   binding->attributes =
       static_cast<AttrNumber**>(palloc0(sizeof(AttrNumber*) * (trigger->tg_trigger->tgnargs + 1)));
-  for (int i = 0; i < trigger->tg_trigger->tgnargs; ++i) {
+  const bool dumped = loads_dump(RelationGetRelid(trigger->tg_relation));
+  for (int i = 0; i < trigger->tg_trigger->tgnargs && !dumped; ++i) {
     const int64 program = strtoll(trigger->tg_trigger->tgargs[i], nullptr, 10);
     if (program < 0) {
       binding->ids = bind_ids(static_cast<int32>(-program), trigger->tg_relation);
@@ -151,7 +153,8 @@ Binding* bind(FunctionCallInfo fcinfo, TriggerData* trigger) {
       ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
                       errmsg("capture trigger of \"%s\" names program %s, which does not exist",
                              RelationGetRelationName(trigger->tg_relation), trigger->tg_trigger->tgargs[i]),
-                      errhint("Drop the rollups of this table and create them again.")));
+                      errhint("After a restore of the schema alone, restore the data as well; else drop the "
+                              "rollups of this table and create them again.")));
     binding->evaluators[binding->count] = evaluator;
     binding->attributes[binding->count] = map_attributes(evaluator, trigger->tg_relation);
     ++binding->count;

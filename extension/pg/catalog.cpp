@@ -1,5 +1,6 @@
 #include "catalog.hpp"
 
+#include "revive.hpp"
 #include "shared.hpp"
 #include "values.hpp"
 
@@ -24,6 +25,7 @@ Oid catalog_relation(const char* name) {
 }
 
 bool read_program(int64 id, ProgramRow* row) {
+  const char* inputs = nullptr;
   const Oid relid = catalog_relation("program");
   if (!OidIsValid(relid)) return false;
   Relation relation = table_open(relid, AccessShareLock);
@@ -35,23 +37,26 @@ bool read_program(int64 id, ProgramRow* row) {
   HeapTuple tuple = systable_getnext(scan);
   const bool found = HeapTupleIsValid(tuple);
   if (found) {
-    Datum values[11];
-    bool nulls[11];
-    if (desc->natts != 11) elog(ERROR, "pg_tick: unexpected shape of tick_catalog.program");
+    Datum values[12];
+    bool nulls[12];
+    if (desc->natts != 12) elog(ERROR, "pg_tick: unexpected shape of tick_catalog.program");
     heap_deform_tuple(tuple, desc, values, nulls);
     row->source = DatumGetObjectId(values[2]);
     row->owner = DatumGetObjectId(values[3]);
-    row->inputs = TextDatumGetCString(values[5]);
+    inputs = TextDatumGetCString(values[5]);
     row->keys = int2_array(values[6], &row->key_count);
     row->time_input = DatumGetInt16(values[7]);
     row->where_input = DatumGetInt16(values[8]);
     row->pane = DatumGetInt64(values[9]);
     row->items = int2_array(values[10], &row->item_count);
-    row->input_count = list_length(static_cast<List*>(stringToNode(row->inputs)));
   }
   systable_endscan(scan);
   table_close(relation, AccessShareLock);
-  return found;
+  if (!found) return false;
+  if (await_revival(row->source)) return read_program(id, row);
+  row->inputs = static_cast<List*>(stringToNode(inputs));
+  row->input_count = list_length(row->inputs);
+  return true;
 }
 
 HeapTuple read_row(Relation table, const char* index, RegProcedure equal, Datum key, ItemPointerData* place) {

@@ -10,7 +10,7 @@ namespace tick::pg {
 struct ProgramRow {
   Oid source;
   Oid owner;
-  char* inputs;
+  List* inputs;  // Node*
   int input_count;
   int16* keys;
   int key_count;

@@ -8,6 +8,7 @@
 #include "catalog.hpp"
 #include "evaluator.hpp"
 #include "guard.hpp"
+#include "revive.hpp"
 
 namespace tick::pg {
 namespace {
@@ -453,6 +454,8 @@ Datum check_row(FunctionCallInfo fcinfo) {
                     errmsg("tick_catalog.dedup can only be a trigger")));
   auto* trigger = reinterpret_cast<TriggerData*>(fcinfo->context);
   auto* columns = static_cast<IdColumns*>(fcinfo->flinfo->fn_extra);
+  if (columns == nullptr && loads_dump(RelationGetRelid(trigger->tg_relation)))
+    return PointerGetDatum(trigger->tg_trigtuple);
   if (columns == nullptr) {
     MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
     columns = bind_ids(pg_strtoint32(trigger->tg_trigger->tgargs[0]), trigger->tg_relation);

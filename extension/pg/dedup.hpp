@@ -99,6 +99,13 @@ bool merge_ids(
 // lock that keeps writers out, and the triggers follow. As the extension's owner. May ereport.
 void define_dedup(const SourceSettings* source);
 
+// Fills a set that has no keys from the source's rows, whose writers are locked out. Throws.
+void fill_dedup(int32 id);
+
+// The column that dates a row: what the source is partitioned by, else the only one with a time; 0 if there
+// are others.
+AttrNumber dedup_time(Oid source);
+
 // Makes the sets of a source anew from its rows: what its dropped partitions held is forgotten. Locks writers
 // out. As the extension's owner. Throws.
 void rebuild_seen(Oid source);

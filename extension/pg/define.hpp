@@ -151,6 +151,8 @@ void shrink_group(int32 group);
 
 // For the library's start: has rollups follow REASSIGN OWNED.
 void watch_owners();
+// Gives rollups whose objects have another owner by now to that role.
+void follow_owners();
 
 // --- triggers.cpp ------------------------------------------------------------------------------------------
 

@@ -106,7 +106,7 @@ void compile(Evaluator* evaluator, const ProgramRow& row) {
   MemoryContext old = MemoryContextSwitchTo(evaluator->memory);
   evaluator->source = row.source;
   evaluator->owner = row.owner;
-  List* inputs = static_cast<List*>(stringToNode(row.inputs));
+  List* inputs = row.inputs;
   const int count = list_length(inputs);
   Renumber renumbering{static_cast<AttrNumber*>(palloc0(sizeof(AttrNumber) * (MaxHeapAttributeNumber + 1))),
                        0};
@@ -148,9 +148,8 @@ void compile(Evaluator* evaluator, const ProgramRow& row) {
 
 // The collations of the inputs, for the core.
 uint32_t input_collation(Evaluator* evaluator, const ProgramRow& row, int input) {
-  List* inputs = static_cast<List*>(stringToNode(row.inputs));
   return core_collation(evaluator->input_type[input].oid,
-                        exprCollation(static_cast<Node*>(list_nth(inputs, input))));
+                        exprCollation(static_cast<Node*>(list_nth(row.inputs, input))));
 }
 
 // A function that expressions call may have been replaced, and SQL functions are inlined.

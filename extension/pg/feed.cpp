@@ -19,10 +19,12 @@ void remember(FunctionCallInfo fcinfo) {
   const Actor caller = act_as_extension();
   SPI_connect();
   SPIPlanPtr plan = kept_plan(
-      "INSERT INTO tick_catalog.feed AS f (feed, connection, position, updated_at, owner) "
-      "VALUES ($1, $2, $3, now(), $4) ON CONFLICT (feed, connection) DO UPDATE "
-      "SET position = excluded.position, updated_at = excluded.updated_at "
-      "WHERE pg_has_role($4, f.owner, 'MEMBER')",
+      "INSERT INTO tick_catalog.feed AS f (feed, connection, position, updated_at, owner, role, epoch) "
+      "VALUES ($1, $2, $3, now(), $4, pg_get_userbyid($4), (SELECT epoch FROM tick_catalog.frontier)) "
+      "ON CONFLICT (feed, connection) DO UPDATE "
+      "SET position = excluded.position, updated_at = excluded.updated_at, epoch = excluded.epoch, owner = "
+      "tick_catalog.feed_owner(f), role = pg_get_userbyid(tick_catalog.feed_owner(f)) "
+      "WHERE pg_has_role($4, tick_catalog.feed_owner(f), 'MEMBER')",
       4, types);
   if (SPI_execute_plan(plan, values, nullptr, false, 0) < 0) elog(ERROR, "pg_tick: cannot write a position");
   if (SPI_processed == 0)
@@ -39,7 +41,8 @@ Datum position(FunctionCallInfo fcinfo) {
   const Actor caller = act_as_extension();
   SPI_connect();
   SPIPlanPtr plan = kept_plan(
-      "SELECT position, pg_has_role($3, owner, 'MEMBER') FROM tick_catalog.feed WHERE feed = $1 AND "
+      "SELECT position, pg_has_role($3, tick_catalog.feed_owner(f), 'MEMBER') FROM tick_catalog.feed AS f "
+      "WHERE feed = $1 AND "
       "connection = $2",
       3, types);
   if (SPI_execute_plan(plan, values, nullptr, true, 1) < 0) elog(ERROR, "pg_tick: cannot read a position");

@@ -3,6 +3,7 @@
 // and retires the old; deltas of the old keep their rows of rollup_program. The caller holds the source's
 // lock. PostgreSQL only.
 #include "define.hpp"
+#include "revive.hpp"
 #include "session.hpp"
 
 namespace tick::pg {
@@ -15,6 +16,7 @@ struct Draft {
   Oid owner;
   int64 old_program;  // 0 = none
   List* inputs;       // Node*
+  List* texts;        // char*: inputs as SQL
   List* keys;         // int
   int time;
   int where;
@@ -28,22 +30,28 @@ struct Member {
   List* items;  // int
 };
 
-int draft_input(Draft* draft, Node* expr) {
+// `text` is the expression as SQL, nullptr if that has to be written yet.
+int draft_input(Draft* draft, Node* expr, const char* text) {
   ListCell* cell;
   foreach (cell, draft->inputs) {
     if (equal(lfirst(cell), expr)) return foreach_current_index(cell);
   }
   draft->inputs = lappend(draft->inputs, expr);
+  draft->texts =
+      lappend(draft->texts, const_cast<char*>(text == nullptr ? input_text(expr, draft->source) : text));
   return list_length(draft->inputs) - 1;
 }
 
 // Returns the index of an item whose numbers refer to `inputs`, adding what is missing.
-int draft_item(Draft* draft, List* inputs, List* numbers) {
+int draft_item(Draft* draft, List* inputs, List* texts, List* numbers) {
   List* wanted = list_make1_int(linitial_int(numbers));
   for (int i = 1; i < 5; ++i) {
     const int number = list_nth_int(numbers, i);
-    wanted = lappend_int(wanted,
-                         number < 0 ? -1 : draft_input(draft, static_cast<Node*>(list_nth(inputs, number))));
+    wanted = lappend_int(
+        wanted, number < 0
+                    ? -1
+                    : draft_input(draft, static_cast<Node*>(list_nth(inputs, number)),
+                                  texts == NIL ? nullptr : static_cast<char*>(list_nth(texts, number))));
   }
   ListCell* cell;
   foreach (cell, draft->items) {
@@ -78,6 +86,23 @@ List* read_array(Datum array) {
   return result;
 }
 
+List* read_texts(Datum array) {
+  List* result = NIL;
+  Datum* elements;
+  int count;
+  deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &elements, nullptr, &count);
+  for (int i = 0; i < count; ++i) result = lappend(result, TextDatumGetCString(elements[i]));
+  return result;
+}
+
+Datum text_array(List* texts) {
+  auto* elements = static_cast<Datum*>(palloc(sizeof(Datum) * (list_length(texts) + 1)));
+  ListCell* cell;
+  foreach (cell, texts)
+    elements[foreach_current_index(cell)] = CStringGetTextDatum(static_cast<char*>(lfirst(cell)));
+  return PointerGetDatum(construct_array(elements, list_length(texts), TEXTOID, -1, false, TYPALIGN_INT));
+}
+
 Datum field(uint64 row, int number) {
   bool null;
   return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, &null);
@@ -106,7 +131,8 @@ List* read_drafts(const char* where, Datum argument, Oid type) {
   open_catalogs();
   const uint64 rows =
       read(psprintf("SELECT p.group_id, p.source, p.owner, p.id, p.inputs, p.keys, p.time_input, "
-                    "p.where_input, p.pane, p.items FROM tick_catalog.program AS p WHERE p.current AND "
+                    "p.where_input, p.pane, p.items, p.expressions "
+                    "FROM tick_catalog.program AS p WHERE p.current AND "
                     "%s ORDER BY p.id",
                     where),
            argument, type);
@@ -117,6 +143,8 @@ List* read_drafts(const char* where, Datum argument, Oid type) {
     draft->source = DatumGetObjectId(field(row, 2));
     draft->owner = DatumGetObjectId(field(row, 3));
     draft->old_program = DatumGetInt64(field(row, 4));
+    const Datum texts = datumCopy(field(row, 11), false, -1);
+    draft->texts = read_texts(texts);
     draft->inputs = static_cast<List*>(stringToNode(TextDatumGetCString(field(row, 5))));
     draft->keys = read_array(field(row, 6));
     draft->time = DatumGetInt16(field(row, 7));
@@ -185,6 +213,25 @@ Node* part(const Draft* draft, int number) {
   return number < 0 ? nullptr : static_cast<Node*>(list_nth(draft->inputs, number));
 }
 
+int draft_part(Draft* draft, const Draft* old, int number) {
+  return draft_input(draft, part(old, number), static_cast<char*>(list_nth(old->texts, number)));
+}
+
+bool number_one(Node* node, void* context) {
+  if (node == nullptr) return false;
+  if (IsA(node, Var)) reinterpret_cast<Var*>(node)->varno = reinterpret_cast<Var*>(node)->varnosyn = 1;
+  return TICK_WALK(node, number_one, context);
+}
+
+// The definition with the source as variable number 1: in a view before PostgreSQL 16 it is number 3.
+const Definition* over_source(const Definition* def) {
+  auto* result = static_cast<Definition*>(palloc(sizeof(Definition)));
+  *result = *def;
+  result->inputs = static_cast<List*>(copyObjectImpl(def->inputs));
+  (void)number_one(reinterpret_cast<Node*>(result->inputs), nullptr);
+  return result;
+}
+
 bool same_rows(const Draft* draft, const Definition* def) {
   if (draft->owner != def->owner || list_length(draft->keys) != list_length(def->keys)) return false;
   for (int i = 0; i < list_length(def->keys); ++i) {
@@ -217,23 +264,17 @@ Draft* new_group(const Definition* def, int64 pane) {
   draft->owner = def->owner;
   draft->time = draft->where = -1;
   draft->pane = pane;
-  List* signature = NIL;
-  ListCell* cell;
-  foreach (cell, def->keys) signature = lappend(signature, input(def, lfirst_int(cell)));
-  if (def->where >= 0) signature = lappend(signature, input(def, def->where));
-  Oid types[] = {OIDOID, OIDOID, TEXTOID};
-  Datum values[] = {ObjectIdGetDatum(def->source), ObjectIdGetDatum(def->owner),
-                    CStringGetTextDatum(nodeToString(stringToNode(nodeToString(signature))))};
+  Oid types[] = {OIDOID, OIDOID};
+  Datum values[] = {ObjectIdGetDatum(def->source), ObjectIdGetDatum(def->owner)};
   SPI_connect();
-  SPI_execute_with_args(
-      "INSERT INTO tick_catalog.capture_group (source, owner, signature) VALUES ($1, $2, $3) "
-      "RETURNING id",
-      3, types, values, nullptr, false, 0);
+  SPI_execute_with_args("INSERT INTO tick_catalog.capture_group (source, owner) VALUES ($1, $2) RETURNING id",
+                        2, types, values, nullptr, false, 0);
   draft->group = DatumGetInt32(field(0, 1));
   SPI_finish();
+  ListCell* cell;
   foreach (cell, def->keys)
-    draft->keys = lappend_int(draft->keys, draft_input(draft, input(def, lfirst_int(cell))));
-  if (def->where >= 0) draft->where = draft_input(draft, input(def, def->where));
+    draft->keys = lappend_int(draft->keys, draft_input(draft, input(def, lfirst_int(cell)), nullptr));
+  if (def->where >= 0) draft->where = draft_input(draft, input(def, def->where), nullptr);
   draft->items = list_make1(list_make5_int(static_cast<int>(ItemKind::count), -1, -1, -1, -1));
   return draft;
 }
@@ -242,19 +283,18 @@ Draft* new_group(const Definition* def, int64 pane) {
 Draft* without_unused(const Draft* old, List* members) {
   auto* draft = static_cast<Draft*>(palloc(sizeof(Draft)));
   *draft = *old;
-  draft->inputs = draft->keys = draft->items = NIL;
+  draft->inputs = draft->texts = draft->keys = draft->items = NIL;
   ListCell* cell;
-  foreach (cell, old->keys)
-    draft->keys = lappend_int(draft->keys, draft_input(draft, part(old, lfirst_int(cell))));
-  if (old->where >= 0) draft->where = draft_input(draft, part(old, old->where));
-  if (old->time >= 0) draft->time = draft_input(draft, part(old, old->time));
-  (void)draft_item(draft, old->inputs, static_cast<List*>(linitial(old->items)));
+  foreach (cell, old->keys) draft->keys = lappend_int(draft->keys, draft_part(draft, old, lfirst_int(cell)));
+  if (old->where >= 0) draft->where = draft_part(draft, old, old->where);
+  if (old->time >= 0) draft->time = draft_part(draft, old, old->time);
+  (void)draft_item(draft, old->inputs, old->texts, static_cast<List*>(linitial(old->items)));
   foreach (cell, members) {
     auto* member = static_cast<Member*>(lfirst(cell));
     List* items = NIL;
     ListCell* number;
     foreach (number, member->items)
-      items = lappend_int(items, draft_item(draft, old->inputs,
+      items = lappend_int(items, draft_item(draft, old->inputs, old->texts,
                                             static_cast<List*>(list_nth(old->items, lfirst_int(number)))));
     member->items = items;
   }
@@ -265,7 +305,7 @@ int64 write_program(const Draft* draft) {
   List* numbers = NIL;
   ListCell* cell;
   foreach (cell, draft->items) numbers = list_concat_copy(numbers, static_cast<List*>(lfirst(cell)));
-  Oid types[] = {INT4OID, OIDOID, OIDOID, TEXTOID, TEXTOID, INT2OID, INT2OID, INT8OID, TEXTOID};
+  Oid types[] = {INT4OID, OIDOID, OIDOID, TEXTOID, TEXTOID, INT2OID, INT2OID, INT8OID, TEXTOID, TEXTARRAYOID};
   Datum values[] = {Int32GetDatum(draft->group),
                     ObjectIdGetDatum(draft->source),
                     ObjectIdGetDatum(draft->owner),
@@ -274,16 +314,17 @@ int64 write_program(const Draft* draft) {
                     Int16GetDatum(draft->time),
                     Int16GetDatum(draft->where),
                     Int64GetDatum(draft->pane),
-                    CStringGetTextDatum(array_text(numbers))};
+                    CStringGetTextDatum(array_text(numbers)),
+                    text_array(draft->texts)};
   Oid group_type[] = {INT4OID};
   write("UPDATE tick_catalog.program SET current = false WHERE group_id = $1 AND current", 1, group_type,
         values);
   SPI_connect();
   SPI_execute_with_args(
       "INSERT INTO tick_catalog.program (group_id, source, owner, current, inputs, keys, time_input, "
-      "where_input, pane, items) VALUES ($1, $2, $3, true, $4, $5::smallint[], $6, $7, $8, "
-      "$9::smallint[]) RETURNING id",
-      9, types, values, nullptr, false, 0);
+      "where_input, pane, items, expressions) VALUES ($1, $2, $3, true, $4, $5::smallint[], $6, $7, $8, "
+      "$9::smallint[], $10) RETURNING id",
+      10, types, values, nullptr, false, 0);
   const int64 id = DatumGetInt64(field(0, 1));
   SPI_finish();
   return id;
@@ -306,7 +347,8 @@ void write_members(List* members, int64 program) {
 
 }  // namespace
 
-int32 join_group(const Definition* def) {
+int32 join_group(const Definition* defined) {
+  const Definition* def = over_source(defined);
   const int64 pane = def->window == nullptr ? 0 : pane_width(def->window_size);
   Draft* draft = find_group(def, pane);
   List* members = NIL;
@@ -318,21 +360,22 @@ int32 join_group(const Definition* def) {
     draft = without_unused(draft, members);
     draft->pane = common;
   }
-  if (def->time >= 0) draft->time = draft_input(draft, input(def, def->time));
+  if (def->time >= 0) draft->time = draft_input(draft, input(def, def->time), nullptr);
   ListCell* cell;
   foreach (cell, def->items)
-    (void)draft_item(draft, def->inputs, numbers_of(static_cast<DefinedItem*>(lfirst(cell))));
+    (void)draft_item(draft, def->inputs, NIL, numbers_of(static_cast<DefinedItem*>(lfirst(cell))));
   write_members(members, write_program(draft));
   return draft->group;
 }
 
-void record_items(const Definition* def, int32 group) {
+void record_items(const Definition* defined, int32 group) {
+  const Definition* def = over_source(defined);
   auto* draft = static_cast<Draft*>(linitial(read_drafts("p.group_id = $1", Int32GetDatum(group), INT4OID)));
   List* items = NIL;
   ListCell* cell;
   foreach (cell, def->items)
-    items = lappend_int(items,
-                        draft_item(draft, def->inputs, numbers_of(static_cast<DefinedItem*>(lfirst(cell)))));
+    items = lappend_int(
+        items, draft_item(draft, def->inputs, NIL, numbers_of(static_cast<DefinedItem*>(lfirst(cell)))));
   write_member(def->id, draft->old_program, items);
 }
 

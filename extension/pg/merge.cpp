@@ -7,6 +7,7 @@
 #include "guard.hpp"
 #include "helper.hpp"
 #include "queue.hpp"
+#include "revive.hpp"
 #include "scan.hpp"
 #include "session.hpp"
 #include "shared.hpp"
@@ -128,7 +129,8 @@ TurnResult Merger::attempt(TimestampTz since) {
   });
   turn.started = GetCurrentTransactionStartTimestamp();
   load(turn);
-  if (turn.result.more) {  // the catalogs have changed under the plan: start over
+  // Nothing can be merged yet, or the catalogs have changed under the plan: start over.
+  if (turn.result.restored || turn.result.more) {
     call([&] {
       SPI_finish();
       PopActiveSnapshot();
@@ -187,6 +189,7 @@ void Merger::load(Turn& turn) {
   const char* now = nullptr;
   const char* ids = nullptr;
   int64_t generation = 0;
+  pg_uuid_t epoch{};
   call([&] {
     turn.frontier = table_open(catalog_relation("frontier"), RowExclusiveLock);
     Relation generations = table_open(catalog_relation("generation"), AccessShareLock);
@@ -203,8 +206,12 @@ void Merger::load(Turn& turn) {
     ids = null ? before : DatumGetCString(DirectFunctionCall1(pg_snapshot_out, ids_at));
     now = DatumGetCString(DirectFunctionCall1(pg_snapshot_out, OidFunctionCall0(F_PG_CURRENT_SNAPSHOT)));
     generation = DatumGetInt64(heap_getattr(row, 2, RelationGetDescr(generations), &null));
+    epoch = *DatumGetUUIDP(heap_getattr(turn.frontier_row, 4, RelationGetDescr(turn.frontier), &null));
     table_close(generations, NoLock);
   });
+  // The extension was dropped and created again: generations start anew.
+  if (memcmp(&epoch, &epoch_, sizeof epoch) != 0) generation_ = 0;
+  epoch_ = epoch;
   turn.before = Frontier::parse(before);
   turn.now = Frontier::parse(now);
   turn.ids_before = Frontier::parse(ids);
@@ -213,6 +220,8 @@ void Merger::load(Turn& turn) {
     watermarks_.read();
     return;
   }
+  turn.result.restored = call([&] { return is_restored(); });
+  if (turn.result.restored) return;
   const bool planned = turn.recomputed != nullptr;
   turn.recomputed = nullptr;
   // A commit wakes the worker before it tells of what it has invalidated: a function that was replaced, say.
@@ -387,10 +396,12 @@ void Merger::move_frontier(Turn& turn) {
   const std::string text = frontier.text(), ids = turn.now.text();
   token_ = std::to_string(frontier.xmax);
   call([&] {
-    Datum values[3] = {BoolGetDatum(true), DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(text.c_str())),
-                       DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(ids.c_str()))};
-    bool nulls[3] = {false, false, turn.cut == 0};
-    HeapTuple row = heap_form_tuple(RelationGetDescr(turn.frontier), values, nulls);
+    Datum values[5] = {0, DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(text.c_str())),
+                       DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(ids.c_str())), 0, 0};
+    bool nulls[5] = {false, false, turn.cut == 0, false, false};
+    bool replaced[5] = {false, true, true, false, false};
+    HeapTuple row =
+        heap_modify_tuple(turn.frontier_row, RelationGetDescr(turn.frontier), values, nulls, replaced);
     write_row(turn.frontier, row, &frontier_place_);
   });
 }

@@ -19,6 +19,7 @@ namespace tick::pg {
 struct TurnResult {
   bool rollups = false;             // the database has any
   bool changed = false;             // something was merged or recomputed
+  bool restored = false;            // what a dump brought has to be taken up first
   bool more = false;                // a bounded turn, or history left to recompute: come again at once
   TimestampTz due = plus_infinity;  // come again then though nothing has arrived
   int64_t deltas = 0;               // taken in
@@ -72,6 +73,7 @@ class Merger {
   void tell(Turn& turn);
   TimestampTz next_due() const;
 
+  pg_uuid_t epoch_{};  // of the frontier that generation_ belongs to
   int64_t generation_ = 0;
   Watermarks watermarks_;
   OpenWindows windows_;

@@ -204,7 +204,7 @@ void Merger::list_stale(const Rollup& rollup, Micros lo, Micros hi) {
 // True if every leaf that is known to have held rows of the source is still among those locked.
 bool Merger::knows_leaves(const Turn& turn) {
   const auto known = read_text(
-      ("SELECT leaf FROM tick_catalog.leaf WHERE source = " + std::to_string(turn.recomputed->source))
+      ("SELECT leaf::oid FROM tick_catalog.leaf WHERE source = " + std::to_string(turn.recomputed->source))
           .c_str());
   return std::all_of(known.begin(), known.end(), [&](const auto& row) {
     return std::any_of(turn.leaves.begin(), turn.leaves.end(),

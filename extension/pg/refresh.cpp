@@ -5,6 +5,7 @@
 #include "dedup.hpp"
 #include "define.hpp"
 #include "guard.hpp"
+#include "revive.hpp"
 #include "session.hpp"
 #include "shared.hpp"
 
@@ -168,7 +169,10 @@ void refresh_apart(const Texts* texts) {
 void refresh_all() {
   const Actor caller = act_as_extension();
   ListCell* cell;
+  foreach (cell, read_texts("true", InvalidOid))
+    (void)await_revival(static_cast<Texts*>(lfirst(cell))->source);
   foreach (cell, read_texts("true", InvalidOid)) refresh_apart(static_cast<Texts*>(lfirst(cell)));
+  refresh_input_texts();
   act_again(caller);
 }
 
@@ -196,17 +200,24 @@ void follow_owner(Texts* texts) {
   tell_engine();
 }
 
+}  // namespace
+
 void follow_owners() {
   if (!OidIsValid(catalog_relation("rollup"))) return;
   const bool busy = pause_audit(true);  // what follows alters owners itself
   if (busy) return;
   const Actor caller = act_as_extension();
   ListCell* cell;
-  foreach (cell, read_texts("r.owner <> ANY (ARRAY[v.relowner, s.relowner, d.relowner])", InvalidOid))
+  foreach (cell,
+           read_texts("r.owner <> ANY (ARRAY[v.relowner, s.relowner, d.relowner]) AND EXISTS (SELECT FROM "
+                      "tick_catalog.source AS o WHERE o.relid = r.source AND o.epoch = tick_catalog.epoch())",
+                      InvalidOid))
     follow_owner(static_cast<Texts*>(lfirst(cell)));
   act_again(caller);
   (void)pause_audit(false);
 }
+
+namespace {
 
 bool changes_owner(Node* statement) {
   if (!IsA(statement, AlterTableStmt)) return false;

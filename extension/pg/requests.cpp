@@ -6,6 +6,7 @@
 #include "define.hpp"
 #include "evaluator.hpp"
 #include "guard.hpp"
+#include "revive.hpp"
 #include "session.hpp"
 #include "shared.hpp"
 #include "source.hpp"
@@ -393,7 +394,7 @@ Datum tick_guard_state(PG_FUNCTION_ARGS) {
     const TriggerData* trigger = trigger_data(fcinfo);
     if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
       rebuild(RelationGetRelid(trigger->tg_relation));
-    else if (!is_worker())
+    else if (!is_worker() && !loads_state(RelationGetRelid(trigger->tg_relation)))
       ereport(ERROR,
               (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                errmsg("\"%s\" is the state of a rollup: only its worker writes it",

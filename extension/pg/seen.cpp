@@ -8,6 +8,7 @@
 #include "dedup.hpp"
 #include "define.hpp"
 #include "guard.hpp"
+#include "revive.hpp"
 #include "session.hpp"
 
 namespace tick::pg {
@@ -48,6 +49,7 @@ bool read_dedup(int32 id, DedupRow* row) {
   }
   systable_endscan(scan);
   table_close(relation, AccessShareLock);
+  if (found && await_revival(row->source)) return read_dedup(id, row);
   return found;
 }
 
@@ -180,8 +182,9 @@ void merge_changes(int32 set, const Changes& changes, Micros now) {
 
 // ---- definitions
 
-// The column that dates a row: what the source is partitioned by, else the only one with a time.
-AttrNumber find_time_column(Oid source) {
+}  // namespace
+
+AttrNumber dedup_time(Oid source) {
   Relation relation = table_open(source, AccessShareLock);
   AttrNumber result = 0;
   int found = 0;
@@ -205,6 +208,8 @@ AttrNumber find_time_column(Oid source) {
   table_close(relation, NoLock);
   return found == 1 ? result : static_cast<AttrNumber>(0);
 }
+
+namespace {
 
 Node* column_node(Oid source, AttrNumber column) {
   Oid type, collation;
@@ -263,7 +268,7 @@ int32 insert_dedup(const SourceSettings* source) {
           "INSERT INTO tick_catalog.dedup (source, keys, id_column, group_column, time_column, duplicates) "
           "SELECT %u, '{%s}', %d, %d, %d, coalesce(sum(duplicates), 0) FROM old RETURNING id",
           source->relid, source->relid, keys.data, get_attnum(source->relid, source->dedup_id), group,
-          find_time_column(source->relid)),
+          dedup_time(source->relid)),
       false, 1);
   bool null;
   const int32 id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
@@ -283,7 +288,8 @@ int64_t collect_ids(const Dedup* dedup, Sets& sets) {
   return duplicates;
 }
 
-// Fills a new set from the source, whose writers are locked out.
+}  // namespace
+
 void fill_dedup(int32 id) {
   const Dedup* dedup = call([&] { return find_dedup(id); });
   Sets sets;
@@ -300,6 +306,8 @@ void fill_dedup(int32 id) {
                       errdetail("They stay; dedup keeps out those that come from now on.")));
   });
 }
+
+namespace {
 
 // Whether the present set of a source is what its settings ask for.
 bool is_defined(const SourceSettings* source, int32 id) {

@@ -59,7 +59,7 @@ void check_column(Oid source, const char* setting, const char* name) {
 }
 
 bool is_key(const ProgramRow* program, AttrNumber column) {
-  auto* inputs = static_cast<List*>(stringToNode(program->inputs));
+  List* inputs = program->inputs;
   for (int k = 0; k < program->key_count; ++k) {
     const auto* key = static_cast<const Node*>(list_nth(inputs, program->keys[k]));
     if (IsA(key, Var) && reinterpret_cast<const Var*>(key)->varattno == column) return true;

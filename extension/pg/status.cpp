@@ -112,7 +112,9 @@ bool is_merged(Oid view, const char* until) {
       "  AND q.xid IS DISTINCT FROM pg_current_xact_id_if_assigned()"
       "  AND pg_visible_in_snapshot(q.xid, $1::pg_snapshot))"
       " AND NOT EXISTS (SELECT FROM tick_catalog.rollup r JOIN tick_catalog.pending p ON p.rollup = r.id"
-      "  WHERE r.status <> 'error' AND (r.view = $2 OR $2 IS NULL))",
+      "  WHERE r.status <> 'error' AND (r.view = $2 OR $2 IS NULL))"
+      " AND NOT EXISTS (SELECT FROM tick_catalog.source s WHERE s.epoch IS DISTINCT FROM "
+      "tick_catalog.epoch())",
       2, types, values, nulls, true, 1);
   const bool merged = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
   SPI_finish();

@@ -13,6 +13,7 @@
 #include "observe.hpp"
 #include "queue.hpp"
 #include "retention.hpp"
+#include "revive.hpp"
 #include "shared.hpp"
 
 extern "C" {
@@ -229,6 +230,7 @@ bool run_turn(Merger& merger, TimestampTz since, TurnResult& result, int& failur
   try {
     call([&] { pgstat_report_activity(STATE_RUNNING, "pg_tick turn"); });
     result = merger.turn(since);
+    if (result.restored) result.more = revive();
     failures = 0;
     return true;
   } catch (const PgError& error) {
@@ -305,13 +307,14 @@ void work(Oid database) {
     pg_atomic_fetch_add_u64(&slot->turns, 1);
     if (result.changed) note_turn(slot, started, ended, result);
     if (since != 0) pg_atomic_write_u64(&slot->last_lag, static_cast<uint64>(ended - since));
-    if (!retention.run() && !result.rollups) {
+    if ((result.restored || !retention.run()) && !result.rollups) {
       // Nothing to do here: a later create_rollup asks for a new worker. It may just have done so.
       orderly = true;
       orderly_seen = seen;
       call([&] { proc_exit(0); });
     }
-    if (ended - last_rotation > 500 * 1000) {
+    // Rows of the queue that a dump has brought are not to be judged by this database's frontier.
+    if (ended - last_rotation > 500 * 1000 && result.rollups && !result.restored) {
       last_rotation = ended;
       rotate_queue();
     }
@@ -325,7 +328,7 @@ void work(Oid database) {
       wait_for_work(slot, seen, result.due);
     if (ended - last_check > (audit_expected() ? USECS_PER_SEC / 50 : USECS_PER_SEC)) {
       last_check = ended;
-      if (relations_changed()) audit_sources();
+      if (!result.restored && relations_changed()) audit_sources();
       const bool wanted = call([&] {
         StartTransactionCommand();
         const bool asked_for = database_wanted();

@@ -1,0 +1,211 @@
+# Dumps taken under a live feed, with deltas that nobody has merged yet, restored in every form, here and elsewhere:
+# rollups and sets of ids are exact at once and go on. What the states hold is not merged again, what they do not hold
+# is not lost. TICK_DUMPS: how many dumps of the live feed are restored (3).
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::Bin;
+use TickTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(usleep);
+
+my $dumps = $ENV{TICK_DUMPS} || 3;
+my $conf = "max_worker_processes = 48\n";
+my $here = make_node('here', conf => $conf);
+my $other = make_node('elsewhere', conf => $conf);
+my $bare = make_node('bare', conf => $conf);  # without the roles
+$_->safe_psql('postgres', 'CREATE ROLE bob LOGIN') for $here, $other;
+my $base = $here->basedir;
+
+# ---- what is dumped
+
+$here->safe_psql('postgres', 'CREATE DATABASE feed');
+$here->safe_psql('feed', 'CREATE EXTENSION pg_tick; ' . slurp("$FindBin::Bin/../oracle/candles.sql"));
+$here->safe_psql('feed', q{
+  CREATE SCHEMA "odd ""schema"; CREATE SCHEMA zoo;
+  CREATE TABLE junk (a int); DROP TABLE junk;
+  CREATE TABLE trades (gone int, symbol text, ts timestamptz, price float8, qty float8, trade_id int8) PARTITION BY RANGE (ts);
+  ALTER TABLE trades DROP COLUMN gone;
+  CREATE TABLE trades_1 PARTITION OF trades FOR VALUES FROM ('2024-03-01+00') TO ('2024-03-02+00');
+  CREATE TABLE trades_rest (trade_id int8, qty float8, symbol text, ts timestamptz, price float8);
+  ALTER TABLE trades ATTACH PARTITION trades_rest DEFAULT;
+  CREATE TYPE side AS ENUM ('buy', 'sell');
+  CREATE FUNCTION side_of(q float8) RETURNS side LANGUAGE sql IMMUTABLE AS $$ SELECT CASE WHEN q > 1 THEN 'buy' ELSE 'sell' END::public.side $$;
+  CREATE FUNCTION fee(p float8) RETURNS float8 LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN p / 1000; END $$;
+  SELECT tick.create_rollup('candles_1m', candle_query('1 minute'));
+  SELECT tick.create_rollup('candles_5m', candle_query('5 minutes'));
+  GRANT SELECT, TRIGGER ON trades TO bob; GRANT CREATE ON SCHEMA public, "odd ""schema" TO bob; GRANT USAGE ON SCHEMA "odd ""schema" TO bob;
+  SET ROLE bob;
+  SELECT tick.create_rollup('"odd ""schema"."the ''sides'', e"""', $$
+    SELECT side_of(qty) = 'buy' AS side, tick.tumble(ts, '1 hour') AS hour, sum(fee(price)) AS fees, min(symbol) AS "a ""b"
+    FROM trades WHERE symbol <> 'Z' AND price BETWEEN -5 AND 1e9 GROUP BY 1, 2 $$);
+  SELECT tick.create_rollup('total', 'SELECT count(*) AS n, sum(qty) FILTER (WHERE side_of(qty) = ''buy'') AS bought FROM trades');
+  SELECT tick.feed('f', 'c', '{"at": 1}');
+  RESET ROLE;
+
+  -- Named so that a dump brings its rows after the catalogs', and with ids.
+  CREATE TABLE zoo.ticks (x int, venue text, side side, id int8, price float8, ts timestamptz);
+  ALTER TABLE zoo.ticks DROP COLUMN x;
+  SELECT tick.add_source('zoo.ticks', dedup_key => '{venue,side}', dedup_id => 'id', dedup_group => 'venue', max_skew => '7 seconds');
+  SELECT tick.create_rollup('zoo.sides', $$ SELECT venue, side, tick.tumble(ts, '1 minute') AS ts, count(*) AS n, max(price) AS high
+    FROM zoo.ticks GROUP BY 1, 2, 3 $$);
+  CREATE TABLE quotes (id int8, price float8, ts timestamptz);
+  SELECT tick.add_source('quotes', dedup_key => '{price}', dedup_id => 'id');
+  CREATE PROCEDURE write_ticks(batches int) LANGUAGE plpgsql AS $$
+  DECLARE
+    at int8 := (SELECT coalesce(max(id), 0) FROM zoo.ticks);
+  BEGIN
+    FOR i IN 1 .. batches LOOP
+      INSERT INTO trades SELECT * FROM random_trades(5, random());
+      -- Some ids come twice, some never.
+      INSERT INTO zoo.ticks SELECT v, s, at + i * 4 + n - (random() * 5)::int, n, '2024-03-01 12:00+00'::timestamptz + i * interval '1 second'
+        FROM unnest('{A,B}'::text[]) AS v, unnest(enum_range(NULL::side)) AS s, generate_series(1, 4) AS n;
+      INSERT INTO quotes SELECT n - n % 3, i % 3, '2024-03-01 12:00+00' FROM generate_series(at + i * 3, at + i * 3 + 4) AS n;
+      IF i % 50 = 0 THEN
+        UPDATE trades SET price = price + 1 WHERE trade_id % 100 = 0;
+        DELETE FROM zoo.ticks WHERE id % 50 = 7;
+      END IF;
+      COMMIT;
+    END LOOP;
+  END $$;
+  INSERT INTO trades SELECT * FROM random_trades(2000, 0.1);
+  UPDATE trades SET price = 8 WHERE trade_id % 100 = 0;
+  CALL write_ticks(60)});
+
+# Every rollup of a database equals its query, and the sets of ids are those of the rows.
+sub exact_in {
+  my ($in, $database, $what) = @_;
+  my $merged = $in->safe_psql($database, "SELECT tick.wait(NULL, '60 s')");
+  my $bad = $in->safe_psql($database,
+    "SELECT s.rollup, s.state, s.last_error, v.* FROM tick.status s LEFT JOIN LATERAL tick.verify(s.rollup) v ON true"
+      . " WHERE s.state <> 'live' OR v.\"column\" IS NOT NULL LIMIT 10");
+  my $rollups = $in->safe_psql($database, 'SELECT count(*) FROM tick.status');
+  my $differences = $in->safe_psql($database, q{SELECT oracle_differences('candles_1m', '1 minute') + oracle_differences('candles_5m', '5 minutes')
+    + (SELECT count(*) FROM (SELECT venue, side, date_bin('1 minute', ts, '2000-01-01 00:00+00') AS ts, count(*) AS n, max(price) AS high FROM zoo.ticks GROUP BY 1, 2, 3) e
+       FULL JOIN zoo.sides s USING (venue, side, ts) WHERE (e.n, e.high) IS DISTINCT FROM (s.n, s.high))});
+  my $raw = $in->safe_psql($database, 'SELECT count(*) FROM trades');
+  my $counted = $in->safe_psql($database, 'SELECT sum(trades) FROM candles_1m');
+  my $ids = ids_in($in, $database);
+  ok($merged eq 't' && $bad eq '' && $rollups == 5 && $differences eq '0' && $raw == $counted && $ids eq '', "$what: exact")
+    or diag("merged $merged, rollups $rollups, differences $differences, raw $raw, counted $counted\n$bad\nids $ids");
+}
+
+# What tick.gaps says of zoo.ticks, and what its rows say, where they differ. Ids that rows had which were deleted are
+# gone again; sets made anew do not know of anything before the first.
+sub ids_in {
+  my ($in, $database) = @_;
+  return $in->safe_psql($database, q{
+    WITH rows AS (SELECT venue, side, id, lead(id) OVER (PARTITION BY venue, side ORDER BY id) AS next FROM (SELECT DISTINCT venue, side, id FROM zoo.ticks) t),
+    real AS (SELECT jsonb_build_object('venue', venue, 'side', side::text) AS key, id + 1 AS from_id, next - 1 AS to_id FROM rows WHERE next > id + 1),
+    told AS (SELECT key, from_id, to_id FROM tick.gaps WHERE source = 'zoo.ticks'::regclass)
+    SELECT r, t FROM real r FULL JOIN told t ON (t.key, t.from_id, t.to_id) = (r.key, r.from_id, r.to_id)
+    WHERE r.key IS NULL OR t.key IS NULL ORDER BY 1, 2 LIMIT 5});
+}
+
+# Whether everything goes on in a restored database: what is new, what changes, and what has been there before.
+my $again = q{INSERT INTO zoo.ticks SELECT venue, side, id, price, ts FROM zoo.ticks; INSERT INTO quotes SELECT * FROM quotes;};
+my $late = "INSERT INTO trades VALUES ('late', '2024-03-01 12:00+00', 3, 2, 1), ('late', '2025-03-01 12:00+00', 3, 2, 1);";
+sub goes_on {
+  my ($in, $database, $what) = @_;
+  my $count = q{SELECT (SELECT count(*) FROM zoo.ticks) || ' ' || (SELECT count(*) FROM quotes)};
+  my $before = $in->safe_psql($database, $count);
+  # At once, before the worker can have looked.
+  $in->safe_psql($database, "$again $late");
+  is($in->safe_psql($database, $count), $before, "$what: keeps out duplicates");
+  exact_in($in, $database, $what);
+  $in->safe_psql($database, qq{$late UPDATE trades SET qty = 9 WHERE symbol = 'late' AND ts < '2025-01-01'; ALTER TABLE trades RENAME price TO px;
+    $late ALTER TABLE trades RENAME px TO price; DELETE FROM trades WHERE trade_id % 50 = 0; DELETE FROM zoo.ticks WHERE id % 9 = 0; CALL write_ticks(3)});
+  exact_in($in, $database, "$what: goes on");
+}
+
+sub create_in {
+  my ($in, $database) = @_;
+  $in->safe_psql('postgres', "CREATE DATABASE $database");
+}
+
+sub restored {
+  my ($what, $in, $database, @command) = @_;
+  local $ENV{PGAPPNAME} = $command[0];  # as it is outside of the tests
+  $in->command_ok([ @command, '-d', $in->connstr($database) ], "$what: restored");
+}
+
+sub psql_file { return ('psql', '-Xq', '-v', 'ON_ERROR_STOP=1', map { ('-f', $_) } @_) }
+
+exact_in($here, 'feed', 'before');
+
+# ---- under a live feed
+
+my $feed = launch('feed', 'psql', '-XqAt', '-d', $here->connstr('feed'), '-c', 'CALL write_ticks(1000000)');
+wait_for($here, q{SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = 'feed' AND query ~ 'write_ticks'});
+my $worker = $here->safe_psql('feed', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_tick worker' AND datname = 'feed'});
+sub further {
+  my $written = $here->safe_psql('feed', 'SELECT count(*) FROM trades');
+  $here->poll_query_until('feed', "SELECT count(*) > $written + 50 FROM trades") or die 'no feed';
+}
+my %format = (custom => [ '-Fc' ], directory => [ '-Fd', '-j2' ], plain => [ '-Fp' ]);
+my @formats = sort keys %format;
+my @taken;
+for my $n (0 .. ($dumps < 3 ? 2 : $dumps - 1)) {
+  # Every other one while the worker stands still, so that it holds many deltas.
+  kill 'STOP', $worker if $n % 2 == 0;
+  further();
+  my $name = $formats[$n % 3] . ($n < 3 ? '' : $n);
+  push @taken, $name;
+  $here->command_ok([ 'pg_dump', @{ $format{ $formats[$n % 3] } }, '-f', "$base/$name", $here->connstr('feed') ], "dumped: $name");
+  kill 'CONT', $worker if $n % 2 == 0;
+}
+$here->safe_psql('feed', q{SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE query ~ '^CALL write_ticks'});
+finish($feed, 'TERM');
+exact_in($here, 'feed', 'the feed afterwards');
+
+for my $name (@taken) {
+  my ($format) = $name =~ /^([a-z]+)/;
+  my $in = $name eq 'custom' ? $here : $other;
+  create_in($in, $name);
+  restored($name, $in, $name, $format eq 'plain' ? psql_file("$base/$name")
+    : ('pg_restore', '-e', $format eq 'directory' ? ('-j3') : (), "$base/$name"));
+  goes_on($in, $name, $name);
+  is($in->safe_psql($name, q{SELECT string_agg(DISTINCT owner::regrole::text, ' ' ORDER BY owner::regrole::text) FROM tick_catalog.rollup}),
+    $in->safe_psql('postgres', q{SELECT least(current_user, 'bob') || ' ' || greatest(current_user, 'bob')}), "$name: owners");
+  is($in->safe_psql($name, q{SET ROLE bob; SELECT tick.feed('f', 'c', '{"at": 2}'); SELECT tick.position('f', 'c')}), qq(\n{"at": 2}), "$name: feeds go on");
+  is($in->safe_psql($name, q{SELECT max_skew FROM tick.sources WHERE source = 'zoo.ticks'::regclass}), '00:00:07', "$name: settings");
+}
+
+# ---- afterwards: definitions, crashes, a dump of a dump
+
+$here->safe_psql('custom', q{SELECT tick.create_rollup('candles_10m', candle_query('10 minutes')); SELECT tick.drop_rollup('candles_10m');
+  INSERT INTO trades SELECT * FROM random_trades(100, 0.9)});
+exact_in($here, 'custom', 'definitions');
+$here->stop('immediate');
+$here->start;
+exact_in($here, 'custom', 'after a crash');
+$here->safe_psql('custom', 'ALTER TABLE trades RENAME price TO px; ALTER TABLE trades RENAME TO renamed; ALTER TABLE renamed RENAME TO trades; ALTER TABLE trades RENAME px TO price');
+$here->command_ok([ 'pg_dump', '-Fc', '-f', "$base/again", $here->connstr('custom') ], 'dumped again');
+create_in($other, 'again');
+restored('a dump of a dump', $other, 'again', 'pg_restore', '-e', "$base/again");
+goes_on($other, 'again', 'a dump of a dump');
+restored('over itself', $other, 'again', 'pg_restore', '--clean', '--if-exists', '-e', "$base/again");
+goes_on($other, 'again', 'over itself');
+
+# ---- without owners, where their roles are not known
+
+create_in($bare, 'owned');
+restored('without owners', $bare, 'owned', 'pg_restore', '--no-owner', '--no-acl', '-e', "$base/again");
+goes_on($bare, 'owned', 'without owners');
+is($bare->safe_psql('owned', q{SELECT count(*) FROM tick_catalog.rollup r JOIN pg_class c ON c.oid = r.view WHERE c.relowner <> r.owner OR r.owner <> current_user::regrole}),
+  '0', 'rollups belong to who has restored them');
+
+# ---- the files copied: a clone keeps its frontier
+
+$other->safe_psql('postgres', 'CREATE DATABASE clone TEMPLATE again');
+goes_on($other, 'clone', 'a clone');
+goes_on($other, 'again', 'what was cloned');
+
+is($other->safe_psql('again', q{SELECT count(*) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+  WHERE c.relnamespace = 'tick_catalog'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND a.atttypid IN ('oid'::regtype, 'oid[]'::regtype) AND a.attname <> 'owner'}),
+  '0', 'no catalog names an object by a number');
+
+$_->stop for $here, $other, $bare;
+done_testing();
