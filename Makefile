@@ -213,9 +213,11 @@ ifeq ($(filter-out check soak,$(or $(MAKECMDGOALS),all)),)
 check:
 	@KIND='$(KIND)' TESTS='$(TESTS)' test/run
 
-# The random test on many seeds; RANDOM_SEEDS=, RANDOM_FIRST= and SEED= select them, for `check` too.
+# The random test on many seeds, the ingestor against faults and kills, and a minute without PostgreSQL;
+# RANDOM_SEEDS=, RANDOM_FIRST= and SEED= select the seeds of the first, TICK_FAULT_SEEDS= those of the second.
 soak:
-	@RANDOM_SEEDS=$${RANDOM_SEEDS:-200} TICK_TEST_TIMEOUT=$${TICK_TEST_TIMEOUT:-86400} KIND=tap TESTS=040_random test/run
+	@RANDOM_SEEDS=$${RANDOM_SEEDS:-200} TICK_FAULT_SEEDS=$${TICK_FAULT_SEEDS:-10} TICK_SPOOL_SECONDS=$${TICK_SPOOL_SECONDS:-60} \
+		TICK_TEST_TIMEOUT=$${TICK_TEST_TIMEOUT:-86400} KIND=tap TESTS="$${TESTS:-040_random 061_repair 062_spool}" test/run
 endif
 
 bench: all
@@ -234,7 +236,7 @@ help:
 	@echo 'make run             the demo; FEED=binance SYMBOLS=BTCUSDT,ETHUSDT is live; SECONDS=15 ends and verifies'
 	@echo 'make start|stop|status   the same in the background'
 	@echo 'make check           all tests; KIND="unit regress isolation tap" TESTS="name ..." select'
-	@echo 'make soak            the random test on 200 seeds; RANDOM_SEEDS=1000; SEED=17 repeats one'
+	@echo 'make soak            the random test on 200 seeds, faults and outages of the ingestor; RANDOM_SEEDS=1000; SEED=17 repeats one'
 	@echo 'make unit|sanitize   unit tests alone; the same under ASan and UBSan'
 	@echo 'make fuzz            libFuzzer on the decoders, FUZZ_SECONDS each'
 	@echo 'make lint fmt bench faults clean'

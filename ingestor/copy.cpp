@@ -336,13 +336,13 @@ void Writer::commit(std::span<const Tick> ticks) {
     } catch (const DatabaseError& error) {
       result = {Outcome::not_committed, error.sqlstate(), error.what(), false};
     }
-    if (result.outcome == Outcome::committed) return account(ticks, next);
+    if (result.outcome == Outcome::committed) return account(ticks, next, result.rows);
 
     if (result.outcome == Outcome::in_doubt || !database_->alive()) {
       reconnect(result.message);
       if (committed_.session == session_ && committed_.batch >= next.batch) {
         log::info("batch " + std::to_string(next.batch) + " was committed before the connection broke");
-        return account(ticks, next);
+        return account(ticks, next, ticks.size());
       }
       if (result.outcome == Outcome::in_doubt)
         log::info("batch " + std::to_string(next.batch) + " was not committed, sending it again");
@@ -417,7 +417,10 @@ Writer::Attempt Writer::attempt(std::span<const Tick> ticks, const Position& nex
         break;
       }
     } else if (status == PGRES_COMMAND_OK) {
-      if (std::string_view(PQcmdStatus(result)) == "COMMIT") committed = true;
+      const std::string_view tag = PQcmdStatus(result);
+      if (tag == "COMMIT") committed = true;
+      if (tag.starts_with("COPY "))
+        done.rows = static_cast<std::size_t>(parse_integer(tag.substr(5)).value_or(0));
     } else if (status != PGRES_TUPLES_OK) {
       if (const char* state = PQresultErrorField(result, PG_DIAG_SQLSTATE)) done.sqlstate = state;
       done.row_refused = row_error(result);
@@ -440,7 +443,7 @@ Writer::Attempt Writer::attempt(std::span<const Tick> ticks, const Position& nex
   return done;
 }
 
-void Writer::account(std::span<const Tick> ticks, const Position& next) {
+void Writer::account(std::span<const Tick> ticks, const Position& next, std::size_t rows) {
   {
     const std::lock_guard hold(guard_);
     committed_ = next;
@@ -448,7 +451,8 @@ void Writer::account(std::span<const Tick> ticks, const Position& next) {
   batch_ = next.batch;
   failures_ = 0;
   refused_in_a_row_ = 0;
-  stats_.rows += ticks.size();
+  stats_.rows += rows;
+  stats_.duplicates += ticks.size() - std::min(rows, ticks.size());
   ++stats_.batches;
   const std::int64_t lag = (now() - ticks.front().received).count();
   stats_.lag_us = lag;

@@ -63,6 +63,7 @@ class Writer {
     std::string sqlstate;
     std::string message;
     bool row_refused = false;
+    std::size_t rows = 0;  // written, when committed: the table's own dedup may leave some out
   };
   struct Column {
     std::string name;
@@ -82,7 +83,7 @@ class Writer {
   void encode_field(const Tick& tick, const Column& column);
   Position next_position(std::span<const Tick> ticks) const;
   bool already_in(const Tick& tick) const;
-  void account(std::span<const Tick> ticks, const Position& next);
+  void account(std::span<const Tick> ticks, const Position& next, std::size_t rows);
   void report_refused(const Tick& tick, const std::string& message);
 
   WriterOptions options_;

@@ -13,6 +13,8 @@ namespace {
 // The first trades come as they are: a gap needs a trade before it.
 constexpr std::uint64_t undisturbed = 100;
 
+constexpr std::uint64_t drawn_apart = 10;
+
 constexpr std::string_view names[fault_kinds] = {
     "drop",  "mute",       "half-open",  "duplicate",  "reorder",  "gap",     "bad-json",
     "giant", "close-1001", "close-1006", "close-1012", "shutdown", "no-pong", "slow"};
@@ -36,6 +38,7 @@ bool Faults::add(std::string_view text) {
 }
 
 void Faults::draw(std::size_t count, std::uint64_t span, std::uint64_t seed) {
+  apart_ = drawn_apart;
   std::mt19937_64 random(seed);
   for (std::size_t i = 0; i < count; ++i)
     add(std::string(names[i % fault_kinds]) + "@" +
@@ -44,9 +47,10 @@ void Faults::draw(std::size_t count, std::uint64_t span, std::uint64_t seed) {
 }
 
 std::optional<Fault> Faults::due(std::uint64_t trade) {
-  if (plan_.empty() || plan_.front().trade > trade) return std::nullopt;
+  if (plan_.empty() || plan_.front().trade > trade || trade < last_ + apart_) return std::nullopt;
   const Fault fault = plan_.front().fault;
   plan_.pop_front();
+  last_ = trade;
   return fault;
 }
 

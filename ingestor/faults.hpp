@@ -36,7 +36,8 @@ class Faults {
  public:
   // "drop@500"; false when it is none.
   bool add(std::string_view text);
-  // `count` faults of all kinds in turn, at random among the first `span` trades.
+  // `count` faults of all kinds in turn, at random among the first `span` trades, and a little apart: those
+  // that come due while nobody is connected must not all meet the next connection at its first trade.
   void draw(std::size_t count, std::uint64_t span, std::uint64_t seed);
 
   // The fault that is due at this trade, taken off the list; the caller plays it and calls played().
@@ -51,6 +52,8 @@ class Faults {
     Fault fault;
   };
   std::deque<Planned> plan_;
+  std::uint64_t apart_ = 0;
+  std::uint64_t last_ = 0;  // the trade of the last fault
   std::array<std::size_t, fault_kinds> counts_{};
   std::size_t total_ = 0;
 };

@@ -56,6 +56,13 @@ std::string create_rollup(const Rollup& rollup, const std::string& table) {
          rollup_query(rollup, table) + "\n$query$)";
 }
 
+// Ids of one exchange and symbol ascend by one, so the source can tell what is there twice and what is
+// missing.
+std::string declare_ids(const std::string& table) {
+  return "SELECT tick.add_source('" + table +
+         "', dedup_key => '{exchange,symbol}', dedup_id => 'trade_id', dedup_group => 'exchange')";
+}
+
 bool exists(Database& database, const std::string& name) {
   const std::string parameters[] = {name};
   return database.query("SELECT to_regclass($1)", parameters).at(0).at(0).has_value();
@@ -75,7 +82,8 @@ void step(Database& database, const std::string& name, bool there, const std::st
 std::string init_script(const InitOptions& options) {
   std::string text = "CREATE EXTENSION IF NOT EXISTS pg_tick;\n\nCREATE TABLE " + options.table +
                      std::string(table_columns) + ";\nCREATE TABLE " + options.table +
-                     "_default PARTITION OF " + options.table + " DEFAULT;\n";
+                     "_default PARTITION OF " + options.table + " DEFAULT;\n" + declare_ids(options.table) +
+                     ";\n";
   if (options.rollups)
     for (const auto& rollup : rollups) text += "\n" + create_rollup(rollup, options.table) + ";\n";
   return text;
@@ -96,7 +104,8 @@ int run_init(const InitOptions& options) {
     step(database, "table " + options.table, table_there,
          "BEGIN; CREATE TABLE " + options.table + std::string(table_columns) + "; CREATE TABLE " +
              options.table + "_default PARTITION OF " + options.table + " DEFAULT; COMMENT ON TABLE " +
-             options.table + " IS 'one row per trade, written by tick-ingest'; COMMIT");
+             options.table + " IS 'one row per trade, written by tick-ingest'; " +
+             declare_ids(options.table) + "; COMMIT");
     DayPartitions partitions;
     partitions.open(database, options.table);
     const std::int64_t today =

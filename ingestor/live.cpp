@@ -13,6 +13,7 @@
 #include <unordered_map>
 
 #include "chain.hpp"
+#include "gaps.hpp"
 #include "log.hpp"
 #include "number.hpp"
 #include "rejects.hpp"
@@ -404,8 +405,14 @@ int run_live(const Config& config, const std::function<std::optional<Config>()>&
     repair_options.tls = {config.tls_verify, config.tls_ca};
     repair_options.interval = config.repair_interval;
     repair_options.patience = reorder_patience;
+    Gaps gaps(config.database, config.table, config.exchange);
     Repair repair(
         repair_options, venue.make(config.stream), stats, [&] { return chain.position(); },
+        [&](const Position& position) -> std::optional<Holes> {
+          auto answer = gaps.read();
+          if (answer.what == Gaps::Answer::unknown) return std::nullopt;
+          return answer.what == Gaps::Answer::no_ids ? position.holes : std::move(answer.by_symbol);
+        },
         [&](std::span<const Tick> ticks) { return chain.ring().push_wait(ticks); },
         [&] {
           std::map<std::string, std::string> by_name;

@@ -23,14 +23,17 @@ struct Hole {
   bool operator==(const Hole&) const = default;
 };
 
+// By symbol, ascending; no empty lists.
+using Holes = std::map<std::string, std::vector<Hole>, std::less<>>;
+
 struct Position {
   std::string session;       // random, one per process start
   std::uint64_t batch = 0;   // counts the committed batches of that session
   std::string table;         // the target; ids committed to one table say nothing about another
   std::uint64_t record = 0;  // replay: ordinal of the last record committed
-  std::map<std::string, std::int64_t, std::less<>> ids;         // live: greatest trade id per symbol
-  std::map<std::string, std::vector<Hole>, std::less<>> holes;  // below it, ascending; no empty lists
-  std::map<std::string, Timestamp, std::less<>> times;          // of the tick with the greatest id
+  std::map<std::string, std::int64_t, std::less<>> ids;  // live: greatest trade id per symbol
+  Holes holes;                                           // below it
+  std::map<std::string, Timestamp, std::less<>> times;   // of the tick with the greatest id
 
   // Marks an id as in; false when it was already. The first id of a symbol begins its set.
   bool take(std::string_view symbol, std::int64_t id, Timestamp ts);

@@ -11,6 +11,8 @@ namespace {
 
 constexpr auto look_every = std::chrono::milliseconds(250);
 constexpr auto tail_patience = std::chrono::seconds(1);
+constexpr auto holes_every = std::chrono::milliseconds(500);
+constexpr auto idle_look = std::chrono::minutes(1);
 constexpr auto first_retry = std::chrono::seconds(2);
 constexpr int most_doublings = 9;  // about a quarter of an hour
 constexpr int given_up_after = 4;
@@ -24,12 +26,14 @@ Timestamp now() {
 }  // namespace
 
 Repair::Repair(RepairOptions options, std::unique_ptr<Feed> feed, Stats& stats,
-               std::function<Position()> position, std::function<bool(std::span<const Tick>)> push,
+               std::function<Position()> position, std::function<std::optional<Holes>(const Position&)> holes,
+               std::function<bool(std::span<const Tick>)> push,
                std::function<std::map<std::string, std::string>()> symbols)
     : options_(std::move(options)),
       feed_(std::move(feed)),
       stats_(stats),
       position_(std::move(position)),
+      holes_(std::move(holes)),
       push_(std::move(push)),
       symbols_(std::move(symbols)) {
   if (options_.interval.count() == 0) options_.interval = feed_->history_interval();
@@ -54,6 +58,19 @@ bool Repair::pause(std::chrono::microseconds time) {
 
 void Repair::run() {
   while (pause(look_every)) turn();
+}
+
+// Asks only when there may be another answer: an idle feed costs nothing.
+std::optional<Holes> Repair::look(const Position& position) {
+  const auto time = Clock::now();
+  const std::uint64_t batches = stats_.batches;
+  const bool same = batches == batches_seen_ && looked_ && attempts_.empty();
+  if (time < look_at_ || (same && time < look_at_ + idle_look)) return std::nullopt;
+  auto holes = holes_(position);
+  look_at_ = time + holes_every;
+  looked_ = holes.has_value();
+  batches_seen_ = batches;
+  return holes;
 }
 
 void Repair::turn() {
@@ -83,9 +100,11 @@ void Repair::turn() {
     }
     tails_left_.erase(name);
   }
+  const auto all_holes = look(position);
+  if (!all_holes) return;
   std::uint64_t missing = 0;
   std::map<std::pair<std::string, std::int64_t>, Attempts> still;
-  for (const auto& [name, holes] : position.holes) {
+  for (const auto& [name, holes] : *all_holes) {
     const auto symbol = symbols.find(name);
     for (const auto& hole : holes) {
       missing += static_cast<std::uint64_t>(hole.last - hole.first) + 1;

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -30,9 +31,10 @@ struct RepairOptions {
 
 class Repair {
  public:
-  // `position` gives what is committed, `push` takes ticks for the database, `symbols` the exchange's names
-  // by the table's.
+  // `position` gives what is committed, `holes` what is missing then (nothing: not known now), `push` takes
+  // ticks for the database, `symbols` the exchange's names by the table's.
   Repair(RepairOptions options, std::unique_ptr<Feed> feed, Stats& stats, std::function<Position()> position,
+         std::function<std::optional<Holes>(const Position&)> holes,
          std::function<bool(std::span<const Tick>)> push,
          std::function<std::map<std::string, std::string>()> symbols);
 
@@ -53,12 +55,14 @@ class Repair {
   void turn();
   Result fetch(const std::string& name, const std::string& symbol, const Wanted& want);
   bool pause(std::chrono::microseconds time);  // false: stopped
+  std::optional<Holes> look(const Position& position);
   HttpReply get(const std::string& target);
 
   RepairOptions options_;
   std::unique_ptr<Feed> feed_;
   Stats& stats_;
   std::function<Position()> position_;
+  std::function<std::optional<Holes>(const Position&)> holes_;
   std::function<bool(std::span<const Tick>)> push_;
   std::function<std::map<std::string, std::string>()> symbols_;
   std::map<std::pair<std::string, std::int64_t>, Attempts> attempts_;  // by symbol and last id of the hole
@@ -69,6 +73,9 @@ class Repair {
   bool tails_ = false;
   std::map<std::string, std::int64_t> tails_left_;  // symbols and their newest ids when the connection began
   Clock::time_point tails_at_{};
+  std::uint64_t batches_seen_ = 0;  // committed when the holes were looked at
+  Clock::time_point look_at_{};
+  bool looked_ = false;
 };
 
 }  // namespace tick::ingest

@@ -1,7 +1,7 @@
 # Two real recordings at 20 times their pace through a fake exchange that plays 200 faults of all kinds, while the
 # ingestor and PostgreSQL are killed again and again. Every trade is in the table once, no gap is left, rollups exact.
 #
-#   TICK_FAULT_SEEDS  how many seeds (default 1)     TICK_FAULT_SEED  the first one; repeats a run's faults and kills
+#   TICK_FAULT_SEEDS  how many seeds (default 2)     TICK_FAULT_SEED  the first one; repeats a run's faults and kills
 use strict;
 use warnings;
 use FindBin;
@@ -20,7 +20,7 @@ my %kills = (ingestor => 20, server => 5);
 my $speed = 20;
 my $first_seed = $ENV{TICK_FAULT_SEED} || int(time * 1000) % 1_000_000;
 
-for my $seed ($first_seed .. $first_seed + ($ENV{TICK_FAULT_SEEDS} || 1) - 1) {
+for my $seed ($first_seed .. $first_seed + ($ENV{TICK_FAULT_SEEDS} || 2) - 1) {
   srand $seed;
   my $node = make_node("repair_$seed", conf => "synchronous_commit = on\nlog_statement = none\n");
   my $database = $node->connstr('postgres');
@@ -56,6 +56,7 @@ for my $seed ($first_seed .. $first_seed + ($ENV{TICK_FAULT_SEEDS} || 1) - 1) {
   is($node->safe_psql('postgres', 'SELECT count(*), count(DISTINCT trade_id), min(trade_id), max(trade_id) FROM trades'),
     "$trades|$trades|3735683259|3735703162", "seed $seed: every trade once after " . @plan . ' kills');
   is($node->safe_psql('postgres', "SELECT position -> 'holes' FROM tick.feeds WHERE connection = 'repair'"), '', 'no gap is left');
+  ok(eval { wait_for($node, 'SELECT count(*) = 0 FROM tick.gaps'); 1 }, 'tick.gaps is empty');
   is(finish($ingest, 'TERM'), 0, 'the ingestor stops cleanly');
   finish($fake, 'TERM');
   my $log = slurp($fake->{log});
