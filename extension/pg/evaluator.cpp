@@ -121,29 +121,38 @@ void compile(Evaluator* evaluator, const ProgramRow& row) {
     evaluator->column_type[i] = value_type(TupleDescAttr(desc, i)->atttypid);
   evaluator->plain = static_cast<int*>(palloc0(sizeof(int) * (count + 1)));
   evaluator->input_type = static_cast<ValueType*>(palloc0(sizeof(ValueType) * (count + 1)));
+  evaluator->expressions =
+      AllocSetContextCreate(evaluator->memory, "pg_tick expressions", ALLOCSET_DEFAULT_SIZES);
+  evaluator->source_text = static_cast<Expr**>(palloc0(sizeof(Expr*) * (count + 1)));
   evaluator->expression = static_cast<ExprState**>(palloc0(sizeof(ExprState*) * (count + 1)));
   evaluator->context = CreateStandaloneExprContext();
   evaluator->slot = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
   evaluator->context->ecxt_scantuple = evaluator->slot;
   evaluator->total = true;
-  const Actor before = act_as_owner(evaluator->owner);
   ListCell* cell;
   int at = 0;
   foreach (cell, inputs) {
     Expr* expr = static_cast<Expr*>(lfirst(cell));
     evaluator->input_type[at] = value_type(exprType(reinterpret_cast<Node*>(expr)));
-    evaluator->plain[at] = -1;
-    if (IsA(expr, Var)) {
-      evaluator->plain[at] = reinterpret_cast<Var*>(expr)->varattno - 1;
-    } else {
-      if (not_total(reinterpret_cast<Node*>(expr), nullptr)) evaluator->total = false;
-      fix_opfuncids(reinterpret_cast<Node*>(expr));
-      evaluator->expression[at] = ExecInitExpr(expression_planner(expr), nullptr);
-    }
+    evaluator->source_text[at] = expr;
+    evaluator->plain[at] = IsA(expr, Var) ? reinterpret_cast<Var*>(expr)->varattno - 1 : -1;
+    if (not_total(reinterpret_cast<Node*>(expr), nullptr)) evaluator->total = false;
     ++at;
   }
-  act_again(before);
   MemoryContextSwitchTo(old);
+}
+
+// The expression of an input, ready to run. Not made before: the worker reads deltas of programs that call
+// functions which have been dropped since.
+ExprState* expression_of(Evaluator* evaluator, int input) {
+  ExprState*& expression = evaluator->expression[input];
+  if (expression != nullptr) return expression;
+  MemoryContext old = MemoryContextSwitchTo(evaluator->expressions);
+  auto* text = static_cast<Expr*>(copyObjectImpl(evaluator->source_text[input]));
+  fix_opfuncids(reinterpret_cast<Node*>(text));
+  expression = ExecInitExpr(expression_planner(text), nullptr);
+  MemoryContextSwitchTo(old);
+  return expression;
 }
 
 // The collations of the inputs, for the core.
@@ -168,6 +177,7 @@ std::vector<Evaluator*>& known() {
 // Runs the expression of one input over all rows. Plain PostgreSQL code.
 void evaluate_input(RowBatch* batch, int input, Datum* values, bool* nulls) {
   Evaluator* evaluator = batch->evaluator;
+  ExprState* expression = expression_of(evaluator, input);
   TupleTableSlot* slot = evaluator->slot;
   ExecClearTuple(slot);
   ExecStoreVirtualTuple(slot);
@@ -176,7 +186,7 @@ void evaluate_input(RowBatch* batch, int input, Datum* values, bool* nulls) {
       slot->tts_values[c] = batch->values[c * batch_rows + row];
       slot->tts_isnull[c] = batch->nulls[c * batch_rows + row];
     }
-    values[row] = ExecEvalExpr(evaluator->expression[input], evaluator->context, &nulls[row]);
+    values[row] = ExecEvalExpr(expression, evaluator->context, &nulls[row]);
     if (!nulls[row] && evaluator->input_type[input].length == -1)
       values[row] = PointerGetDatum(pg_detoast_datum_packed(reinterpret_cast<struct varlena*>(values[row])));
   }
@@ -270,25 +280,13 @@ static bool read_evaluator(int64 id, Evaluator* evaluator, ProgramRow* row) {
   return true;
 }
 
-// Compiles again what calls functions. Not while one of them runs: it may be the caller.
+// Forgets the expressions that call functions: they are made anew when they are evaluated. Not while one of
+// them runs: it may be the caller.
 static void recompile(Evaluator* evaluator) {
   if (evaluator->total || evaluator->compiled_at == functions_changed || evaluating > 0) return;
-  const uint64_t now = functions_changed;
-  Evaluator fresh{};
-  ProgramRow row;
-  if (!read_evaluator(evaluator->program.id, &fresh, &row)) return;
-  MemoryContext old = evaluator->memory;
-  evaluator->compiled_at = now;
-  evaluator->memory = fresh.memory;
-  evaluator->owner = fresh.owner;
-  evaluator->attribute = fresh.attribute;
-  evaluator->column_type = fresh.column_type;
-  evaluator->plain = fresh.plain;
-  evaluator->input_type = fresh.input_type;
-  evaluator->expression = fresh.expression;
-  evaluator->context = fresh.context;
-  evaluator->slot = fresh.slot;
-  MemoryContextDelete(old);
+  evaluator->compiled_at = functions_changed;
+  MemoryContextReset(evaluator->expressions);
+  memset(evaluator->expression, 0, sizeof(ExprState*) * evaluator->program.inputs.size());
 }
 
 void end_evaluation() {

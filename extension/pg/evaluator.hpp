@@ -23,13 +23,15 @@ struct Evaluator {
   Oid owner;
   uint64_t compiled_at;   // how often functions had been replaced then
   bool total;             // no expression can raise or runs a user's code
-  MemoryContext memory;   // of the expressions below
+  MemoryContext memory;   // of what follows
   int columns;            // attributes of the source that are read
   AttrNumber* attribute;  // their numbers in the source
   ValueType* column_type;
   int* plain;  // per input: the column it is, or -1
   ValueType* input_type;
-  ExprState** expression;  // per input that is not plain
+  MemoryContext expressions;
+  Expr** source_text;      // per input
+  ExprState** expression;  // per input that is not plain: made when it is first evaluated
   ExprContext* context;
   TupleTableSlot* slot;  // virtual: the columns in order
 };

@@ -8,6 +8,7 @@
 
 #include <exception>
 #include <new>
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -19,6 +20,9 @@ namespace tick::pg {
 // A PostgreSQL error on its way through C++ frames; the ErrorData lives in a PostgreSQL memory context.
 struct PgError {
   ErrorData* data;
+
+  // A copy: the end of the transaction frees what `data` points to.
+  std::string message() const { return data->message == nullptr ? "unknown error" : data->message; }
 };
 
 // Runs f (captures by reference only, no non-trivial locals) and turns an ereport inside it into PgError.

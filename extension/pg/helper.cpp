@@ -382,11 +382,12 @@ void obey(HelperSlot* helper, const Order& order) {
     Scan(helper, order).run();
   } catch (const PgError& raised) {
     failed(raised.data);
+    const int code = raised.data->sqlerrcode;
+    const std::string message = raised.message();
     call([&] {
       HOLD_INTERRUPTS();
       AbortCurrentTransaction();
-      ereport(LOG, (errcode(raised.data->sqlerrcode),
-                    errmsg("pg_tick scan failed: %s", raised.data->message ? raised.data->message : "")));
+      ereport(LOG, (errcode(code), errmsg("pg_tick scan failed: %s", message.c_str())));
       FlushErrorState();
       RESUME_INTERRUPTS();
     });

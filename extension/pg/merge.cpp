@@ -17,7 +17,7 @@
 namespace tick::pg {
 namespace {
 
-constexpr int most_lock_failures = 3;
+constexpr int most_passing_failures = 3;
 
 // Keeps a delta that cannot be read, for people.
 void hold_delta(int64_t program, std::string_view payload, const char* reason) {
@@ -63,15 +63,11 @@ TurnResult Merger::turn(TimestampTz since) {
   } catch (const PgError& error) {
     const int rollup = current_;
     const bool transient = is_transient(error.data->sqlerrcode);
-    const std::string message = error.data->message == nullptr ? "unknown error" : error.data->message;
-    // Somebody holds the state table: others cannot wait for him for ever.
-    const bool stuck = rollup != 0 && error.data->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE &&
-                       ++lock_failures_[rollup] >= most_lock_failures;
-    if (rollup == 0 || (transient && !stuck)) {
+    const std::string message = error.message();
+    if (rollup == 0 || (transient && !is_stuck(rollup, error.data->sqlerrcode))) {
       generation_ = 0;
       throw;
     }
-    lock_failures_.erase(rollup);
     call([&] { AbortCurrentTransaction(); });
     set_aside(rollup, message);
   } catch (const Error& error) {
@@ -87,6 +83,17 @@ TurnResult Merger::turn(TimestampTz since) {
   TurnResult result;
   result.rollups = result.changed = result.more = true;
   return result;
+}
+
+// Somebody holds the state table, or the disk that it alone is on is full: others cannot wait for that for
+// ever.
+bool Merger::is_stuck(int rollup, int sqlstate) {
+  if (sqlstate != ERRCODE_LOCK_NOT_AVAILABLE && sqlstate != ERRCODE_DISK_FULL) return false;
+  if (++passing_failures_[rollup] < most_passing_failures) return false;
+  if (sqlstate == ERRCODE_LOCK_NOT_AVAILABLE) return true;
+  const auto found =
+      std::find_if(rollups_.begin(), rollups_.end(), [&](const Rollup& known) { return known.id == rollup; });
+  return found != rollups_.end() && found->apart;
 }
 
 TurnResult Merger::attempt(TimestampTz since) {
@@ -175,6 +182,7 @@ TurnResult Merger::attempt(TimestampTz since) {
     CommitTransactionCommand();
   });
   watermarks_.committed();
+  passing_failures_.clear();
   was_cut_ = turn.cut != 0;
   tell(turn);
   turn.result.due = next_due();
@@ -246,6 +254,22 @@ void Merger::settle_watermarks(Turn& turn) {
   watermarks_.settle(turn.started, turn.since, turn.cut != 0 || was_cut_, arrived);
 }
 
+// A program of whose deltas nothing can be told, as a type that it reads was dropped, must not stop the
+// others: the turn that finds out fails, the next one holds the delta.
+const Evaluator* Merger::find_program(Turn& turn, int64_t program) {
+  const auto broken = broken_programs_.find(program);
+  if (broken != broken_programs_.end()) {
+    turn.corrupted.emplace(program, broken->second);
+    return nullptr;
+  }
+  try {
+    return call([&] { return find_evaluator(program); });
+  } catch (const PgError& error) {
+    if (!is_transient(error.data->sqlerrcode)) broken_programs_.emplace(program, error.message());
+    throw;
+  }
+}
+
 void Merger::consume(Turn& turn) {
   std::set<int64_t> wanted;
   for (const Rollup& rollup : rollups_)
@@ -261,7 +285,7 @@ void Merger::consume(Turn& turn) {
                            auto& fold = turn.folds[program];
                            if (!wanted.contains(program)) return;  // no rollup wants it any more
                            if (!fold) {
-                             const Evaluator* evaluator = call([&] { return find_evaluator(program); });
+                             const Evaluator* evaluator = find_program(turn, program);
                              if (evaluator == nullptr) return;
                              fold = std::make_unique<Fold>(evaluator->program);
                            }
@@ -448,6 +472,8 @@ void Merger::tell(Turn& turn) {
     tell_after_ = 0;
   } catch (const PgError& error) {
     // The turn is committed; closed windows are told of later.
+    const int code = error.data->sqlerrcode;
+    const std::string message = error.message();
     tell_after_ = GetCurrentTimestamp() + USECS_PER_SEC;
     const bool report = tell_after_ - failure_told_ > 60 * USECS_PER_SEC;
     if (report) failure_told_ = tell_after_;
@@ -455,8 +481,7 @@ void Merger::tell(Turn& turn) {
       HOLD_INTERRUPTS();
       AbortCurrentTransaction();
       if (report)
-        ereport(WARNING, (errcode(error.data->sqlerrcode),
-                          errmsg("pg_tick cannot notify listeners: %s", error.data->message),
+        ereport(WARNING, (errcode(code), errmsg("pg_tick cannot notify listeners: %s", message.c_str()),
                           errhint("Rollups are kept up to date all the same. If the queue is full, end the "
                                   "session that pg_notification_queue_usage() is waiting for.")));
       RESUME_INTERRUPTS();

@@ -43,6 +43,7 @@ class Merger {
   TurnResult attempt(TimestampTz since);
   void load(Turn& turn);
   void consume(Turn& turn);
+  const Evaluator* find_program(Turn& turn, int64_t program);
   void plan_recompute(Turn& turn);
   void merge_deltas(Turn& turn);
   void recompute(Turn& turn);
@@ -68,6 +69,7 @@ class Merger {
   void set_aside_failures(Turn& turn);
   void set_aside_in_turn(Turn& turn, Rollup& rollup, const std::string& reason);
   void set_aside(int rollup, const std::string& reason);
+  bool is_stuck(int rollup, int sqlstate);
   void move_watermarks(Turn& turn);
   void move_frontier(Turn& turn);
   void tell(Turn& turn);
@@ -91,12 +93,13 @@ class Merger {
     TimestampTz until = 0, rest = 0;
   };
   std::map<Oid, Lockout> locked_out_;
-  std::map<int, int> lock_failures_;  // of rollups whose state table could not be locked
-  std::set<int> awaiting_helper_;     // rollups whose history is too long for a turn
+  std::map<int, int> passing_failures_;  // one after another, of rollups that could not be written
+  std::set<int> awaiting_helper_;        // rollups whose history is too long for a turn
   TimestampTz helper_asked_at_ = 0, no_helper_until_ = 0;
-  std::set<int64_t> lost_;       // scans that ended without having found anything
-  std::map<int, int> attempts_;  // of scans for a rollup, beyond the first
-  int current_ = 0;              // the rollup whose work may fail now, 0 = none
+  std::set<int64_t> lost_;                          // scans that ended without having found anything
+  std::map<int, int> attempts_;                     // of scans for a rollup, beyond the first
+  std::map<int64_t, std::string> broken_programs_;  // that cannot be read any more, and why
+  int current_ = 0;                                 // the rollup whose work may fail now, 0 = none
 };
 
 }  // namespace tick::pg

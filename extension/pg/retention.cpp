@@ -313,11 +313,11 @@ bool Retention::run() {
   try {
     look();
   } catch (const PgError& error) {
+    const int code = error.data->sqlerrcode;
+    const std::string message = error.message();
     call([&] {
       AbortCurrentTransaction();
-      ereport(LOG, (errcode(error.data->sqlerrcode),
-                    errmsg("pg_tick could not look after partitions: %s",
-                           error.data->message == nullptr ? "" : error.data->message)));
+      ereport(LOG, (errcode(code), errmsg("pg_tick could not look after partitions: %s", message.c_str())));
     });
   }
   call([&] {
@@ -403,7 +403,7 @@ void Retention::keep(const Wanted& wanted, Lane& lane) {
       outcome = code == ERRCODE_LOCK_NOT_AVAILABLE || code == ERRCODE_T_R_DEADLOCK_DETECTED
                     ? Outcome::locked
                     : Outcome::waiting;
-      trouble = error.data->message == nullptr ? "unknown error" : error.data->message;
+      trouble = error.message();
     } catch (const Error& error) {
       outcome = Outcome::waiting;
       trouble = error.what();

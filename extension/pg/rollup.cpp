@@ -110,7 +110,9 @@ std::vector<Rollup> load_rollups(int id) {
       " (extract(hour FROM r.window_size) * 3600000000 + extract(minute FROM r.window_size) * 60000000"
       "  + extract(microseconds FROM r.window_size))::int8,"
       " pg_catalog.quote_ident(r.time_column), pg_catalog.format('%I.%I', sn.nspname, s.relname), r.upsert,"
-      " (extract(epoch FROM o.raw_from - '2000-01-01 00:00+00'::timestamptz) * 1000000)::int8, r.channel"
+      " (extract(epoch FROM o.raw_from - '2000-01-01 00:00+00'::timestamptz) * 1000000)::int8, r.channel,"
+      " s.reltablespace <> (SELECT c.reltablespace FROM pg_catalog.pg_class c"
+      "  WHERE c.oid = 'tick_catalog.frontier'::pg_catalog.regclass)"
       " FROM tick_catalog.rollup r JOIN tick_catalog.source o ON o.relid = r.source"
       " JOIN pg_catalog.pg_class v ON v.oid = r.view JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace"
       " JOIN pg_catalog.pg_class s ON s.oid = r.state JOIN pg_catalog.pg_namespace sn ON sn.oid = "
@@ -134,6 +136,7 @@ std::vector<Rollup> load_rollups(int id) {
     rollup.upsert = row[13].value_or("");
     if (row[14]) rollup.raw_from = number(row[14]);
     rollup.channel = row[15].value_or("");
+    rollup.apart = row[16] == "t";
   }
   for (Rollup& rollup : rollups) {
     load_columns(rollup);

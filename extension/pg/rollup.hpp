@@ -35,6 +35,7 @@ struct Rollup {
   WindowSize size;
   std::string time_column;  // quoted; empty without window
   std::string state_name;   // qualified and quoted
+  bool apart = false;       // the state table is in another tablespace than the catalogs
   std::string upsert;
   std::string channel;             // of its notifications
   std::vector<ValueType> columns;  // of the state table: keys, window, partials

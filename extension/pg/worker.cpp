@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <deque>
+#include <map>
+#include <string>
 
 #include "audit.hpp"
 #include "catalog.hpp"
@@ -149,15 +151,21 @@ void launch() {
 DatabaseSlot* worker_slot = nullptr;
 bool orderly = false;     // the worker ends because there is nothing to do
 uint64 orderly_seen = 0;  // commits it knew of then
+volatile sig_atomic_t told_to_end = false;
+
+void on_terminate(SIGNAL_ARGS) {
+  told_to_end = true;
+  die(postgres_signal_arg);
+}
 
 // Leaves the slot to a successor; asks for one unless there is nothing to do. The postmaster tells the
 // launcher.
 void leave_slot(int, Datum) {
   if (worker_slot == nullptr) return;
-  if (orderly) {
-    worker_slot->failures = 0;
-    worker_slot->next_start = 0;
-  }
+  if (orderly) worker_slot->next_start = 0;
+  // Somebody has ended it: that is no failure. The next one comes a second after its start.
+  if (told_to_end) worker_slot->next_start = worker_slot->started_at + USECS_PER_SEC;
+  if (orderly || told_to_end) worker_slot->failures = 0;
   worker_slot->worker = 0;
   worker_slot->latch = nullptr;
   pg_memory_barrier();
@@ -190,6 +198,18 @@ class HorizonClock {
   TimestampTz held_ = 0;
 };
 
+// Between turns there is nothing to cancel: only what ends the process counts.
+void look_at_signals() {
+  HOLD_CANCEL_INTERRUPTS();
+  CHECK_FOR_INTERRUPTS();
+  QueryCancelPending = false;
+  RESUME_CANCEL_INTERRUPTS();
+  if (ConfigReloadPending) {
+    ConfigReloadPending = false;
+    ProcessConfigFile(PGC_SIGHUP);
+  }
+}
+
 void sleep_until(TimestampTz due) {
   for (;;) {
     const long left = static_cast<long>((due - GetCurrentTimestamp() + 999) / 1000);
@@ -198,7 +218,7 @@ void sleep_until(TimestampTz due) {
       // Not woken by writers: `sleeping` is off.
       (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, left, wait_event());
       ResetLatch(MyLatch);
-      CHECK_FOR_INTERRUPTS();
+      look_at_signals();
     });
   }
 }
@@ -216,47 +236,156 @@ void wait_for_work(DatabaseSlot* slot, uint64 seen, TimestampTz due) {
       (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, wait_event());
     pg_atomic_write_u32(&slot->sleeping, 0);
     ResetLatch(MyLatch);
-    CHECK_FOR_INTERRUPTS();
-    if (ConfigReloadPending) {
-      ConfigReloadPending = false;
-      ProcessConfigFile(PGC_SIGHUP);
-    }
+    look_at_signals();
   });
 }
 
-// Runs one turn; a passing failure is reported and slept over, with growing patience. Returns false after
-// one.
-bool run_turn(Merger& merger, TimestampTz since, TurnResult& result, int& failures) {
-  try {
-    call([&] { pgstat_report_activity(STATE_RUNNING, "pg_tick turn"); });
-    result = merger.turn(since);
-    if (result.restored) result.more = revive();
-    failures = 0;
-    return true;
-  } catch (const PgError& error) {
+// What goes wrong is said at once, but of each kind only every ten seconds: whatever is done to the worker,
+// the log stays readable.
+class FailureLog {
+ public:
+  // Ends the transaction that failed.
+  void report(int sqlstate, const std::string& message) {
+    const TimestampTz now = GetCurrentTimestamp();
+    Kind& kind = kinds_[sqlstate];
+    ++kind.count;
+    const bool say = kind.said == 0 || now - kind.said > say_every;
+    const uint64 like = kind.count - 1;
+    if (say) kind = {now, 0};
     call([&] {
       HOLD_INTERRUPTS();
       AbortCurrentTransaction();
-      ereport(LOG, (errcode(error.data->sqlerrcode), errmsg("pg_tick turn failed, will be run again: %s",
-                                                            error.data->message ? error.data->message : "")));
-      FlushErrorState();
+      if (say)
+        ereport(LOG,
+                (errcode(sqlstate), errmsg("pg_tick turn failed, will be run again: %s", message.c_str()),
+                 like == 0
+                     ? 0
+                     : errdetail(UINT64_FORMAT " more failures of this kind since the last report.", like)));
       RESUME_INTERRUPTS();
     });
-  } catch (const Error& error) {
-    call([&] {
-      AbortCurrentTransaction();
-      ereport(LOG, (errmsg("pg_tick turn failed, will be run again: %s", error.what())));
-    });
   }
-  failures = std::min(failures + 1, 12);
-  sleep_until(GetCurrentTimestamp() + (USECS_PER_SEC / 200 << failures));
-  return false;
-}
+
+ private:
+  static constexpr TimestampTz say_every = 10 * USECS_PER_SEC;
+  struct Kind {
+    TimestampTz said = 0;
+    uint64 count = 0;
+  };
+  std::map<int, Kind> kinds_;
+};
+
+// What a worker does over and over. Whatever goes wrong is passing: it is reported and slept over, with
+// growing patience, and done again.
+class Cycle {
+ public:
+  explicit Cycle(DatabaseSlot* slot) : slot_(slot), last_check_(GetCurrentTimestamp()) {}
+
+  void run() {
+    since_ = static_cast<TimestampTz>(pg_atomic_exchange_u64(&slot_->waiting_since, 0));
+    MemoryContext memory = call([&] {
+      MemoryContext made = AllocSetContextCreate(TopMemoryContext, "pg_tick turn", ALLOCSET_DEFAULT_SIZES);
+      MemoryContextSwitchTo(made);
+      return made;
+    });
+    try {
+      attempt(memory);
+      failures_ = 0;
+    } catch (const PgError& error) {
+      log_.report(error.data->sqlerrcode, error.message());
+      ++failures_;
+    } catch (const Error& error) {
+      log_.report(ERRCODE_INTERNAL_ERROR, error.what());
+      ++failures_;
+    }
+    call([&] {
+      MemoryContextSwitchTo(TopMemoryContext);
+      MemoryContextDelete(memory);
+    });
+    if (failures_ == 0) return;
+    if (since_ != 0) {
+      uint64 none = 0;
+      pg_atomic_compare_exchange_u64(&slot_->waiting_since, &none, static_cast<uint64>(since_));
+    }
+    failures_ = std::min(failures_, most_failures);
+    sleep_until(GetCurrentTimestamp() + (USECS_PER_SEC / 200 << failures_));
+  }
+
+ private:
+  static constexpr int most_failures = 10;  // 5 s
+
+  void attempt(MemoryContext memory) {
+    const uint64 seen = pg_atomic_read_u64(&slot_->pending);
+    const TimestampTz started = GetCurrentTimestamp();
+    call([&] {
+      AcceptInvalidationMessages();
+      pgstat_report_activity(STATE_RUNNING, "pg_tick turn");
+    });
+    TurnResult result = merger_.turn(since_);
+    if (result.restored) result.more = revive();
+    const TimestampTz ended = GetCurrentTimestamp();
+    pg_atomic_fetch_add_u64(&slot_->turns, 1);
+    if (result.changed) note_turn(slot_, started, ended, result);
+    if (since_ != 0) pg_atomic_write_u64(&slot_->last_lag, static_cast<uint64>(ended - since_));
+    since_ = 0;
+    if ((result.restored || !retention_.run()) && !result.rollups) {
+      // Nothing to do here: a later create_rollup asks for a new worker. It may just have done so.
+      orderly = true;
+      orderly_seen = seen;
+      call([&] { proc_exit(0); });
+    }
+    // Rows of the queue that a dump has brought are not to be judged by this database's frontier.
+    if (ended - last_rotation_ > 500 * 1000 && result.rollups && !result.restored) {
+      last_rotation_ = ended;
+      rotate_queue();
+    }
+    if (result.more) return;
+    const TimestampTz held_for = horizon_.held_for();
+    pg_atomic_write_u64(&slot_->held_for, static_cast<uint64>(held_for));
+    const TimestampTz interval =
+        std::max<TimestampTz>(static_cast<TimestampTz>(tick_turn_interval) * 1000, held_for / 200);
+    call([&] { MemoryContextReset(memory); });
+    if (result.changed) sleep_until(started + interval);
+    if (pg_atomic_read_u64(&slot_->pending) == seen && !retention_.more())
+      wait_for_work(slot_, seen, result.due);
+    if (ended - last_check_ > (audit_expected() ? USECS_PER_SEC / 50 : USECS_PER_SEC)) {
+      last_check_ = ended;
+      check(result.restored);
+    }
+  }
+
+  void check(bool restored) {
+    if (!restored && relations_changed()) {
+      try {
+        audit_sources();
+      } catch (...) {
+        expect_audit();
+        throw;
+      }
+    }
+    const bool wanted = call([&] {
+      StartTransactionCommand();
+      const bool asked_for = database_wanted();
+      CommitTransactionCommand();
+      return asked_for;
+    });
+    // Drop, copy or rename of the database: let go, and be started again afterwards if it is still there.
+    if (wanted) call([&] { proc_exit(0); });
+  }
+
+  DatabaseSlot* slot_;
+  Merger merger_;
+  Retention retention_;
+  HorizonClock horizon_;
+  FailureLog log_;
+  TimestampTz since_ = 0;  // the first commit that waits, until a turn has taken it up
+  int failures_ = 0;       // one after another
+  TimestampTz last_rotation_ = 0, last_check_;
+};
 
 void work(Oid database) {
   call([&] {
     pqsignal(SIGHUP, SignalHandlerForConfigReload);
-    pqsignal(SIGTERM, die);
+    pqsignal(SIGTERM, on_terminate);
     worker_slot = slot_for(database);
     if (worker_slot == nullptr || worker_slot->worker != 0) {
       worker_slot = nullptr;
@@ -274,73 +403,8 @@ void work(Oid database) {
     safe_settings();
     watch_relations();
   });
-  DatabaseSlot* slot = worker_slot;
-  Merger merger;
-  Retention retention;
-  HorizonClock horizon;
-  int failures = 0;
-  TimestampTz last_rotation = 0, last_check = GetCurrentTimestamp();
-  for (;;) {
-    const uint64 seen = pg_atomic_read_u64(&slot->pending);
-    const auto since = static_cast<TimestampTz>(pg_atomic_exchange_u64(&slot->waiting_since, 0));
-    const TimestampTz started = GetCurrentTimestamp();
-    TurnResult result;
-    MemoryContext memory = call([&] {
-      AcceptInvalidationMessages();
-      MemoryContext made = AllocSetContextCreate(TopMemoryContext, "pg_tick turn", ALLOCSET_DEFAULT_SIZES);
-      MemoryContextSwitchTo(made);
-      return made;
-    });
-    const bool done = run_turn(merger, since, result, failures);
-    call([&] {
-      MemoryContextSwitchTo(TopMemoryContext);
-      MemoryContextDelete(memory);
-    });
-    if (!done) {
-      if (since != 0) {
-        uint64 none = 0;
-        pg_atomic_compare_exchange_u64(&slot->waiting_since, &none, static_cast<uint64>(since));
-      }
-      continue;
-    }
-    const TimestampTz ended = GetCurrentTimestamp();
-    pg_atomic_fetch_add_u64(&slot->turns, 1);
-    if (result.changed) note_turn(slot, started, ended, result);
-    if (since != 0) pg_atomic_write_u64(&slot->last_lag, static_cast<uint64>(ended - since));
-    if ((result.restored || !retention.run()) && !result.rollups) {
-      // Nothing to do here: a later create_rollup asks for a new worker. It may just have done so.
-      orderly = true;
-      orderly_seen = seen;
-      call([&] { proc_exit(0); });
-    }
-    // Rows of the queue that a dump has brought are not to be judged by this database's frontier.
-    if (ended - last_rotation > 500 * 1000 && result.rollups && !result.restored) {
-      last_rotation = ended;
-      rotate_queue();
-    }
-    if (result.more) continue;
-    const TimestampTz held_for = horizon.held_for();
-    pg_atomic_write_u64(&slot->held_for, static_cast<uint64>(held_for));
-    const TimestampTz interval =
-        std::max<TimestampTz>(static_cast<TimestampTz>(tick_turn_interval) * 1000, held_for / 200);
-    if (result.changed) sleep_until(started + interval);
-    if (pg_atomic_read_u64(&slot->pending) == seen && !retention.more())
-      wait_for_work(slot, seen, result.due);
-    if (ended - last_check > (audit_expected() ? USECS_PER_SEC / 50 : USECS_PER_SEC)) {
-      last_check = ended;
-      if (!result.restored && relations_changed()) audit_sources();
-      const bool wanted = call([&] {
-        StartTransactionCommand();
-        const bool asked_for = database_wanted();
-        CommitTransactionCommand();
-        return asked_for;
-      });
-      if (wanted) {
-        // Drop, copy or rename of the database: let go, and be started again afterwards if it is still there.
-        call([&] { proc_exit(0); });
-      }
-    }
-  }
+  Cycle cycle(worker_slot);
+  for (;;) cycle.run();
 }
 
 }  // namespace
@@ -359,6 +423,7 @@ void safe_settings() {
   const char* settings[][2] = {{"search_path", "pg_catalog, pg_temp"},
                                {"statement_timeout", "0"},
                                {"lock_timeout", "5s"},
+                               {"deadlock_timeout", "100ms"},  // whoever drops or alters goes first
                                {"idle_in_transaction_session_timeout", "0"},
                                {"default_transaction_isolation", "read committed"},
                                {"default_transaction_read_only", "off"},
@@ -369,8 +434,14 @@ void safe_settings() {
                                {"TimeZone", "UTC"},
                                {"DateStyle", "ISO"},
                                {"enable_seqscan", "off"},
-                               {"plan_cache_mode", "force_generic_plan"}};
-  for (const auto& setting : settings) SetConfigOption(setting[0], setting[1], PGC_SUSET, PGC_S_OVERRIDE);
+                               {"plan_cache_mode", "force_generic_plan"},
+                               {"standard_conforming_strings", "on"},
+                               {"array_nulls", "on"},
+                               {"transform_null_equals", "off"},
+                               {"transaction_timeout", "0"}};
+  for (const auto& [name, value] : settings)
+    if (GetConfigOption(name, true, false) != nullptr)  // not every PostgreSQL has all of them
+      SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 // Sessions hold ROW EXCLUSIVE on their database only while they start.
