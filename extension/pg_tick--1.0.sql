@@ -747,7 +747,7 @@ END $$;
 COMMENT ON FUNCTION tick.explain(regclass) IS 'how a rollup comes about: source, group, panes, strategy';
 
 -- Must stay the last of this script. No catalog takes in what a subscription replays, each can be updated although a
--- publication has it, and all that is not of this epoch alone is dumped; of the queue, what the states do not hold yet.
+-- publication has it, and all that is not of this epoch or these roles alone is dumped; of the queue, what the states do not hold yet.
 -- Parallel restores load catalogs in any order, so references only cascade: that they exist is checked by nobody.
 DO $$
 DECLARE
@@ -770,7 +770,7 @@ BEGIN
                    WHERE i.indrelid OPERATOR(pg_catalog.=) catalog::pg_catalog.oid AND i.indisprimary) THEN
       EXECUTE pg_catalog.format('ALTER TABLE %s REPLICA IDENTITY FULL', catalog);
     END IF;
-    CONTINUE WHEN catalog::text OPERATOR(pg_catalog.~) '[.](frontier|generation)$';
+    CONTINUE WHEN catalog::text OPERATOR(pg_catalog.~) '[.](frontier|generation|rejected)$';
     PERFORM pg_catalog.pg_extension_config_dump(catalog, CASE WHEN catalog::text OPERATOR(pg_catalog.~) '[.]queue_' THEN
       'WHERE NOT pg_catalog.pg_visible_in_snapshot(xid, (SELECT CASE WHEN program OPERATOR(pg_catalog.<) 0 '
       'THEN coalesce(f.ids, f.snapshot) ELSE f.snapshot END FROM tick_catalog.frontier f))' ELSE '' END);

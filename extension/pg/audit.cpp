@@ -134,11 +134,12 @@ void audit_statement(Node* statement) {
   List* attached = named_tables(statement, AT_AttachPartition);
   const bool detached = named_tables(statement, AT_DetachPartition) != NIL ||
                         named_tables(statement, AT_DetachPartitionFinalize) != NIL;
+  const bool loads = session_loads();
   const Actor caller = act_as_extension();
   const bool before = pause_audit(true);
   refuse_misfits();
   (void)restore_triggers();
-  if (is_restored()) expect_loading();
+  if (is_restored()) expect_revival(loads);
   if (detached) release_detached();
   take_in(attached);
   if (attached != NIL || detached ||

@@ -114,7 +114,8 @@ bool somebody_loads() {
   return false;
 }
 
-// The settings with which every script of pg_dump and every connection of pg_restore begins.
+}  // namespace
+
 bool session_loads() {
   const auto is = [](const char* setting, const char* value) {
     const char* present = GetConfigOption(setting, true, false);
@@ -122,6 +123,8 @@ bool session_loads() {
   };
   return is("check_function_bodies", "off") && is("row_security", "off") && is("search_path", "");
 }
+
+namespace {
 
 // Everything is there when what a dump makes after the data is: the triggers of sources, leaves and state
 // tables. Rights come last, but a dump may lack them.
@@ -507,8 +510,8 @@ bool is_restored() {
   return is_true(psprintf("SELECT EXISTS %s", stale_sources));
 }
 
-void expect_loading() {
-  if (session_loads())
+void expect_revival(bool loads) {
+  if (loads)
     begin_loading();
   else
     wake_at_commit();
@@ -551,7 +554,9 @@ bool loads_state(Oid state) {
   List* sources =
       read_numbers("SELECT r.source::int8 FROM tick_catalog.rollup AS r WHERE r.state = $1", state);
   act_again(caller);
-  return sources == NIL || look_up(static_cast<Oid>(*static_cast<int64*>(linitial(sources)))).stale;
+  if (sources == NIL) return true;
+  const Known known = look_up(static_cast<Oid>(*static_cast<int64*>(linitial(sources))));
+  return !known.there || known.stale;
 }
 
 bool revive() {

@@ -27,8 +27,11 @@ bool loads_dump(Oid table);
 // The same for rows of a state table.
 bool loads_state(Oid state);
 
-// In a statement of a session that may be loading a dump: has the worker wait for its end.
-void expect_loading();
+// Whether this session has the settings with which every script of pg_dump and every connection of pg_restore
+// begins. Not under fixed_path().
+bool session_loads();
+// In DDL, with something to take up: wakes the worker, which waits for the end of a session that loads.
+void expect_revival(bool loads);
 
 // For the worker, in a transaction of its own: takes up what was restored if all of it is there, else changes
 // nothing. Returns whether it did. Throws PgError.

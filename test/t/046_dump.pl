@@ -9,7 +9,7 @@ use TickTest;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(usleep);
+use Cwd;
 
 my $dumps = $ENV{TICK_DUMPS} || 3;
 my $conf = "max_worker_processes = 48\n";
@@ -118,6 +118,7 @@ sub goes_on {
   $in->safe_psql($database, qq{$late UPDATE trades SET qty = 9 WHERE symbol = 'late' AND ts < '2025-01-01'; ALTER TABLE trades RENAME price TO px;
     $late ALTER TABLE trades RENAME px TO price; DELETE FROM trades WHERE trade_id % 50 = 0; DELETE FROM zoo.ticks WHERE id % 9 = 0; CALL write_ticks(3)});
   exact_in($in, $database, "$what: goes on");
+  is($in->safe_psql($database, 'SELECT count(*) FROM tick_catalog.unguarded'), '0', "$what: every trigger fires");
 }
 
 sub create_in {
@@ -127,7 +128,6 @@ sub create_in {
 
 sub restored {
   my ($what, $in, $database, @command) = @_;
-  local $ENV{PGAPPNAME} = $command[0];  # as it is outside of the tests
   $in->command_ok([ @command, '-d', $in->connstr($database) ], "$what: restored");
 }
 
@@ -173,6 +173,26 @@ for my $name (@taken) {
   is($in->safe_psql($name, q{SELECT max_skew FROM tick.sources WHERE source = 'zoo.ticks'::regclass}), '00:00:07', "$name: settings");
 }
 
+# ---- the schema first, the data afterwards: rows fire the triggers, their candles are in the dump
+
+$other->command_ok([ 'pg_restore', $$_[0], '-f', "$base/$$_[1]", "$base/custom" ], "script: $$_[1]")
+  for [ '--schema-only', 'schema' ], [ '--data-only', 'data' ];
+for my $parts ([ 'at_once', psql_file("$base/schema", "$base/data") ],
+  [ 'one_transaction', psql_file("$base/schema", "$base/data"), '-1' ],
+  [ 'row_by_row', psql_file("$base/schema"), ';', psql_file("$base/data") ],
+  [ 'jobs', psql_file("$base/schema"), ';', 'pg_restore', '-e', '--data-only', '-j3', "$base/directory" ],
+  [ 'disabled', psql_file("$base/schema"), ';', 'pg_restore', '-e', '--data-only', '--disable-triggers', "$base/custom" ]) {
+  my ($name, @commands) = @$parts;
+  create_in($other, $name);
+  my @command;
+  for my $word (@commands, ';') {
+    push @command, $word and next if $word ne ';';
+    restored($name, $other, $name, @command);
+    @command = ();
+  }
+  goes_on($other, $name, $name);
+}
+
 # ---- afterwards: definitions, crashes, a dump of a dump
 
 $here->safe_psql('custom', q{SELECT tick.create_rollup('candles_10m', candle_query('10 minutes')); SELECT tick.drop_rollup('candles_10m');
@@ -207,5 +227,31 @@ is($other->safe_psql('again', q{SELECT count(*) FROM pg_attribute a JOIN pg_clas
   WHERE c.relnamespace = 'tick_catalog'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND a.atttypid IN ('oid'::regtype, 'oid[]'::regtype) AND a.attname <> 'owner'}),
   '0', 'no catalog names an object by a number');
 
-$_->stop for $here, $other, $bare;
+# ---- pg_upgrade: the same files under another system, with deltas of which some are merged
+
+my $upgraded = PostgreSQL::Test::Cluster->new('upgraded');
+$upgraded->init;
+$upgraded->append_conf('postgresql.conf', $conf);
+$worker = $bare->safe_psql('owned', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_tick worker' AND datname = 'owned'});
+kill 'STOP', $worker;
+$bare->safe_psql('owned', 'CALL write_ticks(5)');
+is($bare->safe_psql('owned', q{SELECT string_agg(DISTINCT pg_visible_in_snapshot(xid, snapshot)::text, ' ') FROM tick_catalog.frontier,
+  (SELECT xid FROM tick_catalog.queue_0 UNION ALL SELECT xid FROM tick_catalog.queue_1 UNION ALL SELECT xid FROM tick_catalog.queue_2) q}), 'false true', 'some are merged');
+system_or_bail('pg_ctl', '-D', $bare->data_dir, '-m', 'fast', '-W', 'stop');
+kill 'CONT', $worker;
+until_true(60, 'the server has stopped', sub { !-e $bare->data_dir . '/postmaster.pid' });
+$bare->_update_pid(0);
+{
+  my $from = Cwd::getcwd();
+  chdir $upgraded->basedir;
+  my $bin = $bare->config_data('--bindir');
+  command_ok([ 'pg_upgrade', '--no-sync', '-d', $bare->data_dir, '-D', $upgraded->data_dir, '-b', $bin, '-B', $bin,
+    '-s', $upgraded->host, '-p', $bare->port, '-P', $upgraded->port ], 'pg_upgrade');
+  chdir $from;
+}
+$upgraded->start;
+goes_on($upgraded, 'owned', 'upgraded');
+like(slurp($upgraded->logfile), qr/pg_tick has taken up/, 'taken up after pg_upgrade');
+
+$_->stop for $here, $other, $upgraded;
 done_testing();
