@@ -484,6 +484,11 @@ CREATE FUNCTION tick.set_watermark(source regclass, watermark timestamptz) RETUR
 COMMENT ON FUNCTION tick.set_watermark(regclass, timestamptz)
   IS 'moves a watermark, also back: the next turn does it, and rows move it on from there';
 
+CREATE FUNCTION tick.ingest(target regclass, batch bytea, OUT inserted int8, OUT duplicates int8) RETURNS record
+  LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_ingest';
+COMMENT ON FUNCTION tick.ingest(regclass, bytea)
+  IS 'inserts the rows of a column-wise batch, as COPY would but faster; feature_not_supported: use COPY for this table';
+
 CREATE FUNCTION tick.purge(source regclass, before timestamptz) RETURNS int8
   LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_purge';
 COMMENT ON FUNCTION tick.purge(regclass, timestamptz) IS 'deletes rows before a time from a source, and leaves their candles as they are';

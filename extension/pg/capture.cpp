@@ -122,47 +122,23 @@ void drop_from(int level) {
   }
 }
 
-// The programs in the arguments of a trigger, with the attributes they read of this relation. Cached in the
-// trigger's FmgrInfo, which lives as long as the statement: the table's lock keeps both true.
-struct Binding {
-  Oid relation;
-  int count;
-  Evaluator** evaluators;
-  AttrNumber** attributes;
-  IdColumns* ids;  // nullptr without dedup
-};
-
+// The binding of a fired trigger is cached in its FmgrInfo, which lives as long as the statement: the table's
+// lock keeps both true.
 Binding* bind(FunctionCallInfo fcinfo, TriggerData* trigger) {
   auto* binding = static_cast<Binding*>(fcinfo->flinfo->fn_extra);
   if (binding != nullptr && binding->relation == RelationGetRelid(trigger->tg_relation)) return binding;
   MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-  binding = static_cast<Binding*>(palloc0(sizeof(Binding)));
-  binding->evaluators =
-      static_cast<Evaluator**>(palloc0(sizeof(Evaluator*) * (trigger->tg_trigger->tgnargs + 1)));
-  binding->attributes =
-      static_cast<AttrNumber**>(palloc0(sizeof(AttrNumber*) * (trigger->tg_trigger->tgnargs + 1)));
-  const bool dumped = loads_dump(RelationGetRelid(trigger->tg_relation));
-  for (int i = 0; i < trigger->tg_trigger->tgnargs && !dumped; ++i) {
-    const int64 program = strtoll(trigger->tg_trigger->tgargs[i], nullptr, 10);
-    if (program < 0) {
-      binding->ids = bind_ids(static_cast<int32>(-program), trigger->tg_relation);
-      continue;
-    }
-    Evaluator* evaluator = find_evaluator(program);
-    if (evaluator == nullptr)
-      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-                      errmsg("capture trigger of \"%s\" names program %s, which does not exist",
-                             RelationGetRelationName(trigger->tg_relation), trigger->tg_trigger->tgargs[i]),
-                      errhint("After a restore of the schema alone, restore the data as well; else drop the "
-                              "rollups of this table and create them again.")));
-    binding->evaluators[binding->count] = evaluator;
-    binding->attributes[binding->count] = map_attributes(evaluator, trigger->tg_relation);
-    ++binding->count;
-  }
-  binding->relation = RelationGetRelid(trigger->tg_relation);
+  binding = bind_capture(trigger->tg_trigger, trigger->tg_relation);
   fcinfo->flinfo->fn_extra = binding;
   MemoryContextSwitchTo(old);
   return binding;
+}
+
+void require_preloaded() {
+  if (!preloaded())
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                    errmsg("pg_tick is not loaded by shared_preload_libraries"),
+                    errhint("Add pg_tick to shared_preload_libraries and restart the server.")));
 }
 
 // True if no column that the program reads differs.
@@ -201,10 +177,7 @@ void refuse_purge(Relation table) {
 
 Datum capture_row(FunctionCallInfo fcinfo) {
   require_trigger(fcinfo);
-  if (!preloaded())
-    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                    errmsg("pg_tick is not loaded by shared_preload_libraries"),
-                    errhint("Add pg_tick to shared_preload_libraries and restart the server.")));
+  require_preloaded();
   auto* trigger = reinterpret_cast<TriggerData*>(fcinfo->context);
   Binding* binding = bind(fcinfo, trigger);
   const bool purge = TRIGGER_FIRED_BY_DELETE(trigger->tg_event) && !tick_corrections;
@@ -233,6 +206,45 @@ Datum capture_row(FunctionCallInfo fcinfo) {
 }
 
 }  // namespace
+
+Binding* bind_capture(const Trigger* trigger, Relation relation) {
+  auto* binding = static_cast<Binding*>(palloc0(sizeof(Binding)));
+  binding->evaluators = static_cast<Evaluator**>(palloc0(sizeof(Evaluator*) * (trigger->tgnargs + 1)));
+  binding->attributes = static_cast<AttrNumber**>(palloc0(sizeof(AttrNumber*) * (trigger->tgnargs + 1)));
+  const bool dumped = loads_dump(RelationGetRelid(relation));
+  for (int i = 0; i < trigger->tgnargs && !dumped; ++i) {
+    const int64 program = strtoll(trigger->tgargs[i], nullptr, 10);
+    if (program < 0) {
+      binding->ids = bind_ids(static_cast<int32>(-program), relation);
+      continue;
+    }
+    Evaluator* evaluator = find_evaluator(program);
+    if (evaluator == nullptr)
+      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+                      errmsg("capture trigger of \"%s\" names program %s, which does not exist",
+                             RelationGetRelationName(relation), trigger->tgargs[i]),
+                      errhint("After a restore of the schema alone, restore the data as well; else drop the "
+                              "rollups of this table and create them again.")));
+    binding->evaluators[binding->count] = evaluator;
+    binding->attributes[binding->count] = map_attributes(evaluator, relation);
+    ++binding->count;
+  }
+  binding->relation = RelationGetRelid(relation);
+  return binding;
+}
+
+void capture_insert(const Binding* binding, TupleTableSlot* row) {
+  require_preloaded();
+  for (int i = 0; i < binding->count; ++i) {
+    Entry* entry = find_entry(binding->evaluators[i]);
+    push(entry, entry->added, row, binding->attributes[i]);
+    if (committing) flush(*entry);
+  }
+}
+
+void flush_statement() {
+  flush_level(GetCurrentTransactionNestLevel());
+}
 
 void visit_unflushed(int64_t program, const std::function<void(const Fold&)>& visit) {
   for (Entry& entry : entries) {
@@ -324,7 +336,7 @@ Datum tick_capture(PG_FUNCTION_ARGS) {
 Datum tick_flush(PG_FUNCTION_ARGS) {
   require_trigger(fcinfo);
   return entry([&] {
-    flush_level(GetCurrentTransactionNestLevel());
+    flush_statement();
     return PointerGetDatum(nullptr);
   });
 }

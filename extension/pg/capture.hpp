@@ -5,10 +5,28 @@
 #include <functional>
 
 #include "../core/fold.hpp"
+#include "dedup.hpp"
+#include "evaluator.hpp"
 
 namespace tick::pg {
 
 void register_capture_callbacks();
+
+// The programs in the arguments of a capture trigger, with the attributes they read of one relation.
+struct Binding {
+  Oid relation;
+  int count;
+  Evaluator** evaluators;
+  AttrNumber** attributes;
+  IdColumns* ids;  // nullptr without dedup
+};
+// Palloc'ed. May ereport.
+Binding* bind_capture(const Trigger* trigger, Relation relation);
+
+// For who inserts rows without firing the triggers: does what they do about a row that has been inserted, but
+// for its id; and at the end of the statement. May ereport, and throw.
+void capture_insert(const Binding* binding, TupleTableSlot* row);
+void flush_statement();
 
 // Shows what this transaction has folded for a program and not written yet. May throw.
 void visit_unflushed(int64_t program, const std::function<void(const Fold&)>& visit);

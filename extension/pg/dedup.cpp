@@ -448,6 +448,17 @@ void write_delta(const Dedup* dedup, IdDelta& delta) {
   if (buffer.capacity() > 1024 * 1024) std::string().swap(buffer);
 }
 
+// False if the id is there already.
+bool insert_at_once(Group& group, const IdRow& row) {
+  Ids& ids = find_ids(group, row.key);
+  if (ids.now.contains(row.id)) return false;
+  Level& level = level_of(group, ids, GetCurrentTransactionNestLevel());
+  ids.now.insert(row.id, row.time);
+  level.change.added.insert(row.id, row.time);
+  if (ids.now.ranges().size() > most_ranges) refuse_sparse(group);
+  return true;
+}
+
 Datum check_row(FunctionCallInfo fcinfo) {
   if (!CALLED_AS_TRIGGER(fcinfo))
     ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
@@ -540,6 +551,15 @@ void confirm_ids(const IdColumns* columns, FunctionCallInfo fcinfo, bool at_once
       confirm_delete(fcinfo, columns, row);
   }
   if (at_once) (void)flush_ids();
+}
+
+bool take_id(const IdColumns* columns, TupleTableSlot* slot) {
+  IdRow row;
+  if (!read_ids(columns, slot, &row)) return true;
+  Group& group = ready_group(columns, row);
+  if (insert_at_once(group, row)) return true;
+  count_duplicate(group);
+  return false;
 }
 
 bool flush_ids() {
@@ -677,12 +697,7 @@ void take_in_ids(Oid source, Oid relation) {
   if (set == 0) return;
   each_id(set, relation, [](const IdColumns* columns, const IdRow& row) {
     Group& group = ready_group(columns, row);
-    Ids& ids = find_ids(group, row.key);
-    if (ids.now.contains(row.id)) return;
-    Level& level = level_of(group, ids, GetCurrentTransactionNestLevel());
-    ids.now.insert(row.id, row.time);
-    level.change.added.insert(row.id, row.time);
-    if (ids.now.ranges().size() > most_ranges) refuse_sparse(group);
+    (void)insert_at_once(group, row);
   });
 }
 

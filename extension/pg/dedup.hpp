@@ -71,6 +71,10 @@ void each_id(int32 set, Oid relation, const std::function<void(const IdColumns*,
 // For the AFTER ROW triggers: the row is there, has changed or has gone. With `at_once` it is written now.
 void confirm_ids(const IdColumns* columns, FunctionCallInfo fcinfo, bool at_once);
 
+// For who inserts rows without firing the triggers: takes the id of a row that will be inserted, or else this
+// (sub)transaction fails. False if it is a duplicate. May ereport, and throw.
+bool take_id(const IdColumns* columns, TupleTableSlot* row);
+
 // Writes what this transaction does to its sets; true if that is anything. Throws.
 bool flush_ids();
 // The transaction has ended: committed here, or else (rolled back, prepared).

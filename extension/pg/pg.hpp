@@ -55,6 +55,7 @@ extern "C" {
 #include "commands/tablespace.h"
 #include "commands/trigger.h"
 #include "commands/view.h"
+#include "executor/execPartition.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -160,6 +161,17 @@ extern "C" {
   (query)->targetList = (List*)flatten_group_exprs(nullptr, (query), (Node*)(query)->targetList)
 #else
 #define TICK_UNGROUP(query) ((void)0)
+#endif
+
+// PG 16: the map of a partition's columns is made when it is asked for; some indexes can be left out.
+#if PG_VERSION_NUM >= 160000
+#define TICK_ROOT_TO_CHILD(leaf, estate) ExecGetRootToChildMap((leaf), (estate))
+#define TICK_INSERT_INDEXES(leaf, slot, estate) \
+  list_free(ExecInsertIndexTuples((leaf), (slot), (estate), false, false, nullptr, NIL, false))
+#else
+#define TICK_ROOT_TO_CHILD(leaf, estate) ((leaf)->ri_RootToPartitionMap)
+#define TICK_INSERT_INDEXES(leaf, slot, estate) \
+  list_free(ExecInsertIndexTuples((leaf), (slot), (estate), false, false, nullptr, NIL))
 #endif
 
 // PG 18: index scans can be instrumented.
