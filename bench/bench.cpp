@@ -64,6 +64,8 @@ class Bench {
     bool partitioned;
     const char* extra;  // one more statement about the table
     size_t base;        // the variant it is compared with
+    bool ingest;        // by tick.ingest, else by COPY
+    bool unsynced;      // synchronous_commit off
     std::vector<double> rate, ratio, cpu, cpu_ratio, waited, merged;
   };
   struct Load {
@@ -78,7 +80,8 @@ class Bench {
   void wait();
   void drop(int count);
   void verify(int count);
-  void measure(Variant& variant, const std::vector<std::string>& batches, bool last);
+  void measure(Variant& variant, const std::vector<std::string>& copies,
+               const std::vector<std::string>& columns, bool last);
   void measure(const Load& load);
   int worker_pid();
 
@@ -165,18 +168,24 @@ void Bench::verify(int count) {
 
 // ---- COPY ------------------------------------------------------------
 
-void Bench::measure(Variant& variant, const std::vector<std::string>& batches, bool last) {
+void Bench::measure(Variant& variant, const std::vector<std::string>& copies,
+                    const std::vector<std::string>& columns, bool last) {
   create_table("timestamptz '2024-08-08 10:00:00+00'", variant.partitioned);
   create_rollups(variant.rollups);
   if (variant.extra != nullptr) db_.run(variant.extra);
   wait();
   db_.run("CHECKPOINT");
   Connection writer(conninfo_);
+  if (variant.unsynced) writer.run("SET synchronous_commit = off");
   const Usage before = usage(writer.pid());
   const double start = now();
-  for (const std::string& batch : batches) writer.copy("COPY trades FROM STDIN (FORMAT binary)", batch);
+  for (size_t i = 0; i < copies.size(); ++i)
+    if (variant.ingest)
+      writer.ingest("trades", columns[i]);
+    else
+      writer.copy("COPY trades FROM STDIN (FORMAT binary)", copies[i]);
   const double took = now() - start;
-  const double rows = static_cast<double>(batches.size()) * transaction_rows;
+  const double rows = static_cast<double>(copies.size()) * transaction_rows;
   variant.rate.push_back(rows / took);
   const Usage used = usage(writer.pid()) - before;
   variant.cpu.push_back(used.ran * 1e6 / rows);
@@ -190,21 +199,30 @@ void Bench::measure(Variant& variant, const std::vector<std::string>& batches, b
 void Bench::copy() {
   const long rows = std::max<long>(setting("ROWS", 500000) / transaction_rows, 1) * transaction_rows;
   const long rounds = std::max<long>(setting("ROUNDS", 7), 1);
-  std::vector<std::string> batches(static_cast<size_t>(rows / transaction_rows));
+  std::vector<std::string> batches(static_cast<size_t>(rows / transaction_rows)), columns;
   Walk walk(1);
   const int64_t start = (int64_t{1723111200} - 946684800) * 1000000;  // 2024-08-08 10:00, 20,000 ticks/s
   int64_t id = 0;
+  std::vector<int64_t> ids(symbols);
   for (std::string& batch : batches) {
     begin_copy(batch);
-    for (int i = 0; i < transaction_rows; ++i, ++id) put_trade(batch, walk.next(start + id * 50, id + 1));
+    BatchWriter writer = trade_columns_writer();
+    for (int i = 0; i < transaction_rows; ++i, ++id) {
+      Trade trade = walk.next(start + id * 50, 0);
+      trade.id = ++ids[static_cast<size_t>(trade.symbol)];  // contiguous per symbol, as exchanges count
+      put_trade(batch, trade);
+      put_trade(writer, trade);
+    }
     end_copy(batch);
+    columns.push_back(writer.finish());
   }
   std::vector<Variant> variants;
   const char* only = std::getenv("ONLY");
-  const auto add = [&](const char* name, int count, bool partitioned, const char* extra, size_t base) {
+  const auto add = [&](const char* name, int count, bool partitioned, const char* extra, size_t base,
+                       bool ingest = false, bool unsynced = false) {
     const bool wanted = only == nullptr || *only == '\0' || base == variants.size();
     if (!wanted && std::strstr(name, only) == nullptr) return;
-    variants.push_back({name, count, partitioned, extra, base, {}, {}, {}, {}, {}, {}});
+    variants.push_back({name, count, partitioned, extra, base, ingest, unsynced, {}, {}, {}, {}, {}, {}});
   };
   add("bare table", 0, false, nullptr, 0);
   if (!nothing_.empty())
@@ -213,23 +231,31 @@ void Bench::copy() {
   add("capture, 1 rollup", 1, false, nullptr, 0);
   add("capture, 3 rollups", 3, false, nullptr, 0);
   add("capture, 8 rollups", 8, false, nullptr, 0);
-  add("capture, 3 rollups, dedup", 3, false,
-      "SELECT tick.alter_source('trades', dedup_key => '{exchange,symbol}', dedup_id => 'trade_id')", 0);
+  const char* dedup =
+      "SELECT tick.alter_source('trades', dedup_key => '{exchange,symbol}', dedup_id => 'trade_id')";
+  add("capture, 3 rollups, dedup", 3, false, dedup, 0);
+  add("tick.ingest, bare table", 0, false, nullptr, 0, true);
+  add("tick.ingest, 4 rollups", 4, false, nullptr, 0, true);
+  add("tick.ingest, 4 rollups, dedup", 4, false, dedup, 0, true);
   add("btree (symbol, ts)", 0, false, "CREATE INDEX ON trades (symbol, ts)", 0);
   add("unique index (symbol, trade_id)", 0, false, "CREATE UNIQUE INDEX ON trades (symbol, trade_id)", 0);
   const size_t partitioned = variants.size();
   add("partitioned by day, bare", 0, true, nullptr, partitioned);
   add("partitioned by day, 3 rollups", 3, true, nullptr, partitioned);
+  const size_t unsynced = variants.size();
+  add("synchronous_commit off, bare", 0, false, nullptr, unsynced, false, true);
+  add("the same, tick.ingest, 4 r., dedup", 4, false, dedup, unsynced, true, true);
 
   for (long round = 0; round < rounds; ++round) {
-    for (Variant& variant : variants) measure(variant, batches, round == rounds - 1);
+    for (Variant& variant : variants) measure(variant, batches, columns, round == rounds - 1);
     for (Variant& variant : variants) {
       variant.ratio.push_back(variant.rate.back() / variants[variant.base].rate.back());
       variant.cpu_ratio.push_back(variants[variant.base].cpu.back() / variant.cpu.back());
     }
   }
-  std::printf("\nCOPY BINARY, %d rows a transaction, %ld rows, %ld interleaved rounds, medians\n",
-              transaction_rows, rows, rounds);
+  std::printf(
+      "\nCOPY BINARY and tick.ingest, %d rows a transaction, %ld rows, %ld interleaved rounds, medians\n",
+      transaction_rows, rows, rounds);
   std::printf("%-34s %9s %6s %6s %6s %8s %6s %7s %12s\n", "", "rows/s", "ratio", "min", "max", "CPU us",
               "ratio", "waited", "merged after");
   for (Variant& variant : variants) {

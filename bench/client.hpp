@@ -18,6 +18,8 @@
 #include <string>
 #include <vector>
 
+#include "../extension/core/batch.hpp"
+
 namespace tick::bench {
 
 inline double now() {
@@ -127,6 +129,14 @@ class Connection {
     while ((result = PQgetResult(connection_)) != nullptr) PQclear(checked(result, statement));
   }
 
+  void ingest(const std::string& table, const std::string& batch) {
+    const char* values[] = {table.c_str(), batch.data()};
+    const int sizes[] = {0, static_cast<int>(batch.size())}, formats[] = {0, 1};
+    PQclear(checked(PQexecParams(connection_, "SELECT tick.ingest($1::regclass, $2::bytea)", 2, nullptr,
+                                 values, sizes, formats, 1),
+                    "tick.ingest"));
+  }
+
   PGresult* checked(PGresult* result, const std::string& what) {
     const ExecStatusType status = PQresultStatus(result);
     if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK) fail(what);
@@ -213,6 +223,31 @@ inline void put_trade(std::string& out, const Trade& trade) {
   put_field(out, trade.id);
   put_field(out, static_cast<int8_t>(trade.maker));
   put_field(out, trade.ts + 3000);
+}
+
+inline BatchWriter trade_columns_writer() {
+  using Kind = BatchColumn::Kind;
+  return BatchWriter({{"exchange", Kind::words},
+                      {"symbol", Kind::words},
+                      {"ts", Kind::time},
+                      {"price", Kind::number},
+                      {"qty", Kind::number},
+                      {"trade_id", Kind::whole},
+                      {"is_buyer_maker", Kind::boolean},
+                      {"received_at", Kind::time}});
+}
+
+inline void put_trade(BatchWriter& out, const Trade& trade) {
+  char symbol[16];
+  std::snprintf(symbol, sizeof symbol, "SYM%03dUSDT", trade.symbol);
+  out.text(0, "binance");
+  out.text(1, symbol);
+  out.whole(2, trade.ts);
+  out.number(3, trade.price);
+  out.number(4, trade.qty);
+  out.whole(5, trade.id);
+  out.boolean(6, trade.maker);
+  out.whole(7, trade.ts + 3000);
 }
 
 inline void begin_copy(std::string& out) {

@@ -6,6 +6,7 @@
 
 #include "capture.hpp"
 #include "guard.hpp"
+#include "revive.hpp"
 #include "session.hpp"
 
 extern "C" {
@@ -154,7 +155,9 @@ class Ingest {
       else if (ours != nullptr && leaf != nullptr && strcmp(ours, "capture") == 0)
         leaf->capture = bind_capture(&trigger, relation);
       else if (ours != nullptr && leaf != nullptr && strcmp(ours, "dedup") == 0)
-        leaf->ids = bind_ids(pg_strtoint32(trigger.tgargs[0]), relation);
+        leaf->ids = loads_dump(RelationGetRelid(relation))
+                        ? nullptr
+                        : bind_ids(pg_strtoint32(trigger.tgargs[0]), relation);
       else if (trigger.tgisinternal)
         refuse(relation, "it has a foreign key or a deferrable constraint");
       else
