@@ -3,7 +3,11 @@
 
 #include <atomic>
 #include <cstdio>
+#include <memory>
+#include <optional>
 #include <thread>
+
+#include <simdjson.h>
 
 #include "database.hpp"
 #include "live.hpp"
@@ -83,6 +87,16 @@ void check_database(const Config& config, Findings& findings) {
   }
 }
 
+// The time at which the exchange sent the message, where it tells (Binance's E), as far after its trade.
+std::optional<double> sent_after(std::string_view text, Timestamp trade) {
+  simdjson::dom::parser parser;
+  simdjson::dom::element root;
+  std::int64_t ms = 0;
+  if (parser.parse(text.data(), text.size()).get(root)) return std::nullopt;
+  if (root["E"].get(ms) && root["data"]["E"].get(ms)) return std::nullopt;
+  return static_cast<double>(ms) / 1e3 - static_cast<double>(trade.time_since_epoch().count()) / 1e6;
+}
+
 class Probe final : public FrameHandler {
  public:
   explicit Probe(std::unique_ptr<Feed> feed) : feed_(std::move(feed)) {}
@@ -90,6 +104,7 @@ class Probe final : public FrameHandler {
   std::atomic<bool> tick{false};
   std::string refused;
   std::chrono::microseconds ahead{0};  // the exchange's clock, as far as a message tells
+  std::optional<double> delay;         // seconds from a trade to its message, by the exchange's clocks
 
   void opened() override { open = true; }
   bool room() override { return true; }
@@ -100,6 +115,7 @@ class Probe final : public FrameHandler {
     if (decoded.verdict == Verdict::refused && refused.empty()) refused = text.substr(0, 200);
     if (decoded.verdict != Verdict::tick || tick) return true;
     ahead = ticks.back().ts - now;
+    delay = sent_after(text, ticks.back().ts);
     tick = true;
     return true;
   }
@@ -144,6 +160,37 @@ void check_feed(const Config& config, Findings& findings) {
   std::snprintf(text, sizeof text, "a trade came; its time is %.3f s %s this machine's clock",
                 seconds < 0 ? -seconds : seconds, seconds < 0 ? "behind" : "ahead of");
   findings.good(text);
+  if (!probe.delay) return;
+  std::snprintf(text, sizeof text, "the message says that it was sent %.3f s after the trade", *probe.delay);
+  findings.good(text);
+}
+
+// Whether gaps could be filled.
+void check_repair(const Config& config, Findings& findings) {
+  if (!config.repair || config.symbols.empty()) return;
+  const auto feed = find_venue(config.feed)->make(config.stream);
+  const auto now = std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now());
+  const auto target = feed->history(config.symbols[0], {1, 1, now - std::chrono::minutes(1)}, nullptr);
+  auto url = parse_url(config.repair_url, "http");
+  if (!target || !url) return;
+  while (url->target.ends_with('/')) url->target.pop_back();
+  url->target += *target;
+  const HttpReply reply = http_get(*url, {config.tls_verify, config.tls_ca}, feed_patience);
+  std::vector<Tick> page;
+  const bool good = reply.status == 200 &&
+                    feed->decode_history(reply.body, config.symbols[0], now, page).verdict == Verdict::tick;
+  if (good) return findings.good("missing trades can be fetched from " + config.repair_url);
+  std::string cure = "repair.url = the REST address of the exchange, or repair.enabled = false";
+  if (config.feed == "binance.data" && config.stream == Stream::trade)
+    cure =
+        "that host serves history for feed.stream = \"aggTrade\" only; or repair.url = "
+        "\"https://api.binance.com\"";
+  findings.mistake("repair.url",
+                   config.repair_url + " gives no history of " + config.symbols[0] + ": " +
+                       (reply.status == 0 ? reply.body
+                                          : "HTTP status " + std::to_string(reply.status) + " " +
+                                                reply.body.substr(0, 120)),
+                   cure);
 }
 
 }  // namespace
@@ -155,8 +202,9 @@ int run_check(const ConfigResult& read) {
     findings.good("configuration");
     check_database(read.config, findings);
     check_feed(read.config, findings);
+    check_repair(read.config, findings);
   }
-  std::printf("%zu mistakes\n", findings.mistakes());
+  std::printf("%zu mistake%s\n", findings.mistakes(), findings.mistakes() == 1 ? "" : "s");
   return findings.mistakes() == 0 ? exit_ok : exit_failed;
 }
 
