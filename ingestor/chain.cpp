@@ -100,6 +100,7 @@ void Chain::fail(const std::string& message) {
   if (failure_.empty()) failure_ = message;
   failed_ = true;
   changed_.notify_all();
+  wake_supervision();
 }
 
 void Chain::write_all() {
@@ -131,6 +132,7 @@ void Chain::write_all() {
   }
   done_ = true;
   changed_.notify_all();
+  wake_supervision();
 }
 
 bool Chain::wait_until_open() {
@@ -146,7 +148,7 @@ bool Chain::watch(const std::function<void()>& interrupt, const std::function<vo
   std::uint64_t shown_rows = 0;
   std::uint64_t logged_rows = 0;
   while (!done_ && !failed_) {
-    const int signal = wait_for_signal(log::on_terminal() ? 250 : 50);
+    const int signal = wait_for_signal(log::on_terminal() ? 250 : 1000);
     if (signal == SIGHUP) {
       if (reload) reload();
     } else if (signal != 0 || failed_) {

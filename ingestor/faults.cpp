@@ -40,10 +40,13 @@ bool Faults::add(std::string_view text) {
 void Faults::draw(std::size_t count, std::uint64_t span, std::uint64_t seed) {
   apart_ = drawn_apart;
   std::mt19937_64 random(seed);
+  // Those that end no connection come twice as often: the others keep everybody away for a while.
+  std::vector<std::string_view> kinds(std::begin(names), std::end(names));
+  for (const Fault fault : {Fault::duplicate, Fault::reorder, Fault::gap, Fault::bad_json, Fault::slow})
+    kinds.push_back(fault_name(fault));
+  const std::uint64_t room = std::max<std::uint64_t>(span - std::min(span, undisturbed), 1);
   for (std::size_t i = 0; i < count; ++i)
-    add(std::string(names[i % fault_kinds]) + "@" +
-        std::to_string(undisturbed + 1 +
-                       random() % std::max<std::uint64_t>(span - std::min(span, undisturbed), 1)));
+    add(std::string(kinds[i % kinds.size()]) + "@" + std::to_string(undisturbed + 1 + random() % room));
 }
 
 std::optional<Fault> Faults::due(std::uint64_t trade) {

@@ -29,7 +29,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr double longest_backoff_seconds = 32;
-constexpr auto look_every = std::chrono::milliseconds(50);
+constexpr auto look_every = std::chrono::milliseconds(50);  // while connections come and go, else
+constexpr auto calm_look_every = std::chrono::seconds(1);
 constexpr auto settle =
     std::chrono::seconds(2);  // an overlapping connection without data counts as good then
 constexpr auto reorder_patience = std::chrono::milliseconds(300);
@@ -74,6 +75,7 @@ struct Shared {
   std::mutex guard;
   std::shared_ptr<const Symbols> symbols;
   std::atomic<std::uint64_t> version{1};
+  std::function<void()> changed = {};  // a connection opens, ends or is about to
 
   std::shared_ptr<const Symbols> current() {
     const std::lock_guard hold(guard);
@@ -95,6 +97,7 @@ class Session final : public FrameHandler {
     const auto time = Clock::now();
     for (auto& [symbol, last] : last_data_) last = time;
     log::info("connected");
+    shared_.changed();
   }
 
   bool frame(std::string_view text) override {
@@ -116,6 +119,7 @@ class Session final : public FrameHandler {
       case Verdict::shutdown:
         log::info("the exchange announced that it will close this connection");
         leaving_ = true;
+        shared_.changed();
         break;
       case Verdict::ignored:
       case Verdict::reply:
@@ -208,7 +212,7 @@ class Session final : public FrameHandler {
 class Connection {
  public:
   Connection(const Url& url, const ClientOptions& options, std::unique_ptr<Feed> feed, Shared& shared)
-      : session_(std::move(feed), shared), begun_(Clock::now()), thread_([this, url, options] {
+      : session_(std::move(feed), shared), begun_(Clock::now()), thread_([this, url, options, &shared] {
           try {
             why_ = client_.run(url, options, session_);
           } catch (const std::exception& error) {
@@ -216,6 +220,7 @@ class Connection {
           }
           session_.flush();
           done_ = true;
+          shared.changed();
         }) {}
   ~Connection() {
     client_.stop();
@@ -242,23 +247,34 @@ class Connection {
 class Connections {
  public:
   Connections(const Config& config, Shared& shared, std::function<void()> connected)
-      : config_(config),
-        shared_(shared),
-        venue_(*find_venue(config.feed)),
-        connected_(std::move(connected)) {}
+      : config_(config), shared_(shared), venue_(*find_venue(config.feed)), connected_(std::move(connected)) {
+    shared_.changed = [this] {
+      const std::lock_guard hold(signal_);
+      signalled_ = true;
+      changed_.notify_all();
+    };
+  }
 
   void run() {
     for (;;) {
-      std::unique_lock hold(guard_);
-      if (changed_.wait_for(hold, look_every, [&] { return stop_; })) break;
+      {
+        std::unique_lock hold(signal_);
+        changed_.wait_for(hold, calm_ ? calm_look_every : Clock::duration(look_every),
+                          [&] { return stop_ || signalled_; });
+        if (stop_) break;
+        signalled_ = false;
+      }
+      const std::lock_guard hold(guard_);
       turn();
+      calm_ = current_ && current_->session().is_open() && !next_ && !planned_end() &&
+              (config_.max_age.count() == 0 || config_.max_age > 10 * calm_look_every);
     }
     current_.reset();
     next_.reset();
   }
 
   void stop() {
-    const std::lock_guard hold(guard_);
+    const std::lock_guard hold(signal_);
     stop_ = true;
     changed_.notify_all();
   }
@@ -352,9 +368,12 @@ class Connections {
   Shared& shared_;
   const Venue& venue_;
   std::function<void()> connected_;
-  std::mutex guard_;
+  std::mutex guard_;   // of the connections and of config_
+  std::mutex signal_;  // of the next three; connections take it on their own threads
   std::condition_variable changed_;
   bool stop_ = false;
+  bool signalled_ = false;
+  bool calm_ = false;
   std::unique_ptr<Connection> current_;
   std::unique_ptr<Connection> next_;
   Clock::time_point retry_at_{};
@@ -384,6 +403,11 @@ ClientOptions client_options(const Config& config) {
   options.max_silence = milliseconds(config.max_silence);
   options.max_data_silence = milliseconds(config.max_data_silence);
   options.max_frame = config.max_frame;
+  options.look_every = std::chrono::seconds(1);
+  for (const auto limit : {config.max_silence, config.max_data_silence, config.max_stream_silence})
+    if (limit.count() > 0)
+      options.look_every =
+          std::clamp(milliseconds(limit) / 10, std::chrono::milliseconds(20), options.look_every);
   return options;
 }
 

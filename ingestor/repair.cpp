@@ -60,12 +60,10 @@ void Repair::run() {
   while (pause(look_every)) turn();
 }
 
-// Asks only when there may be another answer: an idle feed costs nothing.
 std::optional<Holes> Repair::look(const Position& position) {
   const auto time = Clock::now();
   const std::uint64_t batches = stats_.batches;
-  const bool same = batches == batches_seen_ && looked_ && attempts_.empty();
-  if (time < look_at_ || (same && time < look_at_ + idle_look)) return std::nullopt;
+  if (time < look_at_) return std::nullopt;
   auto holes = holes_(position);
   look_at_ = time + holes_every;
   looked_ = holes.has_value();
@@ -74,6 +72,12 @@ std::optional<Holes> Repair::look(const Position& position) {
 }
 
 void Repair::turn() {
+  {  // only when there may be another answer: an idle feed costs nothing
+    const std::lock_guard hold(guard_);
+    if (!tails_ && tails_left_.empty() && attempts_.empty() && looked_ && stats_.batches == batches_seen_ &&
+        Clock::now() < look_at_ + idle_look)
+      return;
+  }
   const Position position = position_();
   const auto symbols = symbols_();
   if (position.ids.empty()) return;  // the database is not there yet, or nothing is in it

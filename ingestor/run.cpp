@@ -2,6 +2,7 @@
 #include "run.hpp"
 
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <thread>
@@ -28,6 +29,7 @@ sigset_t stop_signals() {
   sigaddset(&set, SIGINT);
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGHUP);
+  sigaddset(&set, SIGUSR1);  // our own
   return set;
 }
 
@@ -51,7 +53,12 @@ void block_signals() {
 int wait_for_signal(int milliseconds) {
   const sigset_t set = stop_signals();
   const timespec wait{milliseconds / 1000, milliseconds % 1000 * 1'000'000L};
-  return std::max(0, sigtimedwait(&set, nullptr, &wait));
+  const int signal = sigtimedwait(&set, nullptr, &wait);
+  return signal == SIGUSR1 ? 0 : std::max(0, signal);
+}
+
+void wake_supervision() {
+  kill(getpid(), SIGUSR1);
 }
 
 int run_replay(const Config& config, const ReplayOptions& replay) {

@@ -16,8 +16,9 @@ constexpr int exit_usage = 2;
 // Makes SIGINT, SIGTERM and SIGHUP wait for supervision; call before any thread starts.
 void block_signals();
 
-// Waits up to `milliseconds` for one of them and returns it; 0: none came.
+// Waits up to `milliseconds` for one of them and returns it; 0: none came, or wake_supervision() was called.
 int wait_for_signal(int milliseconds);
+void wake_supervision();  // from any thread
 
 struct ReplayOptions {
   std::vector<std::string> files;

@@ -222,6 +222,7 @@ struct Client::Impl {
   Clock::time_point pinged_at{};
   std::mutex outbox_guard;
   std::deque<std::string> outbox;
+  net::steady_timer outbox_filled{io};
 
   // One message at a time, and not faster than the strictest exchange allows.
   template <class Ws>
@@ -236,10 +237,13 @@ struct Client::Impl {
           outbox.pop_front();
         }
       }
-      if (!text.empty()) {
-        auto [ec, n] = co_await ws.async_write(net::buffer(text), tuple_awaitable);
-        if (ec) co_return;
+      if (text.empty()) {
+        outbox_filled.expires_at(Clock::time_point::max());
+        co_await outbox_filled.async_wait(tuple_awaitable);  // until send() cancels it
+        continue;
       }
+      auto [ec, n] = co_await ws.async_write(net::buffer(text), tuple_awaitable);
+      if (ec) co_return;
       timer.expires_after(greeting_interval);
       auto [timer_ec] = co_await timer.async_wait(tuple_awaitable);
       if (timer_ec) co_return;
@@ -263,7 +267,7 @@ struct Client::Impl {
   net::awaitable<void> watch(Ws& ws, const ClientOptions& options, FrameHandler& handler) {
     net::steady_timer timer(co_await net::this_coro::executor);
     for (;;) {
-      timer.expires_after(std::chrono::milliseconds(50));
+      timer.expires_after(options.look_every);
       auto [ec] = co_await timer.async_wait(tuple_awaitable);
       if (ec) co_return;
       const auto now = Clock::now();
@@ -397,8 +401,11 @@ void Client::stop() {
 }
 
 void Client::send(std::string text) {
-  const std::lock_guard hold(impl_->outbox_guard);
-  impl_->outbox.push_back(std::move(text));
+  {
+    const std::lock_guard hold(impl_->outbox_guard);
+    impl_->outbox.push_back(std::move(text));
+  }
+  net::post(impl_->io, [impl = impl_.get()] { impl->outbox_filled.cancel(); });
 }
 
 // ---- server

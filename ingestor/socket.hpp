@@ -40,7 +40,7 @@ class FrameHandler {
   // room().
   virtual bool frame(std::string_view text) = 0;
   virtual bool room() = 0;
-  // Asked a few times per second: "" to go on, or why this connection is to be ended.
+  // Asked every look_every: "" to go on, or why this connection is to be ended.
   virtual std::string overdue() { return ""; }
 };
 
@@ -51,6 +51,7 @@ struct ClientOptions {
   std::chrono::milliseconds ping_every{15'000};         // 0 = never
   std::chrono::milliseconds max_silence{60'000};  // no byte, or no pong, for so long ends the connection
   std::chrono::milliseconds max_data_silence{0};  // the same for text messages; 0 = never
+  std::chrono::milliseconds look_every{50};       // at these two and at the handler's overdue()
   std::size_t max_frame = 4u << 20;               // a longer message ends the connection
 };
 

@@ -32,7 +32,7 @@ for my $seed ($first_seed .. $first_seed + ($ENV{TICK_FAULT_SEEDS} || 2) - 1) {
   my $ingest;
   my $start = sub {
     $ingest = launch("ingest_${seed}_" . ++$ingestors, $ENV{TICK_INGEST}, 'run', '--url', "ws://127.0.0.1:$port", '--symbols',
-      'BTCUSDT', '--connection', 'repair', '--max-silence', '300ms', '--ping', '100ms', '--max-data-silence', '300ms',
+      'BTCUSDT', '--connection', 'repair', '--max-silence', '250ms', '--ping', '80ms', '--max-data-silence', '250ms',
       '--max-frame', 1_000_000, '--repair-interval', '5ms', '--database', $database);
   };
   $start->();
