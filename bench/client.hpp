@@ -129,12 +129,16 @@ class Connection {
     while ((result = PQgetResult(connection_)) != nullptr) PQclear(checked(result, statement));
   }
 
-  void ingest(const std::string& table, const std::string& batch) {
-    const char* values[] = {table.c_str(), batch.data()};
-    const int sizes[] = {0, static_cast<int>(batch.size())}, formats[] = {0, 1};
-    PQclear(checked(PQexecParams(connection_, "SELECT tick.ingest($1::regclass, $2::bytea)", 2, nullptr,
-                                 values, sizes, formats, 1),
-                    "tick.ingest"));
+  // A generic plan: any other is made anew with the batch in it, copied several times.
+  void prepare_ingest(const std::string& table) {
+    run("SET plan_cache_mode = force_generic_plan");
+    const std::string sql = "SELECT tick.ingest('" + table + "', $1)";
+    PQclear(checked(PQprepare(connection_, "ingest", sql.c_str(), 0, nullptr), "prepare"));
+  }
+  void ingest(const std::string& batch) {
+    const char* values[] = {batch.data()};
+    const int sizes[] = {static_cast<int>(batch.size())}, formats[] = {1};
+    PQclear(checked(PQexecPrepared(connection_, "ingest", 1, values, sizes, formats, 1), "tick.ingest"));
   }
 
   PGresult* checked(PGresult* result, const std::string& what) {

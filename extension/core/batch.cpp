@@ -95,6 +95,23 @@ int64_t BatchColumn::word(size_t row) const {
   }
 }
 
+void BatchColumn::read(size_t from, size_t count, int64_t* into) const {
+  const unsigned char* at = data + from * width;
+  const auto each = [&]<typename Number>(Number) {
+    for (size_t i = 0; i < count; ++i) into[i] = load<Number>(at + i * sizeof(Number));
+  };
+  switch (width) {
+    case 1:
+      return each(static_cast<unsigned char>(0));
+    case 2:
+      return each(uint16_t{0});
+    case 4:
+      return each(uint32_t{0});
+    default:
+      return each(int64_t{0});
+  }
+}
+
 double BatchColumn::number(size_t row) const {
   return std::bit_cast<double>(word(row));
 }

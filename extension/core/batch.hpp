@@ -40,6 +40,8 @@ struct BatchColumn {
   // Of whatever has a width: sign-extended is what has 8 bytes.
   int64_t word(size_t row) const;
   double number(size_t row) const;
+  // The words of some rows; of a number its bits.
+  void read(size_t from, size_t count, int64_t* into) const;
 };
 
 inline constexpr uint32_t most_batch_rows = 1'000'000;

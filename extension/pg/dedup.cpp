@@ -360,21 +360,20 @@ Group& ready_group(const IdColumns* columns, const IdRow& row) {
   return group;
 }
 
-void count_duplicate(Group& group) {
+// Says false, for who has found one.
+bool count_duplicate(Group& group) {
   const int level = GetCurrentTransactionNestLevel();
   if (group.duplicates.empty() || group.duplicates.back().first < level)
     group.duplicates.push_back({level, 0});
   ++group.duplicates.back().second;
+  return false;
 }
 
 // False if the row is a duplicate.
 bool check_insert(FunctionCallInfo fcinfo, const IdColumns* columns, const IdRow& row) {
   Group& group = ready_group(columns, row);
   Ids& ids = find_ids(group, row.key);
-  if (ids.now.contains(row.id)) {
-    count_duplicate(group);
-    return false;
-  }
+  if (ids.now.contains(row.id)) return count_duplicate(group);
   (void)level_of(group, ids, GetCurrentTransactionNestLevel());
   Part& part = part_of(ids, find_statement(fcinfo));
   ids.now.insert(row.id);
@@ -449,13 +448,37 @@ void write_delta(const Dedup* dedup, IdDelta& delta) {
 }
 
 // False if the id is there already.
-bool insert_at_once(Group& group, const IdRow& row) {
-  Ids& ids = find_ids(group, row.key);
+bool insert_at_once(Group& group, Ids& ids, const IdRow& row) {
   if (ids.now.contains(row.id)) return false;
   Level& level = level_of(group, ids, GetCurrentTransactionNestLevel());
   ids.now.insert(row.id, row.time);
   level.change.added.insert(row.id, row.time);
   if (ids.now.ranges().size() > most_ranges) refuse_sparse(group);
+  return true;
+}
+
+Cell cell_of(const IdColumns* columns, TupleTableSlot* slot, size_t at) {
+  const AttrNumber attribute = columns->attributes[at];
+  const ValueType& type = columns->dedup->types[at];
+  const bool null = slot->tts_isnull[attribute - 1];
+  Datum value = slot->tts_values[attribute - 1];
+  if (!null && type.length == -1)
+    value = PointerGetDatum(pg_detoast_datum_packed(reinterpret_cast<struct varlena*>(value)));
+  return to_cell(value, null, type);
+}
+
+// As read_ids(), but for key and group.
+bool read_id(const IdColumns* columns, TupleTableSlot* slot, IdRow* row) {
+  const Dedup& dedup = *columns->dedup;
+  slot_getsomeattrs(slot, columns->last);
+  const Cell id = cell_of(columns, slot, dedup.id_at());
+  if (id.null) return false;
+  row->id = id.word;
+  row->time = no_time;
+  if (dedup.columns[dedup.time_at()] != 0) {
+    const Cell time = cell_of(columns, slot, dedup.time_at());
+    if (!time.null && time.word != plus_infinity) row->time = time.word;
+  }
   return true;
 }
 
@@ -505,23 +528,12 @@ IdColumns* bind_ids(int32 set, Relation relation) {
 bool read_ids(const IdColumns* columns, TupleTableSlot* slot, IdRow* row) {
   static std::string key, group, canonical;
   const Dedup& dedup = *columns->dedup;
-  slot_getsomeattrs(slot, columns->last);
-  const auto cell = [&](size_t at) {
-    const AttrNumber attribute = columns->attributes[at];
-    const ValueType& type = dedup.types[at];
-    const bool null = slot->tts_isnull[attribute - 1];
-    Datum value = slot->tts_values[attribute - 1];
-    if (!null && type.length == -1)
-      value = PointerGetDatum(pg_detoast_datum_packed(reinterpret_cast<struct varlena*>(value)));
-    return to_cell(value, null, type);
-  };
+  if (!read_id(columns, slot, row)) return false;
   const auto append = [&](std::string& to, size_t at) {
     const Type type = dedup.types[at].type;
-    append_key(to, needs_canonical(type) ? canonical_cell(cell(at), type, canonical) : cell(at), type);
+    const Cell cell = cell_of(columns, slot, at);
+    append_key(to, needs_canonical(type) ? canonical_cell(cell, type, canonical) : cell, type);
   };
-  const Cell id = cell(dedup.id_at());
-  if (id.null) return false;
-  row->id = id.word;
   key.clear();
   for (size_t at = 0; at < dedup.keys; ++at) append(key, at);
   row->key = key;
@@ -530,11 +542,6 @@ bool read_ids(const IdColumns* columns, TupleTableSlot* slot, IdRow* row) {
     group.clear();
     append(group, dedup.group_at());
     row->group = group;
-  }
-  row->time = no_time;
-  if (dedup.columns[dedup.time_at()] != 0) {
-    const Cell time = cell(dedup.time_at());
-    if (!time.null && time.word != plus_infinity) row->time = time.word;
   }
   return true;
 }
@@ -553,13 +560,50 @@ void confirm_ids(const IdColumns* columns, FunctionCallInfo fcinfo, bool at_once
   if (at_once) (void)flush_ids();
 }
 
-bool take_id(const IdColumns* columns, TupleTableSlot* slot) {
+// Direct-mapped by the Datums of key and group. What it points to stays while the transaction holds the lock.
+struct KnownKeys {
+  static constexpr size_t size = 1024, most_columns = 4;
+  struct Place {
+    Group* group;
+    Ids* ids;
+    Datum values[most_columns];
+  } places[size];
+};
+
+KnownKeys* make_known_keys() {
+  return static_cast<KnownKeys*>(palloc0(sizeof(KnownKeys)));
+}
+
+bool take_id(const IdColumns* columns, TupleTableSlot* slot, KnownKeys* known) {
+  const Dedup& dedup = *columns->dedup;
+  KnownKeys::Place* place = nullptr;
+  Datum values[KnownKeys::most_columns] = {};
+  if (known != nullptr && dedup.keys < KnownKeys::most_columns) {
+    slot_getsomeattrs(slot, columns->last);
+    uint64_t hash = 0;
+    bool null = false;
+    for (size_t at = 0; at <= dedup.keys; ++at) {
+      const AttrNumber attribute = columns->attributes[at < dedup.keys ? at : dedup.group_at()];
+      if (attribute == 0) continue;
+      null = null || slot->tts_isnull[attribute - 1];
+      values[at] = slot->tts_values[attribute - 1];
+      hash = (hash ^ values[at]) * 0x9e3779b97f4a7c15u;
+    }
+    if (!null) place = &known->places[hash >> 54];
+  }
   IdRow row;
-  if (!read_ids(columns, slot, &row)) return true;
-  Group& group = ready_group(columns, row);
-  if (insert_at_once(group, row)) return true;
-  count_duplicate(group);
-  return false;
+  if (place != nullptr && place->ids != nullptr && memcmp(values, place->values, sizeof values) == 0) {
+    if (!read_id(columns, slot, &row)) return true;
+  } else {
+    if (!read_ids(columns, slot, &row)) return true;
+    Group& group = ready_group(columns, row);
+    Ids& ids = find_ids(group, row.key);
+    if (place == nullptr) return insert_at_once(group, ids, row) || count_duplicate(group);
+    place->group = &group;
+    place->ids = &ids;
+    memcpy(place->values, values, sizeof values);
+  }
+  return insert_at_once(*place->group, *place->ids, row) || count_duplicate(*place->group);
 }
 
 bool flush_ids() {
@@ -697,7 +741,7 @@ void take_in_ids(Oid source, Oid relation) {
   if (set == 0) return;
   each_id(set, relation, [](const IdColumns* columns, const IdRow& row) {
     Group& group = ready_group(columns, row);
-    (void)insert_at_once(group, row);
+    (void)insert_at_once(group, find_ids(group, row.key), row);
   });
 }
 

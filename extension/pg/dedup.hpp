@@ -72,8 +72,12 @@ void each_id(int32 set, Oid relation, const std::function<void(const IdColumns*,
 void confirm_ids(const IdColumns* columns, FunctionCallInfo fcinfo, bool at_once);
 
 // For who inserts rows without firing the triggers: takes the id of a row that will be inserted, or else this
-// (sub)transaction fails. False if it is a duplicate. May ereport, and throw.
-bool take_id(const IdColumns* columns, TupleTableSlot* row);
+// (sub)transaction fails. False if it is a duplicate. May ereport, and throw. With `known` (palloc'ed, for
+// one statement) a key or group whose Datums are the same as before is not looked up again: they must mean
+// the same.
+struct KnownKeys;
+KnownKeys* make_known_keys();
+bool take_id(const IdColumns* columns, TupleTableSlot* row, KnownKeys* known);
 
 // Writes what this transaction does to its sets; true if that is anything. Throws.
 bool flush_ids();

@@ -2,6 +2,8 @@
 // or COPY's messages and without firing triggers: those of ours it stands in for. Whatever else a table may
 // ask of an INSERT is honoured (rights, defaults, NOT NULL, CHECK, partitions, indexes) or refused with
 // feature_not_supported before the first row, so that the caller can fall back to COPY, which does the same.
+#include <algorithm>
+
 #include "../core/batch.hpp"
 
 #include "capture.hpp"
@@ -19,7 +21,8 @@ namespace {
 
 using Kind = BatchColumn::Kind;
 
-constexpr int chunk_rows = 1000;  // formed, and written, together
+constexpr int chunk_rows = 256;  // formed, and written, together
+constexpr Size chunk_memory = 512 * 1024;
 
 // One column of the batch, or a default.
 struct Filler {
@@ -71,7 +74,8 @@ class Ingest {
   // May ereport.
   void open() {
     memory_ = AllocSetContextCreate(CurrentMemoryContext, "pg_tick ingest", ALLOCSET_DEFAULT_SIZES);
-    chunk_ = AllocSetContextCreate(memory_, "pg_tick ingest rows", ALLOCSET_DEFAULT_SIZES);
+    // Its first block stays when it is reset: no chunk asks the system for memory.
+    chunk_ = AllocSetContextCreate(memory_, "pg_tick ingest rows", 0, chunk_memory, 16 * chunk_memory);
     MemoryContext caller = MemoryContextSwitchTo(memory_);
     table_ = table_open(target_, RowExclusiveLock);
     check_table();
@@ -92,6 +96,11 @@ class Ingest {
       ExecOpenIndices(info, false);
     find_fillers();
     rows_ = make_slots(RelationGetDescr(table_));
+    // Equal words are one Datum: a key of them need not be looked at twice.
+    const bool lasting = std::all_of(fillers_, fillers_ + filler_count_, [](const Filler* filler) {
+      return filler->column != nullptr && filler->column->kind != Kind::text;
+    });
+    if (lasting) known_keys_ = make_known_keys();
     bulk_ = GetBulkInsertState();
     MemoryContextSwitchTo(caller);
   }
@@ -251,10 +260,12 @@ class Ingest {
     return PointerGetDatum(cstring_to_text_with_len(text.data(), static_cast<int>(text.size())));
   }
 
-  static TupleTableSlot** make_slots(TupleDesc of_relation) {
+  // As many as a chunk may need.
+  TupleTableSlot** make_slots(TupleDesc of_relation) const {
     TupleDesc columns = CreateTupleDescCopy(of_relation);  // which nobody counts references to
-    auto** slots = static_cast<TupleTableSlot**>(palloc(sizeof(TupleTableSlot*) * chunk_rows));
-    for (int i = 0; i < chunk_rows; ++i) {
+    const size_t count = Min(batch_.rows, static_cast<uint32_t>(chunk_rows));
+    auto** slots = static_cast<TupleTableSlot**>(palloc(sizeof(TupleTableSlot*) * (count + 1)));
+    for (size_t i = 0; i < count; ++i) {
       slots[i] = MakeSingleTupleTableSlot(columns, &TTSOpsVirtual);
       memset(slots[i]->tts_isnull, true, static_cast<size_t>(columns->natts));
     }
@@ -264,49 +275,60 @@ class Ingest {
   // Makes the values of a chunk.
   static void fill(Filler& filler, uint32_t from, int count) {
     const BatchColumn& column = *filler.column;
-    for (int i = 0; i < count; ++i) {
-      const size_t row = from + static_cast<size_t>(i);
-      filler.nulls[i] = column.is_null(row);
-      if (filler.nulls[i]) continue;
-      Datum& value = filler.values[i];
-      if (column.kind == Kind::text) {
-        value = text_of(column.texts[row]);
-        continue;
-      }
-      const int64 word = column.word(row);
-      switch (filler.type) {
-        case BOOLOID:
-          value = BoolGetDatum(word != 0);
-          break;
-        case INT2OID:
+    if (column.nulls == nullptr)
+      memset(filler.nulls, 0, static_cast<size_t>(count));
+    else
+      for (int i = 0; i < count; ++i) filler.nulls[i] = column.is_null(from + static_cast<uint32_t>(i));
+    Datum* values = filler.values;
+    if (column.kind == Kind::text) {
+      for (int i = 0; i < count; ++i)
+        if (!filler.nulls[i]) values[i] = text_of(column.texts[from + static_cast<uint32_t>(i)]);
+      return;
+    }
+    static_assert(sizeof(Datum) == sizeof(int64_t));
+    auto* words = reinterpret_cast<int64_t*>(values);
+    column.read(from, static_cast<size_t>(count), words);
+    const auto each = [&](auto&& make) {
+      for (int i = 0; i < count; ++i)
+        if (!filler.nulls[i]) values[i] = make(words[i]);
+    };
+    switch (filler.type) {
+      case BOOLOID:
+        each([](int64 word) { return BoolGetDatum(word != 0); });
+        break;
+      case INT2OID:
+        each([](int64 word) {
           if (word < PG_INT16_MIN || word > PG_INT16_MAX) out_of_range("smallint");
-          value = Int16GetDatum(static_cast<int16>(word));
-          break;
-        case INT4OID:
+          return Int16GetDatum(static_cast<int16>(word));
+        });
+        break;
+      case INT4OID:
+        each([](int64 word) {
           if (word < PG_INT32_MIN || word > PG_INT32_MAX) out_of_range("integer");
-          value = Int32GetDatum(static_cast<int32>(word));
-          break;
-        case TEXTOID:
-        case VARCHAROID:
-          value = filler.texts[word];
-          break;
-        case FLOAT8OID:
-          value = Float8GetDatum(column.number(row));
-          break;
-        case TIMESTAMPOID:
-        case TIMESTAMPTZOID:
-          if (!IS_VALID_TIMESTAMP(word) && !TIMESTAMP_NOT_FINITE(word))
-            ereport(ERROR, (errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE), errmsg("timestamp out of range")));
-          value = TimestampTzGetDatum(word);
-          break;
-        default:
-          value = Int64GetDatum(word);
-      }
+          return Int32GetDatum(static_cast<int32>(word));
+        });
+        break;
+      case TEXTOID:
+      case VARCHAROID:
+        each([&](int64 word) { return filler.texts[word]; });
+        break;
+      case TIMESTAMPOID:
+      case TIMESTAMPTZOID:
+        each([](int64 word) {
+          if (!IS_VALID_TIMESTAMP(word) && !TIMESTAMP_NOT_FINITE(word)) out_of_range("timestamp");
+          return TimestampTzGetDatum(word);
+        });
+        break;
+      default:  // the bits of an int8 or float8 are its Datum
+        break;
     }
   }
 
   [[noreturn]] static void out_of_range(const char* type) {
-    ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE), errmsg("%s out of range", type)));
+    const bool number = strcmp(type, "timestamp") != 0;
+    ereport(ERROR,
+            (errcode(number ? ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE : ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+             errmsg("%s out of range", type)));
   }
 
   Leaf& leaf_of(ResultRelInfo* info) {
@@ -356,7 +378,7 @@ class Ingest {
     Relation table = info->ri_RelationDesc;
     if (leaf.map != nullptr) slot = execute_attr_map_slot(leaf.map, slot, leaf.slots[leaf.count]);
     slot->tts_tableOid = RelationGetRelid(table);
-    if (leaf.ids != nullptr && !take_id(leaf.ids, slot)) {
+    if (leaf.ids != nullptr && !take_id(leaf.ids, slot, known_keys_)) {
       ++duplicates_;
       return;
     }
@@ -396,6 +418,7 @@ class Ingest {
   const Leaf* written_ = nullptr;  // that rows were written to
   TupleTableSlot** rows_ = nullptr;
   bool flushes_ = false;
+  KnownKeys* known_keys_ = nullptr;
   int64 inserted_ = 0, duplicates_ = 0;
 };
 
