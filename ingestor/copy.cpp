@@ -1,4 +1,4 @@
-// Binary COPY, commit, in-doubt resolution; see copy.hpp.
+// tick.ingest, binary COPY, commit, in-doubt resolution; see copy.hpp.
 #include "copy.hpp"
 
 #include <libpq-fe.h>
@@ -44,6 +44,23 @@ const std::vector<Known>& known_columns() {
       {"received_at", false, {type_timestamptz, type_timestamp}},
   };
   return columns;
+}
+
+BatchColumn::Kind batch_kind(What what) {
+  switch (what) {
+    case ts:
+    case received_at:
+      return BatchColumn::Kind::time;
+    case price:
+    case qty:
+      return BatchColumn::Kind::number;
+    case trade_id:
+      return BatchColumn::Kind::whole;
+    case is_buyer_maker:
+      return BatchColumn::Kind::boolean;
+    default:
+      return BatchColumn::Kind::words;
+  }
 }
 
 void put16(std::string& out, std::uint16_t value) {
@@ -109,6 +126,8 @@ Writer::~Writer() = default;
 
 void Writer::connect() {
   database_.reset();
+  prepared_ = false;
+  fast_ = true;
   database_ = std::make_unique<Database>(options_.database);
   // The server must notice soon that this process is gone: until then it holds the position's lock.
   for (const char* setting : {"tcp_keepalives_idle = 10", "tcp_keepalives_interval = 5",
@@ -184,6 +203,10 @@ void Writer::read_table() {
     list += (list.empty() ? "" : ", ") + std::string(known.name);
   }
   table_name_ = *rows.at(0).at(3);
+  std::vector<BatchWriter::Column> columns;
+  for (const auto& column : columns_)
+    columns.push_back({column.name, batch_kind(static_cast<What>(column.what))});
+  columns_writer_.emplace(std::move(columns));
   copy_sql_ = "COPY " + table_name_ + " (" + list + ") FROM STDIN (FORMAT binary)";
   partitions_.open(*database_, table_name_);
 }
@@ -388,6 +411,98 @@ Writer::Attempt Writer::attempt(std::span<const Tick> ticks, const Position& nex
     for (std::size_t ahead = 1; ahead <= options_.partitions_ahead; ++ahead)
       partitions_.ensure(*database_, day_of(now()) + static_cast<std::int64_t>(ahead));
 
+  if (fast_)
+    if (auto done = attempt_fast(ticks, next)) return *done;
+  return attempt_copy(ticks, next);
+}
+
+void Writer::note_error(Attempt& attempt, const pg_result* result) const {
+  const char* message = result == nullptr ? PQerrorMessage(database_->handle()) : nullptr;
+  if (result != nullptr) {
+    if (const char* state = PQresultErrorField(result, PG_DIAG_SQLSTATE)) attempt.sqlstate = state;
+    attempt.row_refused = row_error(result);
+    message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+    if (message == nullptr) message = PQresultErrorMessage(result);
+  }
+  if (attempt.message.empty() && message != nullptr) attempt.message = one_line(message);
+  const char* detail = result == nullptr ? nullptr : PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL);
+  if (detail != nullptr) attempt.message += std::string(": ") + detail;
+}
+
+void Writer::conclude(Attempt& attempt, bool committed, bool handed_over) {
+  if (committed) {
+    attempt.outcome = Outcome::committed;
+  } else if (PQstatus(database_->handle()) != CONNECTION_OK) {
+    note_error(attempt, nullptr);
+    attempt.outcome = handed_over ? Outcome::in_doubt : Outcome::not_committed;
+  } else if (PQtransactionStatus(database_->handle()) != PQTRANS_IDLE) {
+    database_->run("ROLLBACK");
+  }
+}
+
+// Rows and position in one statement: one round trip. Nothing: this table's rows must go by COPY.
+std::optional<Writer::Attempt> Writer::attempt_fast(std::span<const Tick> ticks, const Position& next) {
+  PGconn* connection = database_->handle();
+  static constexpr const char* statement = "tick_ingest";
+  Attempt done;
+  const auto refused = [&](const PGresult* result) {
+    const char* state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+    const std::string_view code = state == nullptr ? "" : state;
+    if (code != "0A000" && code != "42883") return false;  // 42883: an older extension
+    fast_ = false;
+    log::info(std::string("rows go by COPY: ") + PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY));
+    return true;
+  };
+  if (!prepared_) {
+    const std::string sql =
+        "SELECT i.inserted, tick.feed($1, $2, $3::jsonb) FROM tick.ingest($4::regclass, $5) AS i";
+    PGresult* result = PQprepare(connection, statement, sql.c_str(), 0, nullptr);
+    const bool good = PQresultStatus(result) == PGRES_COMMAND_OK;
+    const bool by_copy = !good && refused(result);
+    if (!good && !by_copy) note_error(done, result);
+    PQclear(result);
+    if (by_copy) return std::nullopt;
+    if (!good) {
+      conclude(done, false, false);
+      return done;
+    }
+    prepared_ = true;
+  }
+  encode_columns(ticks);
+  const std::string position = to_json(next);
+  const char* const values[] = {options_.feed.c_str(), options_.connection.c_str(), position.c_str(),
+                                table_name_.c_str(), buffer_.data()};
+  const int lengths[] = {0, 0, 0, 0, static_cast<int>(buffer_.size())};
+  constexpr int formats[] = {0, 0, 0, 0, 1};
+  if (!PQsendQueryPrepared(connection, statement, 5, values, lengths, formats, 0)) {
+    note_error(done, nullptr);
+    conclude(done, false, false);
+    return done;
+  }
+  bool answered = false;
+  bool failed = false;
+  bool by_copy = false;
+  while (PGresult* result = PQgetResult(connection)) {
+    if (PQresultStatus(result) == PGRES_TUPLES_OK) {
+      answered = true;
+      done.rows = static_cast<std::size_t>(parse_integer(PQgetvalue(result, 0, 0)).value_or(0));
+    } else {
+      failed = true;
+      by_copy = refused(result);
+      if (!by_copy) note_error(done, result);
+    }
+    PQclear(result);
+    if (PQstatus(connection) != CONNECTION_OK) break;
+  }
+  if (by_copy) return std::nullopt;
+  // The answer comes before the commit, which may fail; idle and without error is what means that it is done.
+  // From the first byte on the server may commit at any moment, whatever this side gets to hear.
+  const bool idle = PQstatus(connection) == CONNECTION_OK && PQtransactionStatus(connection) == PQTRANS_IDLE;
+  conclude(done, answered && !failed && idle, true);
+  return done;
+}
+
+Writer::Attempt Writer::attempt_copy(std::span<const Tick> ticks, const Position& next) {
   encode(ticks);
   // One message from BEGIN to COMMIT: the whole batch costs two round trips.
   const std::string sql = "BEGIN; SELECT tick.feed(" + database_->literal(options_.feed) + ", " +
@@ -397,12 +512,8 @@ Writer::Attempt Writer::attempt(std::span<const Tick> ticks, const Position& nex
   Attempt done;
   bool handed_over = false;
   bool committed = false;
-  const auto note = [&](const char* message) {
-    if (!done.message.empty() || message == nullptr) return;
-    done.message = one_line(message);
-  };
   if (!PQsendQuery(connection, sql.c_str())) {
-    note(PQerrorMessage(connection));
+    note_error(done, nullptr);
     return done;
   }
   while (PGresult* result = PQgetResult(connection)) {
@@ -411,7 +522,7 @@ Writer::Attempt Writer::attempt(std::span<const Tick> ticks, const Position& nex
       const bool sent = PQputCopyData(connection, buffer_.data(), static_cast<int>(buffer_.size())) == 1;
       // From here on the server may commit at any moment, whatever this side gets to hear.
       handed_over = sent;
-      if (!sent || PQputCopyEnd(connection, nullptr) != 1) note(PQerrorMessage(connection));
+      if (!sent || PQputCopyEnd(connection, nullptr) != 1) note_error(done, nullptr);
       if (PQstatus(connection) != CONNECTION_OK || !sent) {
         PQclear(result);
         break;
@@ -422,24 +533,12 @@ Writer::Attempt Writer::attempt(std::span<const Tick> ticks, const Position& nex
       if (tag.starts_with("COPY "))
         done.rows = static_cast<std::size_t>(parse_integer(tag.substr(5)).value_or(0));
     } else if (status != PGRES_TUPLES_OK) {
-      if (const char* state = PQresultErrorField(result, PG_DIAG_SQLSTATE)) done.sqlstate = state;
-      done.row_refused = row_error(result);
-      note(PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY));
-      note(PQresultErrorMessage(result));
-      if (const char* context = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL))
-        done.message += std::string(": ") + context;
+      note_error(done, result);
     }
     PQclear(result);
     if (PQstatus(connection) != CONNECTION_OK) break;
   }
-  if (committed) {
-    done.outcome = Outcome::committed;
-  } else if (PQstatus(connection) != CONNECTION_OK) {
-    note(PQerrorMessage(connection));
-    done.outcome = handed_over ? Outcome::in_doubt : Outcome::not_committed;
-  } else if (PQtransactionStatus(connection) != PQTRANS_IDLE) {
-    database_->run("ROLLBACK");
-  }
+  conclude(done, committed, handed_over);
   return done;
 }
 
@@ -474,7 +573,44 @@ void Writer::report_refused(const Tick& tick, const std::string& message) {
                std::to_string(tick.price) + "]");
 }
 
-// ---- binary COPY
+// ---- columns for tick.ingest, binary COPY
+
+void Writer::encode_columns(std::span<const Tick> ticks) {
+  BatchWriter& out = *columns_writer_;
+  const auto micros = [](Timestamp time) { return time.time_since_epoch().count() - postgres_epoch_us; };
+  for (std::size_t i = 0; i < columns_.size(); ++i) {
+    for (const auto& tick : ticks) {
+      switch (static_cast<What>(columns_[i].what)) {
+        case exchange:
+          out.text(i,
+                   tick.exchange.view().empty() ? std::string_view(options_.exchange) : tick.exchange.view());
+          break;
+        case symbol:
+          out.text(i, tick.symbol.view());
+          break;
+        case ts:
+          out.whole(i, micros(tick.ts));
+          break;
+        case price:
+          out.number(i, tick.price);
+          break;
+        case qty:
+          tick.has_qty ? out.number(i, tick.qty) : out.null(i);
+          break;
+        case trade_id:
+          tick.has_id ? out.whole(i, tick.id) : out.null(i);
+          break;
+        case is_buyer_maker:
+          tick.maker == Maker::unknown ? out.null(i) : out.boolean(i, tick.maker == Maker::buyer);
+          break;
+        case received_at:
+          tick.received == Timestamp{} ? out.null(i) : out.whole(i, micros(tick.received));
+          break;
+      }
+    }
+  }
+  buffer_ = out.finish();
+}
 
 void Writer::encode(std::span<const Tick> ticks) {
   buffer_.assign("PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0\0", 19);

@@ -1,4 +1,5 @@
-// The only writer of ticks: binary COPY and the feed's position in one transaction, exactly once.
+// The only writer of ticks: tick.ingest, or binary COPY where that refuses, and the feed's position in one
+// transaction, exactly once.
 // A commit has three outcomes. When the connection breaks after the last byte was handed over, the outcome is
 // in doubt: the writer reconnects, waits until the old server process is gone (an advisory lock that it
 // held), asks the database for the position, and sends the batch again only if it is not in. One Writer = one
@@ -8,17 +9,21 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "core/batch.hpp"
 #include "database.hpp"
 #include "feed.hpp"
 #include "partitions.hpp"
 #include "position.hpp"
 #include "stats.hpp"
+
+struct pg_result;
 
 namespace tick::ingest {
 
@@ -79,8 +84,13 @@ class Writer {
   void pause();
   void commit(std::span<const Tick> ticks);
   Attempt attempt(std::span<const Tick> ticks, const Position& next);
+  Attempt attempt_copy(std::span<const Tick> ticks, const Position& next);
+  std::optional<Attempt> attempt_fast(std::span<const Tick> ticks, const Position& next);
   void encode(std::span<const Tick> ticks);
   void encode_field(const Tick& tick, const Column& column);
+  void encode_columns(std::span<const Tick> ticks);
+  void note_error(Attempt& attempt, const pg_result* result) const;
+  void conclude(Attempt& attempt, bool committed, bool handed_over);
   Position next_position(std::span<const Tick> ticks) const;
   bool already_in(const Tick& tick) const;
   void account(std::span<const Tick> ticks, const Position& next, std::size_t rows);
@@ -93,6 +103,9 @@ class Writer {
   DayPartitions partitions_;
   std::vector<Column> columns_;
   std::string copy_sql_;
+  bool fast_ = true;       // tick.ingest takes this table's rows, as far as is known
+  bool prepared_ = false;  // on this connection
+  std::optional<BatchWriter> columns_writer_;
   std::string table_name_;
   std::string session_;
   std::uint64_t batch_ = 0;   // last committed batch of this session
