@@ -47,6 +47,27 @@ List* find_unguarded() {
   return result;
 }
 
+// Enables what a statement has disabled on tables that it still holds: no other lock is needed, and a writer
+// that waits for one of them may hold the source.
+void enable_triggers() {
+  ListCell* cell;
+  foreach (cell, find_unguarded()) {
+    const Oid table = static_cast<Unguarded*>(lfirst(cell))->leaf;
+    Relation relation = table_open(table, AccessShareLock);
+    const bool held = CheckRelationLockedByMe(relation, ShareRowExclusiveLock, true);
+    StringInfoData commands;
+    initStringInfo(&commands);
+    for (int i = 0; held && relation->trigdesc != nullptr && i < relation->trigdesc->numtriggers; ++i) {
+      const Trigger* trigger = &relation->trigdesc->triggers[i];
+      if (trigger->tgenabled != TRIGGER_FIRES_ALWAYS && strncmp(trigger->tgname, "zz_tick_", 8) == 0)
+        appendStringInfo(&commands, "%sENABLE ALWAYS TRIGGER %s", commands.len == 0 ? "" : ", ",
+                         quote_identifier(trigger->tgname));
+    }
+    table_close(relation, NoLock);
+    if (commands.len > 0) run(psprintf("ALTER TABLE %s %s", relation_text(table), commands.data));
+  }
+}
+
 // Returns the sources whose capture had to be restored.
 List* restore_triggers() {
   List* restored = NIL;
@@ -107,6 +128,36 @@ void refuse_misfits() {
   close_catalogs();
 }
 
+// The same for state tables: what the worker could not write, or a crash would empty.
+void refuse_broken_states() {
+  open_catalogs();
+  SPI_execute(
+      "SELECT r.state::regclass, r.view::regclass, u.what FROM tick_catalog.rollup AS r JOIN pg_class AS c "
+      "ON "
+      "c.oid = r.state CROSS JOIN LATERAL (SELECT 'be unlogged' WHERE c.relpersistence <> 'p' UNION ALL "
+      "SELECT 'do without its columns' WHERE (SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = "
+      "c.oid "
+      "AND (a.attname, a.atttypid) IN (('tick_stale', 'bool'::regtype), ('revision', 'int8'::regtype), "
+      "('updated_at', 'timestamptz'::regtype))) < 3 UNION ALL "
+      "SELECT 'do without its key' WHERE NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid AND "
+      "i.indisunique AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL AND (r.time_column IS "
+      "NULL AND r.key_columns = '{}' OR (SELECT array_agg(a.attname::text ORDER BY a.attname::text) FROM "
+      "pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey)) = (SELECT array_agg(k ORDER "
+      "BY k) FROM unnest(r.key_columns || r.time_column) AS k WHERE k IS NOT NULL)))) AS u (what) WHERE "
+      "EXISTS (SELECT FROM pg_event_trigger_ddl_commands() AS d WHERE d.classid = 'pg_class'::regclass AND "
+      "d.objid = c.oid) LIMIT 1",
+      true, 1);
+  if (SPI_processed > 0) {
+    HeapTuple tuple = SPI_tuptable->vals[0];
+    TupleDesc desc = SPI_tuptable->tupdesc;
+    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                    errmsg("table %s cannot %s: it keeps rollup %s", SPI_getvalue(tuple, desc, 1),
+                           SPI_getvalue(tuple, desc, 3), SPI_getvalue(tuple, desc, 2)),
+                    errhint("Leave it as it is, or drop the rollup with tick.drop_rollup.")));
+  }
+  close_catalogs();
+}
+
 // A table that has left its source can be truncated again. PostgreSQL itself drops the triggers it had
 // cloned.
 void release_detached() {
@@ -138,6 +189,8 @@ void audit_statement(Node* statement) {
   const Actor caller = act_as_extension();
   const bool before = pause_audit(true);
   refuse_misfits();
+  if (IsA(statement, AlterTableStmt) || IsA(statement, RenameStmt)) refuse_broken_states();
+  enable_triggers();
   (void)restore_triggers();
   if (is_restored()) expect_revival(loads);
   if (detached) release_detached();

@@ -158,6 +158,8 @@ void follow_owners();
 
 // Locks the source and everything below it, without making its writers wait for more than a moment.
 void lock_source(Oid source, LOCKMODE mode = ShareRowExclusiveLock);
+// The same for several at once: a writer that waits for one of them may hold another.
+void lock_sources(List* sources, LOCKMODE mode);
 
 // Names the sessions and prepared transactions that hold conflicting locks on a source or its leaves.
 const char* lock_holders(Oid source, LOCKMODE mode);

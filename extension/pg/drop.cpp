@@ -70,7 +70,6 @@ void release_source(Oid source) {
 
 // Removes what is left of a rollup. Runs as the extension's owner with the fixed search_path.
 void remove(const Remains& remains) {
-  if (exists(remains.source)) lock_source(remains.source);
   stop_turns();
   run(psprintf("DELETE FROM tick_catalog.rollup WHERE id = %d", remains.rollup));
   drop_objects(remains);
@@ -79,7 +78,25 @@ void remove(const Remains& remains) {
   tell_engine();
 }
 
+// All at once, and as strongly as release_source() will need them.
+void lock_for_removal(List* all) {
+  List* sources = NIL;
+  bool last = false;
+  ListCell* cell;
+  foreach (cell, all) {
+    const Oid source = static_cast<Remains*>(lfirst(cell))->source;
+    if (!exists(source) || list_member_oid(sources, source)) continue;
+    sources = lappend_oid(sources, source);
+    int left = list_length(read_remains("r.source = $1", source));
+    ListCell* other;
+    foreach (other, all) left -= static_cast<Remains*>(lfirst(other))->source == source ? 1 : 0;
+    last = last || left == 0;
+  }
+  if (sources != NIL) lock_sources(sources, last ? AccessExclusiveLock : ShareRowExclusiveLock);
+}
+
 void remove_all(List* all) {
+  lock_for_removal(all);
   ListCell* cell;
   foreach (cell, all) remove(*static_cast<Remains*>(lfirst(cell)));
 }

@@ -64,7 +64,9 @@ TurnResult Merger::turn(TimestampTz since) {
     const int rollup = current_;
     const bool transient = is_transient(error.data->sqlerrcode);
     const std::string message = error.message();
-    if (rollup == 0 || (transient && !is_stuck(rollup, error.data->sqlerrcode))) {
+    // A state table that was rewritten is empty for a snapshot from before: the next one sees its rows.
+    const bool passing = transient || error.data->sqlerrcode == ERRCODE_UNIQUE_VIOLATION;
+    if (rollup == 0 || (passing && !is_stuck(rollup, error.data->sqlerrcode))) {
       generation_ = 0;
       throw;
     }
@@ -88,9 +90,10 @@ TurnResult Merger::turn(TimestampTz since) {
 // Somebody holds the state table, or the disk that it alone is on is full: others cannot wait for that for
 // ever.
 bool Merger::is_stuck(int rollup, int sqlstate) {
-  if (sqlstate != ERRCODE_LOCK_NOT_AVAILABLE && sqlstate != ERRCODE_DISK_FULL) return false;
+  const bool room = sqlstate == ERRCODE_DISK_FULL;
+  if (!room && sqlstate != ERRCODE_LOCK_NOT_AVAILABLE && sqlstate != ERRCODE_UNIQUE_VIOLATION) return false;
   if (++passing_failures_[rollup] < most_passing_failures) return false;
-  if (sqlstate == ERRCODE_LOCK_NOT_AVAILABLE) return true;
+  if (!room) return true;
   const auto found =
       std::find_if(rollups_.begin(), rollups_.end(), [&](const Rollup& known) { return known.id == rollup; });
   return found != rollups_.end() && found->apart;

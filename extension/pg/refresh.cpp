@@ -219,6 +219,46 @@ void follow_owners() {
 
 namespace {
 
+// watermark_by names a column of the source.
+void follow_column(const RenameStmt* rename) {
+  if (rename->renameType != OBJECT_COLUMN) return;
+  Oid types[] = {TEXTOID, TEXTOID};
+  Datum values[] = {CStringGetTextDatum(rename->subname), CStringGetTextDatum(rename->newname)};
+  const Actor caller = act_as_extension();
+  write(
+      "UPDATE tick_catalog.source SET watermark_by = $2 WHERE watermark_by = $1 AND EXISTS (SELECT FROM "
+      "pg_event_trigger_ddl_commands() AS d WHERE d.classid = 'pg_class'::regclass AND d.objid = relid)",
+      2, types, values);
+  act_again(caller);
+}
+
+// A state table stays beside its view, and is named after it if it was: the old name is free.
+void follow_view(Node* statement) {
+  const auto* rename = IsA(statement, RenameStmt) ? reinterpret_cast<RenameStmt*>(statement) : nullptr;
+  if (rename != nullptr && rename->renameType != OBJECT_VIEW && rename->renameType != OBJECT_TABLE) return;
+  const Actor caller = act_as_extension();
+  List* moved = read_texts(
+      "EXISTS (SELECT FROM pg_event_trigger_ddl_commands() AS d WHERE d.classid = 'pg_class'::regclass "
+      "AND d.objsubid = 0 AND d.objid = r.view)",
+      InvalidOid);
+  ListCell* cell;
+  foreach (cell, moved) {
+    const auto* texts = static_cast<Texts*>(lfirst(cell));
+    const Oid schema = get_rel_namespace(texts->view), lies = get_rel_namespace(texts->state);
+    const char* name = get_rel_name(texts->state);
+    if (rename != nullptr) {
+      const char* wanted = makeObjectName(rename->newname, nullptr, "state");
+      if (strcmp(name, makeObjectName(rename->relation->relname, nullptr, "state")) == 0 &&
+          !OidIsValid(get_relname_relid(wanted, lies)))
+        run(psprintf("ALTER TABLE %s RENAME TO %s", relation_text(texts->state), quote_identifier(wanted)));
+    } else if (lies != schema && !OidIsValid(get_relname_relid(name, schema))) {
+      run(psprintf("ALTER TABLE %s SET SCHEMA %s", relation_text(texts->state),
+                   quote_identifier(get_namespace_name(schema))));
+    }
+  }
+  act_again(caller);
+}
+
 bool changes_owner(Node* statement) {
   if (!IsA(statement, AlterTableStmt)) return false;
   ListCell* cell;
@@ -283,10 +323,14 @@ PGDLLEXPORT Datum tick_on_rename(PG_FUNCTION_ARGS) {
       ereport(ERROR, (errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
                       errmsg("tick_catalog.on_rename is an event trigger")));
     const auto* data = reinterpret_cast<EventTriggerData*>(fcinfo->context);
-    if (IsA(data->parsetree, RenameStmt)) tick::pg::rename_ids();
-    if (IsA(data->parsetree, RenameStmt) || IsA(data->parsetree, AlterObjectSchemaStmt))
+    if (IsA(data->parsetree, RenameStmt)) {
+      tick::pg::rename_ids();
+      tick::pg::follow_column(reinterpret_cast<RenameStmt*>(data->parsetree));
+    }
+    if (IsA(data->parsetree, RenameStmt) || IsA(data->parsetree, AlterObjectSchemaStmt)) {
+      tick::pg::follow_view(data->parsetree);
       tick::pg::refresh_all();
-    else if (tick::pg::changes_owner(data->parsetree))
+    } else if (tick::pg::changes_owner(data->parsetree))
       tick::pg::follow_owners();
     PG_RETURN_NULL();
   });

@@ -118,9 +118,20 @@ const char* lock_holders(Oid source, LOCKMODE mode) {
 }
 
 void lock_source(Oid source, LOCKMODE mode) {
+  lock_sources(list_make1_oid(source), mode);
+}
+
+void lock_sources(List* sources, LOCKMODE mode) {
   const TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), tick_lock_timeout);
   int rest = 10;
-  while (!try_lock(find_all_inheritors(source, NoLock, nullptr), mode)) {
+  const auto tables = [&] {
+    List* all = NIL;
+    ListCell* cell;
+    foreach (cell, sources) all = list_concat(all, find_all_inheritors(lfirst_oid(cell), NoLock, nullptr));
+    return all;
+  };
+  while (!try_lock(tables(), mode)) {
+    const Oid source = linitial_oid(sources);
     if (GetCurrentTimestamp() >= give_up)
       ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
                       errmsg("could not lock \"%s\" within tick.lock_timeout", get_rel_name(source)),
