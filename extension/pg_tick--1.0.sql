@@ -295,15 +295,16 @@ REVOKE ALL ON FUNCTION tick_catalog.refuse_replica(pg_catalog.regclass) FROM PUB
 
 -- Only the worker writes a state table; emptied by its owner it is computed again.
 CREATE FUNCTION tick_catalog.guard_state() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tick_guard_state';
-CREATE FUNCTION tick_catalog.guard_table(state pg_catalog.regclass) RETURNS void
+CREATE FUNCTION tick_catalog.guard_table(state pg_catalog.regclass, definition name) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+  -- The argument tells tick.resume which definition is this table's when a dump has brought the schema alone.
   EXECUTE format('CREATE TRIGGER tick_guard BEFORE INSERT OR UPDATE OR DELETE ON %s
-    FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.guard_state()', state);
+    FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.guard_state(%L)', state, definition);
   EXECUTE format('CREATE TRIGGER tick_rebuild AFTER TRUNCATE ON %s
     FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.guard_state()', state);
 END $$;
-REVOKE ALL ON FUNCTION tick_catalog.guard_state(), tick_catalog.guard_table(pg_catalog.regclass) FROM PUBLIC;
+REVOKE ALL ON FUNCTION tick_catalog.guard_state(), tick_catalog.guard_table(pg_catalog.regclass, name) FROM PUBLIC;
 
 -- A source that comes out of a dump: nothing of it is merged before the session that brings it has ended.
 CREATE FUNCTION tick_catalog.loading() RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'tick_loading';
@@ -354,7 +355,8 @@ COMMENT ON FUNCTION tick_catalog.present_rate(float8, timestamptz) IS 'rows a se
 CREATE VIEW tick.status AS
   SELECT r.view::pg_catalog.regclass AS rollup,
          r.source::pg_catalog.regclass AS source,
-         CASE WHEN r.status = 'live' AND EXISTS (SELECT FROM tick_catalog.pending p WHERE p.rollup = r.id)
+         CASE WHEN r.status <> 'error' AND o.epoch <> f.epoch THEN 'restored'
+              WHEN r.status = 'live' AND EXISTS (SELECT FROM tick_catalog.pending p WHERE p.rollup = r.id)
               THEN 'recompute' ELSE r.status END AS state,
          tick_catalog.present_rate(w.rate, w.last_arrival) AS rows_per_second,
          (SELECT count(*) FROM tick_catalog.frontier f,
@@ -367,6 +369,8 @@ CREATE VIEW tick.status AS
          'merge'::text AS strategy,
          (SELECT count(*) FROM tick_catalog.stale t WHERE t.rollup = r.id) AS stale
   FROM tick_catalog.rollup r
+  JOIN tick_catalog.source o ON o.relid = r.source
+  CROSS JOIN tick_catalog.frontier f
   LEFT JOIN tick_catalog.watermark w ON w.source = r.source
   CROSS JOIN tick_catalog.worker_counters() c
   WHERE pg_catalog.has_table_privilege(r.view, 'SELECT');
@@ -395,7 +399,8 @@ COMMENT ON FUNCTION tick.channel(regclass) IS 'the channel to LISTEN to for chan
 
 CREATE FUNCTION tick.resume(name regclass) RETURNS void
   LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'tick_resume';
-COMMENT ON FUNCTION tick.resume(regclass) IS 'recomputes a rollup that was set aside after an error';
+COMMENT ON FUNCTION tick.resume(regclass) IS
+  'recomputes a rollup that was set aside after an error, or of which a dump has brought the schema alone';
 
 CREATE FUNCTION tick.feed(feed text, connection text, "position" jsonb) RETURNS void
   LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'tick_feed';

@@ -223,8 +223,8 @@ Binding* bind_capture(const Trigger* trigger, Relation relation) {
       ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
                       errmsg("capture trigger of \"%s\" names program %s, which does not exist",
                              RelationGetRelationName(relation), trigger->tgargs[i]),
-                      errhint("After a restore of the schema alone, restore the data as well; else drop the "
-                              "rollups of this table and create them again.")));
+                      errhint("After a restore of the schema alone, restore the data as well, or SELECT "
+                              "tick.resume(view) of each rollup.")));
     binding->evaluators[binding->count] = evaluator;
     binding->attributes[binding->count] = map_attributes(evaluator, relation);
     ++binding->count;

@@ -97,13 +97,6 @@ bool holds_rows(Oid relid) {
   return found;
 }
 
-bool any_holds_rows(Oid table) {
-  ListCell* cell;
-  foreach (cell, find_all_inheritors(table, NoLock, nullptr))
-    if (holds_rows(lfirst_oid(cell))) return true;
-  return false;
-}
-
 // Has the windows of a rollup recomputed whose rows may lie within bounds of the time its window is made of.
 void mark_pending(int32 rollup, Oid source, Oid table) {
   MemoryContext memory = CurrentMemoryContext;
@@ -169,6 +162,13 @@ void take_in_table(Oid source, Oid table) {
 }
 
 }  // namespace
+
+bool any_holds_rows(Oid table) {
+  ListCell* cell;
+  foreach (cell, find_all_inheritors(table, NoLock, nullptr))
+    if (holds_rows(lfirst_oid(cell))) return true;
+  return false;
+}
 
 List* read_numbers(const char* sql, Oid argument) {
   List* result = NIL;

@@ -22,6 +22,9 @@ void retire_leaf(Oid source, Oid leaf);
 // Raw rows below this time are no longer all there. Never lowers raw_from.
 void raise_raw_from(Oid source, Micros until);
 
+// Whether a table or its partitions hold rows, committed ones or this transaction's.
+bool any_holds_rows(Oid table);
+
 // Reads one column of int8 into a list of them, palloc'ed; `argument` is $1, an oid.
 List* read_numbers(const char* sql, Oid argument);
 

@@ -514,7 +514,7 @@ IdColumns* bind_ids(int32 set, Relation relation) {
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
                     errmsg("dedup trigger of \"%s\" names set %d, which does not exist",
                            RelationGetRelationName(relation), set),
-                    errhint("Declare the source again with tick.alter_source.")));
+                    errhint("Declare the source again with tick.add_source or tick.alter_source.")));
   auto* columns = static_cast<IdColumns*>(palloc(sizeof(IdColumns)));
   columns->dedup = dedup;
   columns->attributes =

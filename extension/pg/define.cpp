@@ -1,5 +1,6 @@
 // tick.create_rollup: the order of its steps, and the objects and catalog rows it makes. The source is locked
 // before anything is made; user objects are made by the caller, the catalogs' rows by the extension's owner.
+#include "coverage.hpp"
 #include "define.hpp"
 #include "guard.hpp"
 #include "session.hpp"
@@ -72,8 +73,12 @@ int32 next_id() {
   return id;
 }
 
+const char* definition_name(const Definition* def) {
+  return makeObjectName(def->name, nullptr, psprintf("definition_%d", def->id));
+}
+
 Oid make_definition_view(const Definition* def, const char* query) {
-  const char* name = makeObjectName(def->name, nullptr, psprintf("definition_%d", def->id));
+  const char* name = definition_name(def);
   const char* qualified = quote_qualified_identifier("tick_catalog", name);
   run(psprintf("CREATE VIEW %s AS %s", qualified, query));
   run(psprintf("ALTER VIEW %s OWNER TO %s", qualified,
@@ -126,6 +131,22 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 gr
         pending_types, pending, nullptr);
 }
 
+// What makes objects a rollup, its source being locked.
+void enter_rollup(Definition* def, Oid view, Oid state, Oid definition) {
+  const ObjectAddress depender{RelationRelationId, state, 0};
+  const ObjectAddress referenced{RelationRelationId, definition, 0};
+  recordDependencyOn(&depender, &referenced, DEPENDENCY_NORMAL);
+  const Actor caller = act_as_extension();
+  register_source(def->source);
+  const int32 group = join_group(def);
+  write_rollup(def, view, state, definition, group);
+  record_items(def, group);
+  check_new_rollup(def->source);
+  tell_engine();
+  attach_triggers(def->source);
+  act_again(caller);
+}
+
 Oid create_rollup(text* name, const char* query) {
   auto* def = static_cast<Definition*>(palloc0(sizeof(Definition)));
   def->text = query;
@@ -137,7 +158,9 @@ Oid create_rollup(text* name, const char* query) {
   const int level = fixed_path();
   const char* canonical = pg_get_querydef(static_cast<Query*>(copyObjectImpl(def->query)), false);
   Actor caller = act_as_extension();
-  def->id = next_id();
+  do {
+    def->id = next_id();
+  } while (OidIsValid(get_relname_relid(definition_name(def), catalog_namespace(false))));
   const Oid definition = make_definition_view(def, canonical);
   act_again(caller);
 
@@ -145,27 +168,82 @@ Oid create_rollup(text* name, const char* query) {
   const char* schema = get_namespace_name(def->schema);
   run(state_sql(def, quote_qualified_identifier(schema, state_name)));
   const Oid state = get_relname_relid(state_name, def->schema);
-  const ObjectAddress depender{RelationRelationId, state, 0};
-  const ObjectAddress referenced{RelationRelationId, definition, 0};
-  recordDependencyOn(&depender, &referenced, DEPENDENCY_NORMAL);
   run(view_sql(def, state, quote_qualified_identifier(schema, def->name)));
   const Oid view = get_relname_relid(def->name, def->schema);
 
   caller = act_as_extension();
-  run(psprintf("SELECT tick_catalog.refuse_replica(%u), tick_catalog.guard_table(%u)", state, state));
-  register_source(def->source);
-  const int32 group = join_group(def);
-  write_rollup(def, view, state, definition, group);
-  record_items(def, group);
-  check_new_rollup(def->source);
-  tell_engine();
-  attach_triggers(def->source);
+  run(psprintf("SELECT tick_catalog.refuse_replica(%u), tick_catalog.guard_table(%u, %s)", state, state,
+               quote_literal_cstr(get_rel_name(definition))));
   act_again(caller);
+  enter_rollup(def, view, state, definition);
   close_path(level);
   return view;
 }
 
+// What a dump of the schema alone has left of a rollup.
+struct Orphan {
+  Oid state;
+  Oid definition;
+};
+
+Orphan find_orphan(Oid view) {
+  Orphan orphan{};
+  Oid types[] = {OIDOID};
+  Datum values[] = {ObjectIdGetDatum(view)};
+  const Actor caller = act_as_extension();
+  open_catalogs();
+  SPI_execute_with_args(
+      "SELECT s.oid, d.oid FROM pg_rewrite AS w JOIN pg_class AS v ON v.oid = w.ev_class JOIN pg_depend AS p "
+      "ON p.classid = 'pg_rewrite'::regclass AND p.objid = w.oid AND p.refclassid = 'pg_class'::regclass "
+      "JOIN pg_trigger AS g ON g.tgrelid = p.refobjid AND g.tgname = 'tick_guard' AND g.tgfoid = "
+      "'tick_catalog.guard_state()'::regprocedure JOIN pg_class AS s ON s.oid = g.tgrelid AND s.relowner = "
+      "v.relowner JOIN pg_class AS d ON d.relnamespace = 'tick_catalog'::regnamespace AND d.relkind = 'v' "
+      "AND "
+      "d.relowner = v.relowner AND g.tgargs = convert_to(d.relname, getdatabaseencoding()) || '\\x00'::bytea "
+      "WHERE w.ev_class = $1 AND NOT EXISTS (SELECT FROM tick_catalog.rollup AS r WHERE s.oid = r.state OR "
+      "d.oid = r.definition)",
+      1, types, values, nullptr, true, 1);
+  if (SPI_processed == 1) {
+    bool null;
+    orphan.state = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+    orphan.definition =
+        DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null));
+  }
+  close_catalogs();
+  act_again(caller);
+  return orphan;
+}
+
 }  // namespace
+
+bool adopt_rollup(Oid view) {
+  const Orphan orphan = find_orphan(view);
+  if (!OidIsValid(orphan.state)) return false;
+  check_preloaded();
+  if (any_holds_rows(orphan.state))
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                    errmsg("\"%s\" holds candles of a dump that came without the catalogs of pg_tick",
+                           get_rel_name(view)),
+                    errhint("Restore the data of all tables of the dump. To begin anew: TRUNCATE %s first.",
+                            relation_text(orphan.state))));
+  auto* def = static_cast<Definition*>(palloc0(sizeof(Definition)));
+  def->name = get_rel_name(view);
+  def->schema = get_rel_namespace(view);
+  const Actor caller = act_as_owner_of(view);
+  def->owner = GetUserId();
+  def->text = TextDatumGetCString(
+      DirectFunctionCall2(pg_get_viewdef_ext, ObjectIdGetDatum(orphan.definition), BoolGetDatum(false)));
+  read_query(def);
+  if (renamed_column(def, orphan.state) != nullptr)
+    elog(ERROR, "pg_tick: \"%s\" is not the state of \"%s\"", get_rel_name(orphan.state), def->name);
+  const Actor owner = act_as_extension();
+  def->id = next_id();
+  enter_rollup(def, view, orphan.state, orphan.definition);
+  act_again(owner);
+  act_again(caller);
+  return true;
+}
+
 }  // namespace tick::pg
 
 extern "C" {

@@ -153,6 +153,13 @@ void shrink_group(int32 group);
 void watch_owners();
 // Gives rollups whose objects have another owner by now to that role.
 void follow_owners();
+// Returns the first state column that has another name than the definition gives it, nullptr if none has.
+const char* renamed_column(const Definition* def, Oid state);
+
+// --- define.cpp --------------------------------------------------------------------------------------------
+
+// Makes a rollup of what a dump of the schema alone has left of it: false if that view is no such thing.
+bool adopt_rollup(Oid view);
 
 // --- triggers.cpp ------------------------------------------------------------------------------------------
 

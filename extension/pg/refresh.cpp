@@ -95,7 +95,8 @@ Definition* read_definition(const Texts* texts) {
   return def;
 }
 
-// Returns the first state column that has another name than the definition gives it, nullptr if none has.
+}  // namespace
+
 const char* renamed_column(const Definition* def, Oid state) {
   ListCell* cell;
   foreach (cell, def->columns) {
@@ -105,6 +106,8 @@ const char* renamed_column(const Definition* def, Oid state) {
   }
   return nullptr;
 }
+
+namespace {
 
 // Returns renamed_column(), and writes nothing then.
 const char* refresh(const Texts* texts) {
@@ -268,12 +271,13 @@ bool changes_owner(Node* statement) {
   return false;
 }
 
-// Queues a rollup that was set aside to be recomputed.
+// Queues a rollup that was set aside to be recomputed, or enters one that has come without its catalogs.
 void resume(Oid view) {
   const char* name = get_rel_name(view);
   const Actor caller = act_as_extension();
   List* found = read_texts("r.view = $1", view);
   act_again(caller);
+  if (found == NIL && name != nullptr && TICK_OWNS_RELATION(view, GetUserId()) && adopt_rollup(view)) return;
   if (found == NIL)
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
                     errmsg("\"%s\" is not a rollup", name == nullptr ? "?" : name),

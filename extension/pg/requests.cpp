@@ -14,15 +14,6 @@
 namespace tick::pg {
 namespace {
 
-// Runs as the owner of a table what he may have put triggers on.
-Actor act_as_owner_of(Oid table) {
-  HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
-  if (!HeapTupleIsValid(tuple)) elog(ERROR, "pg_tick: relation %u does not exist", table);
-  const Oid owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->relowner;
-  ReleaseSysCache(tuple);
-  return act_as(owner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
-}
-
 // Refuses a table that is no source, or not the caller's own. Locks it against definitions.
 void require_source(Oid source) {
   const char* name = get_rel_name(source);

@@ -43,17 +43,9 @@ const char* unusable(const Interval* size) {
   return reason.empty() ? nullptr : pstrdup(reason.c_str());
 }
 
-Oid owner_of(Oid relation) {
-  HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
-  if (!HeapTupleIsValid(tuple)) elog(ERROR, "pg_tick: relation %u has gone", relation);
-  const Oid owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->relowner;
-  ReleaseSysCache(tuple);
-  return owner;
-}
-
 // Runs DDL as the owner of the source: his triggers, defaults and rights, not ours.
 void run_as_owner(Oid source, const char* sql) {
-  const Actor worker = act_as(owner_of(source), SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+  const Actor worker = act_as_owner_of(source);
   run(sql);
   act_again(worker);
 }

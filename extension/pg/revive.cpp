@@ -126,30 +126,63 @@ bool session_loads() {
 
 namespace {
 
-// Everything is there when what a dump makes after the data is: the triggers of sources, leaves and state
-// tables. Rights come last, but a dump may lack them.
+const char* read_name(const char* sql) {
+  const char* result = nullptr;
+  MemoryContext memory = CurrentMemoryContext;
+  open_catalogs();
+  SPI_execute(sql, true, 1);
+  if (SPI_processed == 1)
+    result = MemoryContextStrdup(memory, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1));
+  close_catalogs();
+  return result;
+}
+
+// What is still to come, nullptr if everything is there: what a dump makes after the data, which are the
+// triggers of sources, leaves and state tables.
+const char* find_missing() {
+  if (somebody_loads()) return "the session that loads it has not ended";
+  return read_name(
+      "SELECT format('trigger %s of %s is missing', t.name, t.relid::regclass) FROM (SELECT r.source AS "
+      "relid, "
+      "t.name FROM (SELECT source FROM tick_catalog.rollup UNION SELECT source FROM tick_catalog.dedup) AS r "
+      "CROSS JOIN (VALUES ('zz_tick_insert'), ('zz_tick_update'), ('zz_tick_delete'), ('zz_tick_flush')) AS "
+      "t "
+      "(name) UNION ALL "
+      "SELECT r.state, t.name FROM tick_catalog.rollup AS r CROSS JOIN (VALUES ('tick_replica'), "
+      "('tick_replica_truncate'), ('tick_guard'), ('tick_rebuild')) AS t (name) UNION ALL "
+      "SELECT l.relid, 'zz_tick_truncate' FROM tick_catalog.rollup AS r, tick_catalog.tree(r.source) AS l "
+      "(relid) UNION ALL SELECT d.source, 'zz_tick_dedup' FROM tick_catalog.dedup AS d) AS t WHERE NOT "
+      "EXISTS "
+      "(SELECT FROM pg_trigger AS g WHERE g.tgrelid = t.relid AND g.tgname = t.name)");
+}
+
+// Says what has been missing for too long, once.
 bool is_complete() {
-  static TimestampTz since = 0;
-  const bool complete =
-      !somebody_loads() &&
-      is_true(
-          "SELECT NOT EXISTS (SELECT FROM (SELECT r.source AS relid, t.name FROM (SELECT source FROM "
-          "tick_catalog.rollup UNION SELECT source FROM tick_catalog.dedup) AS r CROSS JOIN (VALUES "
-          "('zz_tick_insert'), ('zz_tick_update'), ('zz_tick_delete'), "
-          "('zz_tick_flush')) AS t (name) UNION ALL "
-          "SELECT r.state, t.name FROM tick_catalog.rollup AS r CROSS JOIN (VALUES ('tick_replica'), "
-          "('tick_replica_truncate'), ('tick_guard'), ('tick_rebuild')) AS t (name) UNION ALL "
-          "SELECT l.relid, 'zz_tick_truncate' FROM tick_catalog.rollup AS r, tick_catalog.tree(r.source) "
-          "AS l (relid) UNION ALL "
-          "SELECT d.source, 'zz_tick_dedup' FROM tick_catalog.dedup AS d) AS t WHERE NOT EXISTS "
-          "(SELECT FROM pg_trigger AS g WHERE g.tgrelid = t.relid AND g.tgname = t.name))");
-  if (!complete) since = 0;
-  if (!complete) return false;
-  if (since == 0) since = GetCurrentTimestamp();
-  return GetCurrentTimestamp() - since > patience ||
-         is_true(
-             "SELECT NOT EXISTS (SELECT FROM tick_catalog.rollup AS r JOIN pg_class AS v ON v.oid = r.view "
-             "WHERE NOT has_table_privilege(v.relowner, r.source::oid, 'SELECT'))");
+  static TimestampTz first = 0, ready = 0;
+  static bool said = false;
+  const TimestampTz now = GetCurrentTimestamp();
+  if (first == 0) first = now;
+  const char* missing = find_missing();
+  if (missing != nullptr)
+    ready = 0;
+  else if (ready == 0)
+    ready = now;
+  // Rights come last of all, but a dump may lack them.
+  if (missing == nullptr && now - ready < patience)
+    missing = read_name(
+        "SELECT format('%s may not read %s', v.relowner::regrole, r.source) FROM tick_catalog.rollup AS r "
+        "JOIN "
+        "pg_class AS v ON v.oid = r.view WHERE NOT has_table_privilege(v.relowner, r.source::oid, 'SELECT')");
+  const bool complete = missing == nullptr;
+  if (!complete && !said && now - first > patience) {
+    ereport(LOG, (errmsg("pg_tick cannot take up the rollups of a restored database yet: %s", missing)));
+    said = true;
+  }
+  if (complete) {
+    first = ready = 0;
+    said = false;
+  }
+  return complete;
 }
 
 // ---- taking it up

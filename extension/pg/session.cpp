@@ -35,6 +35,14 @@ Actor act_as_extension() {
   return act_as(extension_owner(), SECURITY_LOCAL_USERID_CHANGE);
 }
 
+Actor act_as_owner_of(Oid relation) {
+  HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+  if (!HeapTupleIsValid(tuple)) elog(ERROR, "pg_tick: relation %u does not exist", relation);
+  const Oid owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->relowner;
+  ReleaseSysCache(tuple);
+  return act_as(owner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+}
+
 void act_again(const Actor& before) {
   close_path(before.path);
   SetUserIdAndSecContext(before.user, before.context);

@@ -22,6 +22,8 @@ Oid extension_owner();
 // Switches to a role under fixed_path(); `flags` are SECURITY_* bits to add. act_again() takes both back.
 Actor act_as(Oid role, int flags);
 Actor act_as_extension();
+// As the owner of a table or view, for what he may have put there.
+Actor act_as_owner_of(Oid relation);
 void act_again(const Actor& before);
 
 // Keeps the present role, and sets search_path to pg_catalog, so that whatever is deparsed names its schemas,

@@ -121,6 +121,19 @@ sub goes_on {
   is($in->safe_psql($database, 'SELECT count(*) FROM tick_catalog.unguarded'), '0', "$what: every trigger fires");
 }
 
+# Stops a database's worker between two turns: anywhere else it may hold what writers need. Returns its process.
+sub stop_worker {
+  my ($in, $database) = @_;
+  my $pid = $in->safe_psql($database, q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_tick worker' AND datname = current_database()});
+  until_true(60, 'a worker that can be stopped', sub {
+    kill 'STOP', $pid;
+    return 1 if $in->psql($database, "SET statement_timeout = '3 s'; CALL write_ticks(1); SELECT count(*) FROM tick.status") == 0;
+    kill 'CONT', $pid;
+    return 0;
+  });
+  return $pid;
+}
+
 sub create_in {
   my ($in, $database) = @_;
   $in->safe_psql('postgres', "CREATE DATABASE $database");
@@ -139,7 +152,6 @@ exact_in($here, 'feed', 'before');
 
 my $feed = launch('feed', 'psql', '-XqAt', '-d', $here->connstr('feed'), '-c', 'CALL write_ticks(1000000)');
 wait_for($here, q{SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = 'feed' AND query ~ 'write_ticks'});
-my $worker = $here->safe_psql('feed', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_tick worker' AND datname = 'feed'});
 sub further {
   my $written = $here->safe_psql('feed', 'SELECT count(*) FROM trades');
   $here->poll_query_until('feed', "SELECT count(*) > $written + 50 FROM trades") or die 'no feed';
@@ -149,12 +161,12 @@ my @formats = sort keys %format;
 my @taken;
 for my $n (0 .. ($dumps < 3 ? 2 : $dumps - 1)) {
   # Every other one while the worker stands still, so that it holds many deltas.
-  kill 'STOP', $worker if $n % 2 == 0;
+  my $worker = $n % 2 == 0 ? stop_worker($here, 'feed') : undef;
   further();
   my $name = $formats[$n % 3] . ($n < 3 ? '' : $n);
   push @taken, $name;
   $here->command_ok([ 'pg_dump', @{ $format{ $formats[$n % 3] } }, '-f', "$base/$name", $here->connstr('feed') ], "dumped: $name");
-  kill 'CONT', $worker if $n % 2 == 0;
+  kill 'CONT', $worker if $worker;
 }
 $here->safe_psql('feed', q{SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE query ~ '^CALL write_ticks'});
 finish($feed, 'TERM');
@@ -192,6 +204,25 @@ for my $parts ([ 'at_once', psql_file("$base/schema", "$base/data") ],
   }
   goes_on($other, $name, $name);
 }
+
+# ---- the schema alone
+
+create_in($other, 'schema_only');
+restored('schema_only', $other, 'schema_only', psql_file("$base/schema"));
+like(($other->psql('schema_only', $late))[2], qr/names program \d+, which does not exist.*SELECT tick\.resume/s, 'writers are told how to go on');
+$other->safe_psql('schema_only', q{SELECT tick.add_source('zoo.ticks', dedup_key => '{venue,side}', dedup_id => 'id');
+  SELECT tick.add_source('quotes', dedup_key => '{price}', dedup_id => 'id');
+  SET ROLE bob; SELECT tick.resume('"odd ""schema"."the ''sides'', e"""'); SELECT tick.resume('total')});
+like(($other->psql('schema_only', q{SET ROLE bob; SELECT tick.resume('candles_1m')}))[2], qr/is not a rollup/, 'each by its owner');
+$other->safe_psql('schema_only', q{SELECT tick.resume(v) FROM unnest('{candles_1m,candles_5m,zoo.sides}'::regclass[]) v});
+$other->safe_psql('schema_only', "$late CALL write_ticks(20)");
+goes_on($other, 'schema_only', 'the schema alone');
+$other->safe_psql('schema_only', q{SELECT tick.drop_rollup('candles_5m'); SELECT tick.create_rollup('candles_5m', candle_query('5 minutes'))});
+exact_in($other, 'schema_only', 'the schema alone: definitions');
+$other->command_ok([ 'pg_dump', '-Fc', '-f', "$base/adopted", $other->connstr('schema_only') ], 'dumped: adopted');
+create_in($other, 'adopted');
+restored('adopted', $other, 'adopted', 'pg_restore', '-e', "$base/adopted");
+goes_on($other, 'adopted', 'adopted');
 
 # ---- afterwards: definitions, crashes, a dump of a dump
 
@@ -232,9 +263,7 @@ is($other->safe_psql('again', q{SELECT count(*) FROM pg_attribute a JOIN pg_clas
 my $upgraded = PostgreSQL::Test::Cluster->new('upgraded');
 $upgraded->init;
 $upgraded->append_conf('postgresql.conf', $conf);
-$worker = $bare->safe_psql('owned', q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_tick worker' AND datname = 'owned'});
-kill 'STOP', $worker;
-$bare->safe_psql('owned', 'CALL write_ticks(5)');
+my $worker = stop_worker($bare, 'owned');
 is($bare->safe_psql('owned', q{SELECT string_agg(DISTINCT pg_visible_in_snapshot(xid, snapshot)::text, ' ') FROM tick_catalog.frontier,
   (SELECT xid FROM tick_catalog.queue_0 UNION ALL SELECT xid FROM tick_catalog.queue_1 UNION ALL SELECT xid FROM tick_catalog.queue_2) q}), 'false true', 'some are merged');
 system_or_bail('pg_ctl', '-D', $bare->data_dir, '-m', 'fast', '-W', 'stop');
