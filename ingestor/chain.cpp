@@ -186,7 +186,12 @@ bool Chain::watch(const std::function<void()>& interrupt, const std::function<vo
 
 std::string Chain::line(std::uint64_t rows, double rate) {
   std::string text = "rows " + grouped(rows) + "  " + grouped(static_cast<std::uint64_t>(rate)) + "/s";
-  if (!replay_) {
+  if (const double progress = stats_.progress; progress > 0) {
+    constexpr std::size_t width = 20;
+    const auto full = static_cast<std::size_t>(progress * width);
+    text = "[" + std::string(full, '=') + std::string(width - full, ' ') + "] " +
+           std::to_string(static_cast<int>(100 * progress)) + " %  " + text;
+  } else if (!replay_) {
     const double lag = static_cast<double>(stats_.max_lag_us.exchange(0)) / 1000;
     char number[32];
     std::snprintf(number, sizeof number, "%.1f", lag);

@@ -99,6 +99,8 @@ class Feed {
   // more.
   virtual std::optional<std::string> history(std::string_view symbol, const Wanted& want,
                                              const std::vector<Tick>* page) const = 0;
+  // Whether want.after counts there, not the ids.
+  virtual bool history_by_time() const { return false; }
   // Appends the trades of one answer, ascending by id; `refused`: the exchange wants to be asked later.
   virtual Decoded decode_history(std::string_view body, std::string_view symbol, Timestamp received,
                                  std::vector<Tick>& out) = 0;

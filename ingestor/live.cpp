@@ -425,9 +425,7 @@ int run_live(const Config& config, const std::function<std::optional<Config>()>&
                   {1}};
 
     RepairOptions repair_options;
-    repair_options.url = config.repair_url;
-    repair_options.tls = {config.tls_verify, config.tls_ca};
-    repair_options.interval = config.repair_interval;
+    repair_options.rest = {config.repair_url, {config.tls_verify, config.tls_ca}, config.repair_interval};
     repair_options.patience = reorder_patience;
     Gaps gaps(config.database, config.table, config.exchange);
     Repair repair(

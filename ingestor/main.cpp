@@ -9,6 +9,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "backfill.hpp"
 #include "check.hpp"
 #include "config.hpp"
 #include "fake.hpp"
@@ -105,13 +106,13 @@ tick.toml:
 
 constexpr const char* replay_footer = R"(
 Reads raw WebSocket recordings (both framings: "<ns> <frame>" and "<s>: <frame>"), JSON arrays and lines of trade
-objects, and CSV with a header, in the layout of Binance's dumps, or as told by --columns; plain or gzip.
+objects, and CSV with a header, in the layout of Binance's dumps, or as told by --columns; plain, gzip or a zip file of one.
 Running it again goes on after the last committed record, so nothing is imported twice.
 
 Examples:
   tick-ingest replay spot_btcusdt.gz --database "dbname=market"
   tick-ingest replay --symbol BTCUSDT trades.csv --columns ts=event_time,price=px,qty=size
-  tick-ingest replay BTCUSDT-trades-2024-08-08.csv)";
+  tick-ingest import BTCUSDT-trades-2024-08-08.zip)";
 
 constexpr const char* fake_footer = R"(
 Examples:
@@ -181,6 +182,7 @@ int main(int argc, char** argv) {
   std::string replay_columns;
   std::string replay_speed = "max";
   auto* replay = app.add_subcommand("replay", "write recordings or CSV/NDJSON files into the database");
+  replay->alias("import");
   replay->footer(replay_footer);
   replay_flags.add(*replay, {"feed.exchange", "feed.connection", "database.", "batch."});
   replay->add_option("files", replay_options.files, "files, one after another")
@@ -191,6 +193,21 @@ int main(int argc, char** argv) {
   replay->add_option("--symbol", replay_options.decode.rows.symbol, "symbol of rows that name none");
   replay->add_option("--columns", replay_columns, "which column is what: ts=event_time,price=px,qty=3");
   replay->add_option("--speed", replay_speed, "times the recorded pace, or max")->capture_default_str();
+
+  SettingFlags backfill_flags;
+  std::string backfill_from;
+  std::string backfill_to;
+  auto* backfill =
+      app.add_subcommand("backfill", "fetch the trades of a time span from the exchange's history");
+  backfill->footer(
+      "\nOnly what is missing is written; stopped and started again it goes on.\n\nExample:\n  tick-ingest "
+      "backfill "
+      "--symbols BTCUSDT --from 2026-01-01T00:00Z --to 2026-01-02T00:00Z --database \"dbname=market\"");
+  backfill_flags.add(*backfill, {"feed.", "repair.", "database.", "batch."});
+  backfill
+      ->add_option("--from", backfill_from, "first time, ISO 8601 (without offset: UTC) or an epoch number")
+      ->required();
+  backfill->add_option("--to", backfill_to, "time before which to end (default: now)");
 
   FakeOptions fake_options;
   std::string fake_symbol_text = "10";
@@ -297,6 +314,18 @@ int main(int argc, char** argv) {
   if (*record) {
     const auto config = record_flags.read();
     return config ? run_record(*config, record_file, record_limit) : exit_usage;
+  }
+  if (*backfill) {
+    const auto config = backfill_flags.read();
+    const auto from = parse_time(backfill_from);
+    const auto now = std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now());
+    const auto to = backfill_to.empty() ? std::optional(now) : parse_time(backfill_to);
+    if (!from || !to || *from >= *to)
+      log::error("--from and --to must be times such as 2026-01-01T00:00Z, the first before the second");
+    if (config && config->symbols.empty())
+      log::error("no symbols: give --symbols, TICK_SYMBOLS or feed.symbols");
+    if (!config || config->symbols.empty() || !from || !to || *from >= *to) return exit_usage;
+    return run_backfill(*config, *from, *to);
   }
   if (*init) {
     const auto config = init_flags.read();

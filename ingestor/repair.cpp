@@ -16,12 +16,6 @@ constexpr auto idle_look = std::chrono::minutes(1);
 constexpr auto first_retry = std::chrono::seconds(2);
 constexpr int most_doublings = 9;  // about a quarter of an hour
 constexpr int given_up_after = 4;
-constexpr auto request_timeout = std::chrono::seconds(20);
-constexpr auto busy_pause = std::chrono::seconds(2);
-
-Timestamp now() {
-  return std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now());
-}
 
 }  // namespace
 
@@ -30,14 +24,13 @@ Repair::Repair(RepairOptions options, std::unique_ptr<Feed> feed, Stats& stats,
                std::function<bool(std::span<const Tick>)> push,
                std::function<std::map<std::string, std::string>()> symbols)
     : options_(std::move(options)),
-      feed_(std::move(feed)),
+      rest_(options_.rest, std::move(feed), stats,
+            [this](std::chrono::microseconds time) { return pause(time); }),
       stats_(stats),
       position_(std::move(position)),
       holes_(std::move(holes)),
       push_(std::move(push)),
-      symbols_(std::move(symbols)) {
-  if (options_.interval.count() == 0) options_.interval = feed_->history_interval();
-}
+      symbols_(std::move(symbols)) {}
 
 void Repair::stop() {
   const std::lock_guard hold(guard_);
@@ -140,40 +133,15 @@ void Repair::turn() {
   stats_.missing = missing;
 }
 
-HttpReply Repair::get(const std::string& target) {
-  auto url = parse_url(options_.url, "http");
-  if (!url) return {0, "repair.url " + options_.url + " is no http address"};
-  while (url->target.ends_with('/')) url->target.pop_back();
-  url->target += target;
-  last_request_ = Clock::now();
-  ++stats_.repair_requests;
-  return http_get(*url, options_.tls, request_timeout);
-}
-
 Repair::Result Repair::fetch(const std::string& name, const std::string& symbol, const Wanted& want) {
   std::vector<Tick> page;
   std::uint64_t found = 0;
-  auto target = feed_->history(symbol, want, nullptr);
+  auto target = rest_.feed().history(symbol, want, nullptr);
   while (target) {
-    const auto wait = std::chrono::duration_cast<std::chrono::microseconds>(last_request_ +
-                                                                            options_.interval - Clock::now());
-    if (wait.count() > 0 && !pause(wait)) return Result::later;
-    const HttpReply reply = get(*target);
-    page.clear();
-    Decoded decoded{Verdict::refused, ""};
-    if (reply.status == 200) decoded = feed_->decode_history(reply.body, symbol, now(), page);
-    if (decoded.verdict != Verdict::tick) {
-      const bool busy = reply.status == 429 || reply.status == 418 || reply.status == 200;
-      if (stats_.repair_failures++ % 100 == 0 || !busy)
-        log::warn("repair of " + name + ": " +
-                  (reply.status == 0 ? reply.body
-                                     : "status " + std::to_string(reply.status) + " " + decoded.reason + " " +
-                                           reply.body.substr(0, 160)));
-      if (reply.status == 404) return Result::done;  // asking again will not help soon
-      pause(std::max<std::chrono::microseconds>(std::chrono::seconds(reply.retry_after), busy_pause));
-      return Result::later;
-    }
-    target = feed_->history(symbol, want, &page);
+    const auto result = rest_.ask(symbol, *target, page);
+    if (result != RestHistory::Result::page)
+      return result == RestHistory::Result::gone ? Result::done : Result::later;
+    target = rest_.feed().history(symbol, want, &page);
     std::erase_if(page, [&](Tick& tick) {
       tick.symbol.assign(name);
       return tick.id < want.first || tick.id > want.last;

@@ -16,15 +16,13 @@
 
 #include "feed.hpp"
 #include "position.hpp"
-#include "socket.hpp"
+#include "rest.hpp"
 #include "stats.hpp"
 
 namespace tick::ingest {
 
 struct RepairOptions {
-  std::string url;  // of the REST interface
-  TlsOptions tls;
-  std::chrono::microseconds interval{0};  // least time between requests; 0 = the exchange's own
+  RestOptions rest;
   std::chrono::microseconds patience{0};  // how old a hole must be: ids may come out of order
   std::int64_t widest = 1'000'000;        // wider holes are left alone
 };
@@ -56,17 +54,15 @@ class Repair {
   Result fetch(const std::string& name, const std::string& symbol, const Wanted& want);
   bool pause(std::chrono::microseconds time);  // false: stopped
   std::optional<Holes> look(const Position& position);
-  HttpReply get(const std::string& target);
 
   RepairOptions options_;
-  std::unique_ptr<Feed> feed_;
+  RestHistory rest_;
   Stats& stats_;
   std::function<Position()> position_;
   std::function<std::optional<Holes>(const Position&)> holes_;
   std::function<bool(std::span<const Tick>)> push_;
   std::function<std::map<std::string, std::string>()> symbols_;
   std::map<std::pair<std::string, std::int64_t>, Attempts> attempts_;  // by symbol and last id of the hole
-  Clock::time_point last_request_{};
   std::mutex guard_;
   std::condition_variable changed_;
   bool stop_ = false;

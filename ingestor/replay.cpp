@@ -81,8 +81,116 @@ std::optional<Record> unframe(Framing framing, std::string_view line) {
   return record;
 }
 
+namespace {
+
+// The bytes of a file, unpacked: gzip, a zip archive of one file (as exchanges publish their dumps), or as it
+// is.
+class Bytes {
+ public:
+  explicit Bytes(const std::string& path) : path_(path), zipped_(path.ends_with(".zip")) {
+    std::FILE* file = std::fopen(path.c_str(), "rb");
+    if (file == nullptr) throw std::runtime_error(path + ": cannot be opened");
+    std::fseek(file, 0, SEEK_END);
+    size_ = std::max<double>(1, static_cast<double>(std::ftell(file)));
+    std::rewind(file);
+    if (zipped_) {
+      file_ = file;
+      open_zip();
+      return;
+    }
+    std::fclose(file);
+    gz_ = gzopen(path.c_str(), "rb");
+    if (gz_ == nullptr) throw std::runtime_error(path + ": cannot be opened");
+    gzbuffer(gz_, chunk_bytes);
+  }
+  ~Bytes() {
+    if (gz_ != nullptr) gzclose(gz_);
+    if (file_ != nullptr) std::fclose(file_);
+    if (inflating_) inflateEnd(&stream_);
+  }
+  Bytes(const Bytes&) = delete;
+  Bytes& operator=(const Bytes&) = delete;
+
+  // Returns how many; 0 at the end.
+  std::size_t read(char* out, std::size_t most) {
+    if (zipped_) return read_zip(out, most);
+    const int n = gzread(gz_, out, static_cast<unsigned>(most));
+    int code = Z_OK;
+    const char* message = gzerror(gz_, &code);
+    if (n < 0 || (code != Z_OK && code != Z_STREAM_END && code != Z_BUF_ERROR))
+      throw std::runtime_error(path_ + ": " + message);
+    if (n == 0 && code == Z_BUF_ERROR) throw std::runtime_error(path_ + ": the file is cut off");
+    return static_cast<std::size_t>(n);
+  }
+
+  double progress() const {
+    const auto at = zipped_ ? std::ftell(file_) : gzoffset(gz_);
+    return std::clamp(static_cast<double>(at) / size_, 0.0, 1.0);
+  }
+
+ private:
+  static constexpr std::size_t header_bytes = 30;
+  static unsigned word(const unsigned char* at) { return at[0] | static_cast<unsigned>(at[1]) << 8; }
+
+  void open_zip() {
+    unsigned char header[header_bytes];
+    if (std::fread(header, 1, header_bytes, file_) != header_bytes ||
+        std::string_view(reinterpret_cast<char*>(header), 4) != "PK\3\4")
+      throw std::runtime_error(path_ + ": not a zip file");
+    if ((word(header + 6) & 1) != 0 || word(header + 8) != Z_DEFLATED)
+      throw std::runtime_error(path_ + ": encrypted, or packed in a way that is not known: unpack it first");
+    std::fseek(file_, static_cast<long>(word(header + 26) + word(header + 28)), SEEK_CUR);
+    if (inflateInit2(&stream_, -MAX_WBITS) != Z_OK) throw std::bad_alloc();
+    inflating_ = true;
+    packed_.resize(chunk_bytes);
+  }
+
+  std::size_t read_zip(char* out, std::size_t most) {
+    stream_.next_out = reinterpret_cast<Bytef*>(out);
+    stream_.avail_out = static_cast<uInt>(most);
+    while (!ended_ && stream_.avail_out > 0) {
+      if (stream_.avail_in == 0) {
+        stream_.next_in = reinterpret_cast<Bytef*>(packed_.data());
+        stream_.avail_in = static_cast<uInt>(std::fread(packed_.data(), 1, packed_.size(), file_));
+        if (stream_.avail_in == 0) throw std::runtime_error(path_ + ": the file is cut off");
+      }
+      const int code = inflate(&stream_, Z_NO_FLUSH);
+      if (code != Z_OK && code != Z_STREAM_END)
+        throw std::runtime_error(path_ + ": " + (stream_.msg != nullptr ? stream_.msg : "broken"));
+      if (code == Z_STREAM_END) {
+        ended_ = true;
+        only_one();
+      }
+    }
+    return most - stream_.avail_out;
+  }
+
+  // Behind the file's bytes come its sizes, perhaps, and then the directory: not another file.
+  void only_one() {
+    std::string rest(reinterpret_cast<char*>(stream_.next_in), stream_.avail_in);
+    char more[64];
+    rest.append(more, std::fread(more, 1, sizeof more, file_));
+    if (rest.substr(0, 48).find("PK\3\4") != std::string::npos)
+      throw std::runtime_error(path_ + ": holds more than one file: unpack it first");
+  }
+
+  std::string path_;
+  bool zipped_;
+  double size_ = 1;
+  gzFile gz_ = nullptr;
+  std::FILE* file_ = nullptr;
+  z_stream stream_{};
+  bool inflating_ = false;
+  bool ended_ = false;
+  std::string packed_;
+};
+
+}  // namespace
+
 struct RecordReader::Impl {
-  gzFile file = nullptr;
+  explicit Impl(const std::string& name) : file(name), path(name) {}
+
+  Bytes file;
   std::string path;
   Framing framing = Framing::csv;
   std::string chunk;
@@ -92,25 +200,15 @@ struct RecordReader::Impl {
   std::string pending;
   std::uint64_t number = 0;
 
-  ~Impl() {
-    if (file != nullptr) gzclose(file);
-  }
-
   // True when there is at least one byte at chunk[at].
   bool fill() {
     if (at < chunk.size()) return true;
     if (ended) return false;
     chunk.resize(chunk_bytes);
-    const int n = gzread(file, chunk.data(), static_cast<unsigned>(chunk.size()));
-    int code = Z_OK;
-    const char* message = gzerror(file, &code);
-    if (n < 0 || (code != Z_OK && code != Z_STREAM_END && code != Z_BUF_ERROR))
-      throw std::runtime_error(path + ": " + message);
-    if (n == 0 && code == Z_BUF_ERROR) throw std::runtime_error(path + ": the file is cut off");
-    chunk.resize(static_cast<std::size_t>(n));
+    chunk.resize(file.read(chunk.data(), chunk.size()));
     at = 0;
-    ended = n == 0;
-    return n > 0;
+    ended = chunk.empty();
+    return !ended;
   }
 
   void keep(const char* text, std::size_t n) {
@@ -183,14 +281,13 @@ struct RecordReader::Impl {
   }
 };
 
-RecordReader::RecordReader(const std::string& path) : impl_(std::make_unique<Impl>()) {
-  impl_->path = path;
-  if (path.ends_with(".zip")) throw std::runtime_error(path + ": unpack zip files first");
-  impl_->file = gzopen(path.c_str(), "rb");
-  if (impl_->file == nullptr) throw std::runtime_error(path + ": cannot be opened");
-  gzbuffer(impl_->file, chunk_bytes);
+RecordReader::RecordReader(const std::string& path) : impl_(std::make_unique<Impl>(path)) {
   impl_->fill();
   impl_->framing = detect_framing(impl_->chunk);
+}
+
+double RecordReader::progress() const {
+  return impl_->file.progress();
 }
 
 RecordReader::~RecordReader() = default;

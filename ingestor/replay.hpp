@@ -1,6 +1,6 @@
 // Records out of a file, whatever it is: raw WebSocket recordings in both framings of the test data, JSON
-// arrays, NDJSON and CSV, plain or gzip. A record's number depends on the file alone, so a replay can go on
-// exactly after the last committed one. RecordDecoder turns a record into at most one tick.
+// arrays, NDJSON and CSV, plain, gzip or zipped alone. A record's number depends on the file alone, so a
+// replay can go on exactly after the last committed one. RecordDecoder turns a record into at most one tick.
 #pragma once
 
 #include <memory>
@@ -42,6 +42,8 @@ class RecordReader {
   Framing framing() const;
   // The next record that may hold a tick; false at the end.
   bool next(Record& record);
+  // How much of the file has been read, 0 to 1.
+  double progress() const;
 
  private:
   struct Impl;

@@ -89,7 +89,7 @@ int run_replay(const Config& config, const ReplayOptions& replay) {
       const auto start = Clock::now();
       std::optional<Timestamp> first;
       while (!chain.stopping() && reader.next(record)) {
-        ++stats.messages;
+        if (++stats.messages % replay_chunk == 0) stats.progress = reader.progress();
         const std::size_t before = ticks.size();
         const Decoded decoded = decoder.decode(record, ticks);
         if (decoded.verdict == Verdict::malformed)

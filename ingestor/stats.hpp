@@ -27,6 +27,7 @@ struct Stats {
   std::atomic<std::int64_t> max_lag_us{0};       // the worst since the last look
   std::atomic<std::int64_t> committed_at_us{0};  // steady clock
   std::atomic<std::int64_t> data_at_us{0};       // steady clock, last tick received
+  std::atomic<double> progress{0};               // of what has an end, 0 to 1
   std::atomic<bool> connected{false};
 };
 

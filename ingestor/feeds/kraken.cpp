@@ -99,6 +99,8 @@ class KrakenFeed final : public Feed {
            "&since=" + std::to_string(since.time_since_epoch().count() * 1000);
   }
 
+  bool history_by_time() const override { return true; }
+
   // {"error":[],"result":{"XXBTZUSD":[["105433.6","0.0002",1762795433.97,"b","l","",10218208]],"last":"..."}}
   Decoded decode_history(std::string_view body, std::string_view symbol, Timestamp received,
                          std::vector<Tick>& out) override {
