@@ -362,6 +362,35 @@ void apply_toml(const ConfigSource& source, ConfigResult& result) {
   tell();
 }
 
+// The names that other pipelines use for the same things; TICK_* is stronger.
+void apply_foreign_environment(const ConfigSource& source, ConfigResult& result) {
+  if (!source.environment) return;
+  const auto get = [&](const char* name) { return source.environment(name).value_or(""); };
+  if (const auto symbols = get("BINANCE_SYMBOLS");
+      !symbols.empty() && find_venue(result.config.feed)->make == make_binance_feed) {
+    const std::string mistake = set_symbols(result.config, symbols);
+    result.places["feed.symbols"] = "BINANCE_SYMBOLS";
+    if (!mistake.empty()) result.mistakes.push_back("BINANCE_SYMBOLS " + mistake);
+  }
+  constexpr std::pair<const char*, const char*> words[] = {{"POSTGRES_HOST", "host"},
+                                                           {"POSTGRES_PORT", "port"},
+                                                           {"POSTGRES_DB", "dbname"},
+                                                           {"POSTGRES_USER", "user"},
+                                                           {"POSTGRES_PASSWORD", "password"}};
+  std::string conninfo;
+  for (const auto& [name, word] : words) {
+    const auto value = get(name);
+    if (value.empty()) continue;
+    conninfo += (conninfo.empty() ? "" : " ") + std::string(word) + "='";
+    for (const char c : value) conninfo += c == '\'' || c == '\\' ? std::string{'\\', c} : std::string{c};
+    conninfo += "'";
+  }
+  if (conninfo.empty()) return;
+  result.config.database = conninfo;
+  result.places["database.conninfo"] =
+      "POSTGRES_HOST, POSTGRES_PORT, POSTGRES_DB, POSTGRES_USER, POSTGRES_PASSWORD";
+}
+
 }  // namespace
 
 std::span<const Setting> settings() {
@@ -371,6 +400,7 @@ std::span<const Setting> settings() {
 ConfigResult read_config(const ConfigSource& source) {
   ConfigResult result;
   if (!source.toml.empty()) apply_toml(source, result);
+  apply_foreign_environment(source, result);
   for (const auto& setting : table) {
     const auto text = source.environment ? source.environment(setting.environment) : std::nullopt;
     if (!text || text->empty()) continue;

@@ -290,6 +290,7 @@ class RecordingSource final : public Source {
   static DecodeOptions row_options(const std::string& file) {
     DecodeOptions options;
     options.rows.symbol = symbol_of_file(file);
+    options.rows.offset = std::chrono::minutes(0);
     return options;
   }
 

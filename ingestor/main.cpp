@@ -192,6 +192,8 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   replay->add_option("--symbol", replay_options.decode.rows.symbol, "symbol of rows that name none");
   replay->add_option("--columns", replay_columns, "which column is what: ts=event_time,price=px,qty=3");
+  std::string replay_zone;
+  replay->add_option("--tz", replay_zone, "UTC or an offset such as +02:00, of times that tell no zone");
   replay->add_option("--speed", replay_speed, "times the recorded pace, or max")->capture_default_str();
 
   SettingFlags backfill_flags;
@@ -345,6 +347,10 @@ int main(int argc, char** argv) {
     const auto columns = parse_columns(replay_columns, mistake);
     if (!speed) mistake = "--speed must be a positive number or max";
     if (speed && !columns) mistake = "--columns " + mistake;
+    if (!replay_zone.empty()) {
+      replay_options.decode.rows.offset = parse_offset(replay_zone);
+      if (!replay_options.decode.rows.offset) mistake = "--tz must be UTC or an offset such as +02:00";
+    }
     if (replay_stream == "trade")
       replay_options.decode.stream = Stream::trade;
     else if (replay_stream == "aggTrade")

@@ -151,6 +151,25 @@ std::optional<Timestamp> parse_time(std::string_view text) {
   return plausible(*value * 1'000'000 + *fraction);
 }
 
+bool tells_zone(std::string_view text) {
+  if (text.size() < 10 || text[4] != '-') return true;
+  return text.substr(10).find_first_of("Zz+-") != std::string_view::npos;
+}
+
+std::optional<std::chrono::minutes> parse_offset(std::string_view text) {
+  if (text == "UTC" || text == "utc" || text == "Z") return std::chrono::minutes(0);
+  if (text.size() < 3 || (text[0] != '+' && text[0] != '-')) return std::nullopt;
+  const auto hours = parse_integer(text.substr(1, 2));
+  std::string_view rest = text.substr(3);
+  if (rest.starts_with(":")) rest.remove_prefix(1);
+  const auto minutes = rest.empty() ? std::optional<std::int64_t>(0) : parse_integer(rest);
+  if (!hours || !minutes || *hours < 0 || *hours > 15 || *minutes < 0 || *minutes > 59 ||
+      (!rest.empty() && rest.size() != 2))
+    return std::nullopt;
+  const std::int64_t total = *hours * 60 + *minutes;
+  return std::chrono::minutes(text[0] == '-' ? -total : total);
+}
+
 std::optional<std::chrono::microseconds> parse_duration(std::string_view text) {
   double factor = 1e3;
   if (text.ends_with("us")) {

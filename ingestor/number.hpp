@@ -25,6 +25,13 @@ std::optional<Timestamp> epoch_time(std::int64_t value);
 // Times before 1970-01-02 or after 2199 are refused.
 std::optional<Timestamp> parse_time(std::string_view text);
 
+// Whether a text that parse_time takes tells its own place in time: an epoch, or ISO 8601 with Z or an
+// offset.
+bool tells_zone(std::string_view text);
+
+// "UTC", "Z", "+02:00", "-0530": minutes ahead of UTC.
+std::optional<std::chrono::minutes> parse_offset(std::string_view text);
+
 // "1.5s", "20ms", "250us" or a bare number of milliseconds.
 std::optional<std::chrono::microseconds> parse_duration(std::string_view text);
 

@@ -58,11 +58,15 @@ Decoded assemble(const Texts& texts, const RowOptions& options, Timestamp receiv
   Tick tick;
   if (!tick.symbol.assign(text(Role::symbol).value_or(options.symbol)))
     return {Verdict::malformed, "no usable symbol (give one with --symbol)"};
-  const auto ts = parse_time(text(Role::ts).value_or(""));
+  const auto ts_text = text(Role::ts).value_or("");
+  const auto ts = parse_time(ts_text);
   if (!ts) return {Verdict::malformed, "impossible time"};
+  const bool zoned = tells_zone(ts_text);
+  if (!zoned && !options.offset)
+    return {Verdict::malformed, "a time without zone: say which it is with --tz UTC or --tz +02:00"};
   const auto price = parse_decimal(text(Role::price).value_or(""));
   if (!price || *price <= 0) return {Verdict::malformed, "impossible price"};
-  tick.ts = *ts;
+  tick.ts = zoned ? *ts : *ts - *options.offset;
   tick.price = *price;
   if (const auto qty_text = text(Role::qty)) {
     const auto qty = parse_decimal(*qty_text);

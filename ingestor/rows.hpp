@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <map>
 #include <memory>
 #include <optional>
@@ -19,7 +20,9 @@ enum class Role { symbol, ts, price, qty, id, maker, side, exchange, received };
 constexpr std::size_t role_count = 9;
 
 struct RowOptions {
-  std::string symbol;                   // for rows that name none
+  std::string symbol;  // for rows that name none
+  std::optional<std::chrono::minutes>
+      offset;                           // from UTC, of times that tell no zone; they are refused without it
   std::map<Role, std::string> columns;  // role -> column name or 1-based number; overrides the search by name
 };
 

@@ -1,6 +1,8 @@
 // The layers of the configuration, and that every mistake is told with its place and without secrets.
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <iterator>
 #include <random>
 #include <set>
 
@@ -41,6 +43,57 @@ TEST(Config, LayersOverrideEachOther) {
   EXPECT_EQ(config.table, "from_flag");
   EXPECT_EQ(config.exchange, "binance");
   EXPECT_EQ(default_connection(config), "aggTrade@127.0.0.1:1");
+}
+
+TEST(Config, TheSampleIsGoodAndNamesEverySetting) {
+  std::ifstream file("ingestor/service/tick.toml");
+  const std::string text((std::istreambuf_iterator<char>(file)), {});
+  const auto sample = from_toml(text);
+  EXPECT_TRUE(sample.mistakes.empty()) << sample.mistakes.at(0);
+  // Every line that is commented out is a setting as well, with its default unless that is nothing.
+  std::string whole;
+  for (std::size_t at = 0; at < text.size();) {
+    const auto end = std::min(text.find('\n', at), text.size());
+    std::string line = text.substr(at, end - at);
+    if (line.starts_with("# ") && line.find(" = ") != std::string::npos) line = line.substr(2);
+    whole += line + "\n";
+    at = end + 1;
+  }
+  const auto all = from_toml(whole);
+  EXPECT_TRUE(all.mistakes.empty()) << all.mistakes.at(0);
+  const Config defaults =
+      from_toml("[feed]\nsymbols = [\"BTCUSDT\", \"ETHUSDT\"]\n[database]\nconninfo = \"dbname=market\"\n")
+          .config;
+  for (const auto& setting : settings()) {
+    EXPECT_TRUE(all.places.contains(setting.key)) << setting.key << " is not in the sample";
+    if (const auto shown = setting.show(defaults); !shown.empty()) {
+      EXPECT_EQ(setting.show(all.config), shown) << setting.key;
+    }
+  }
+}
+
+TEST(Config, OtherPipelinesNamesAreUnderstood) {
+  std::map<std::string, std::string, std::less<>> variables = {{"BINANCE_SYMBOLS", "BTCUSDT,ETHUSDT"},
+                                                               {"POSTGRES_HOST", "db"},
+                                                               {"POSTGRES_DB", "stock data"},
+                                                               {"POSTGRES_USER", "admin"},
+                                                               {"POSTGRES_PASSWORD", "it's"}};
+  ConfigSource source;
+  source.environment = [&](const char* name) -> std::optional<std::string> {
+    const auto found = variables.find(name);
+    return found == variables.end() ? std::nullopt : std::optional(found->second);
+  };
+  auto result = read_config(source);
+  EXPECT_TRUE(result.mistakes.empty());
+  EXPECT_EQ(result.config.symbols, (std::vector<std::string>{"BTCUSDT", "ETHUSDT"}));
+  EXPECT_EQ(result.config.database, R"(host='db' dbname='stock data' user='admin' password='it\'s')");
+  EXPECT_EQ(redact(result.config.database), "host='db' dbname='stock data' user='admin' password=***");
+  variables["TICK_DATABASE"] = "dbname=mine";
+  variables["TICK_FEED"] = "coinbase";
+  source.toml = "[feed]\nname = \"coinbase\"\nsymbols = [\"BTC-USD\"]\n";
+  result = read_config(source);
+  EXPECT_EQ(result.config.database, "dbname=mine");
+  EXPECT_EQ(result.config.symbols, (std::vector<std::string>{"BTC-USD"}));
 }
 
 TEST(Config, EveryMistakeIsNamedWithItsLine) {

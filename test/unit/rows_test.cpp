@@ -145,6 +145,34 @@ TEST(Csv, ColumnsAsTold) {
   EXPECT_THROW(guess.decode("1,2,3", {}, out), std::runtime_error);
 }
 
+TEST(Csv, TimesWithoutZoneAreRefusedOrTold) {
+  const std::string_view header = "symbol,ts,price";
+  const std::string_view bare = "A,2024-07-01 12:00:00.5,1";
+  for (const auto offset : {std::optional<std::chrono::minutes>(), parse_offset("UTC"),
+                            parse_offset("+02:00"), parse_offset("-0530")}) {
+    RowOptions options;
+    options.offset = offset;
+    CsvRows rows(options);
+    std::vector<Tick> ticks;
+    rows.decode(header, {}, ticks);
+    const auto decoded = rows.decode(bare, {}, ticks);
+    EXPECT_EQ(decoded.verdict, offset ? Verdict::tick : Verdict::malformed);
+    if (offset) {
+      EXPECT_EQ(ticks.at(0).ts, *parse_time("2024-07-01T12:00:00.5Z") - *offset);
+    }
+    ticks.clear();
+    for (const auto* line :
+         {"A,2024-07-01T12:00:00.5Z,1", "A,2024-07-01 14:00:00.5+02,1", "A,1719835200500,1"}) {
+      EXPECT_EQ(rows.decode(line, {}, ticks).verdict, Verdict::tick) << line;
+      EXPECT_EQ(ticks.back().ts, *parse_time("2024-07-01T12:00:00.5Z")) << line;
+    }
+  }
+  EXPECT_EQ(parse_offset("-0530"), std::chrono::minutes(-330));
+  EXPECT_EQ(parse_offset("+02"), std::chrono::minutes(120));
+  for (const auto* text : {"", "2", "Europe/Paris", "+2", "+02:0", "+16:00", "+02:60", "+ab"})
+    EXPECT_FALSE(parse_offset(text)) << text;
+}
+
 TEST(JsonRow, FlatObjectsAndRawInfo) {
   JsonRows rows({});
   std::vector<Tick> out;
