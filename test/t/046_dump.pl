@@ -121,17 +121,28 @@ sub goes_on {
   is($in->safe_psql($database, 'SELECT count(*) FROM tick_catalog.unguarded'), '0', "$what: every trigger fires");
 }
 
-# Stops a database's worker between two turns: anywhere else it may hold what writers need. Returns its process.
-sub stop_worker {
+# Has a database's worker rest after its next turn, so that deltas wait in the queue (not by a signal: it may hold what
+# writers need), or work again.
+sub rest {
   my ($in, $database) = @_;
-  my $pid = $in->safe_psql($database, q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_tick worker' AND datname = current_database()});
-  until_true(60, 'a worker that can be stopped', sub {
-    kill 'STOP', $pid;
-    return 1 if $in->psql($database, "SET statement_timeout = '3 s'; CALL write_ticks(1); SELECT count(*) FROM tick.status") == 0;
-    kill 'CONT', $pid;
-    return 0;
-  });
-  return $pid;
+  set_interval($in, $database, q{SET tick.turn_interval = '1min'}, '1min');
+}
+sub work_again {
+  my ($in, $database) = @_;
+  set_interval($in, $database, q{RESET tick.turn_interval}, '1ms');
+}
+sub set_interval {
+  my ($in, $database, $how, $shown) = @_;
+  $in->safe_psql('postgres', "ALTER SYSTEM $how");
+  $in->reload;
+  $in->poll_query_until('postgres', 'SHOW tick.turn_interval', $shown) or die 'not reloaded';
+  $in->safe_psql($database, q{SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE backend_type = 'pg_tick worker' AND datname = current_database()});
+}
+# Waits until so many deltas wait.
+sub waiting {
+  my ($in, $database, $deltas) = @_;
+  $in->poll_query_until($database, qq{SELECT count(*) >= $deltas FROM tick_catalog.frontier, (SELECT xid FROM tick_catalog.queue_0 UNION ALL
+    SELECT xid FROM tick_catalog.queue_1 UNION ALL SELECT xid FROM tick_catalog.queue_2) q WHERE NOT pg_visible_in_snapshot(xid, snapshot)}) or die 'nothing waits';
 }
 
 sub create_in {
@@ -160,13 +171,13 @@ my %format = (custom => [ '-Fc' ], directory => [ '-Fd', '-j2' ], plain => [ '-F
 my @formats = sort keys %format;
 my @taken;
 for my $n (0 .. ($dumps < 3 ? 2 : $dumps - 1)) {
-  # Every other one while the worker stands still, so that it holds many deltas.
-  my $worker = $n % 2 == 0 ? stop_worker($here, 'feed') : undef;
-  further();
+  # Every other one with many deltas.
+  rest($here, 'feed') if $n % 2 == 0;
+  $n % 2 == 0 ? waiting($here, 'feed', 100) : further();
   my $name = $formats[$n % 3] . ($n < 3 ? '' : $n);
   push @taken, $name;
   $here->command_ok([ 'pg_dump', @{ $format{ $formats[$n % 3] } }, '-f', "$base/$name", $here->connstr('feed') ], "dumped: $name");
-  kill 'CONT', $worker if $worker;
+  work_again($here, 'feed') if $n % 2 == 0;
 }
 $here->safe_psql('feed', q{SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE query ~ '^CALL write_ticks'});
 finish($feed, 'TERM');
@@ -258,18 +269,77 @@ is($other->safe_psql('again', q{SELECT count(*) FROM pg_attribute a JOIN pg_clas
   WHERE c.relnamespace = 'tick_catalog'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND a.atttypid IN ('oid'::regtype, 'oid[]'::regtype) AND a.attname <> 'owner'}),
   '0', 'no catalog names an object by a number');
 
+# ---- what no source can give back: candles of retired rows, late rows, watermarks, duplicates counted
+
+$here->safe_psql('postgres', 'CREATE DATABASE kept');
+$here->safe_psql('kept', 'CREATE EXTENSION pg_tick; ' . slurp("$FindBin::Bin/../oracle/candles.sql"));
+$here->safe_psql('kept', q{
+  CREATE TABLE trades (symbol text, ts timestamptz, price float8, qty float8, trade_id int8) PARTITION BY RANGE (ts);
+  CREATE TABLE trades_0 PARTITION OF trades FOR VALUES FROM ('2024-02-29+00') TO ('2024-03-01 12:10+00');
+  CREATE TABLE trades_1 PARTITION OF trades FOR VALUES FROM ('2024-03-01 12:10+00') TO ('2024-03-02+00');
+  CREATE TABLE trades_2 PARTITION OF trades DEFAULT;
+  SELECT tick.create_rollup('candles_1m', candle_query('1 minute'));
+  SELECT tick.add_source('trades', freeze_after => '5 minutes', dedup_key => '{symbol}', dedup_id => 'trade_id');
+  INSERT INTO trades SELECT * FROM random_trades(2000, 0.1);
+  SELECT tick.wait(NULL);
+  INSERT INTO trades SELECT * FROM random_trades(5, 0.1);
+  DELETE FROM trades WHERE trade_id % 10 = 0});
+$here->safe_psql('kept', q{SELECT tick.wait(NULL)});
+$here->safe_psql('kept', q{DROP TABLE trades_0; INSERT INTO trades VALUES ('late', '2024-03-01 12:12+00', 1, 1, 1), ('none', 'infinity', 1, 1, 1)});
+my $kept = q{SELECT tick.wait(NULL); SELECT c FROM candles_1m c ORDER BY symbol, ts; SELECT watermark, max_time, late, future, rejected, duplicates, raw_from FROM tick.sources;
+  SELECT rollup, key, ts, rows, reason, since FROM tick.late ORDER BY 1, 2, 3; SELECT * FROM tick.stale ORDER BY 1, 2; SELECT source, key, from_id, to_id FROM tick.gaps ORDER BY 1, 2, 3};
+my $before = $here->safe_psql('kept', $kept);
+like($before, qr/frozen.*no_time/s, 'there is something to keep');
+$here->command_ok([ 'pg_dump', '-Fd', '-j2', '-f', "$base/kept", $here->connstr('kept') ], 'dumped: kept');
+create_in($other, 'kept');
+restored('kept', $other, 'kept', 'pg_restore', '-e', '-j3', "$base/kept");
+$other->poll_query_until('kept', q{SELECT count(*) = 1 FROM tick.status WHERE state = 'live'}) or die 'not live';
+is($other->safe_psql('kept', $kept), $before, 'kept: everything');
+$other->safe_psql('kept', q{INSERT INTO trades VALUES ('new', '2024-03-01 12:29+00', 1, 1, 1), ('new', '2024-03-01 12:29+00', 9, 1, 2); DELETE FROM trades WHERE trade_id = 2; SELECT tick.wait(NULL)});
+is($other->safe_psql('kept', q{SELECT high, trades FROM candles_1m WHERE symbol = 'new'; SELECT count(*) FROM tick.verify('candles_1m')}), "1|1\n0", 'kept: goes on');
+
+# ---- while history is scanned, and while what was found is merged
+
+$here->safe_psql('postgres', 'CREATE DATABASE scanned');
+$here->safe_psql('postgres', 'ALTER SYSTEM SET tick.scan_size = 0');
+$here->safe_psql('scanned', 'CREATE EXTENSION pg_tick; ' . slurp("$FindBin::Bin/../oracle/candles.sql"));
+$here->safe_psql('scanned', q{
+  CREATE FUNCTION slow(x float8) RETURNS float8 LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM pg_catalog.pg_sleep(0.001); RETURN x; END $$;
+  CREATE TABLE trades (symbol text, ts timestamptz, price float8, qty float8, trade_id int8);
+  INSERT INTO trades SELECT * FROM random_trades(3000, 0.1)});
+rest($here, 'scanned');  # after the turn that begins the scan: what is found waits
+$here->safe_psql('scanned', q{SELECT tick.create_rollup('slowly', $$ SELECT symbol, tick.tumble(ts, '1 minute') AS ts, max(slow(price)) AS high, count(*) AS n FROM trades GROUP BY 1, 2 $$)});
+$here->poll_query_until('scanned', 'SELECT count(*) = 1 FROM tick_catalog.scan_progress() WHERE rows > 0') or die 'no scan';
+my $change = 'INSERT INTO trades SELECT * FROM random_trades(20, 0.2); DELETE FROM trades WHERE trade_id % 13 = 5; UPDATE trades SET price = 1 WHERE trade_id % 13 = 6;';
+$here->safe_psql('scanned', $change);
+$here->command_ok([ 'pg_dump', '-Fc', '-f', "$base/scanning", $here->connstr('scanned') ], 'dumped: scanning');
+is($here->safe_psql('scanned', 'SELECT count(*) FROM tick_catalog.scan_progress()'), '1', 'while it was scanned');
+$here->poll_query_until('scanned', 'SELECT count(*) > 0 FROM tick_catalog.backfill') or die 'nothing found';
+$here->safe_psql('scanned', $change);
+$here->command_ok([ 'pg_dump', '-Fc', '-f', "$base/pieces", $here->connstr('scanned') ], 'dumped: pieces');
+work_again($here, 'scanned');
+for my $name (qw(scanning pieces)) {
+  create_in($other, $name);
+  restored($name, $other, $name, 'pg_restore', '-e', "$base/$name");
+  $other->safe_psql($name, $change);
+  is($other->safe_psql($name, q{SELECT tick.wait(NULL, '60 s'); SELECT count(*) FROM tick.verify('slowly'); SELECT state FROM tick.status;
+    SELECT count(*) FROM (SELECT symbol, date_bin('1 minute', ts, '2000-01-01 00:00+00') AS ts, max(price) AS high, count(*) AS n FROM trades GROUP BY 1, 2) e
+    FULL JOIN slowly s USING (symbol, ts) WHERE (e.high, e.n) IS DISTINCT FROM (s.high, s.n)}), "t\n0\nlive\n0", "$name: exact");
+}
+
 # ---- pg_upgrade: the same files under another system, with deltas of which some are merged
 
 my $upgraded = PostgreSQL::Test::Cluster->new('upgraded');
 $upgraded->init;
 $upgraded->append_conf('postgresql.conf', $conf);
-my $worker = stop_worker($bare, 'owned');
+rest($bare, 'owned');
+$bare->safe_psql('owned', 'CALL write_ticks(5)');
+$bare->poll_query_until('owned', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'pg_tick worker'}) or die 'no worker';
+$bare->safe_psql('owned', 'CALL write_ticks(5)');
+waiting($bare, 'owned', 1);
 is($bare->safe_psql('owned', q{SELECT string_agg(DISTINCT pg_visible_in_snapshot(xid, snapshot)::text, ' ') FROM tick_catalog.frontier,
   (SELECT xid FROM tick_catalog.queue_0 UNION ALL SELECT xid FROM tick_catalog.queue_1 UNION ALL SELECT xid FROM tick_catalog.queue_2) q}), 'false true', 'some are merged');
-system_or_bail('pg_ctl', '-D', $bare->data_dir, '-m', 'fast', '-W', 'stop');
-kill 'CONT', $worker;
-until_true(60, 'the server has stopped', sub { !-e $bare->data_dir . '/postmaster.pid' });
-$bare->_update_pid(0);
+$bare->stop;
 {
   my $from = Cwd::getcwd();
   chdir $upgraded->basedir;
