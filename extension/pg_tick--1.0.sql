@@ -112,6 +112,7 @@ CREATE TABLE tick_catalog.rollup (
   group_id     int4 NOT NULL REFERENCES tick_catalog.capture_group,
   owner        oid NOT NULL,
   window_size  interval,
+  window_slide interval,
   key_columns  text[] NOT NULL,
   time_column  text,
   item_columns text[] NOT NULL,

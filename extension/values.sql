@@ -7,6 +7,14 @@
 CREATE FUNCTION tick.tumble(ts timestamptz, size interval) RETURNS timestamptz
   LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_tumble';
 COMMENT ON FUNCTION tick.tumble(timestamptz, interval) IS 'start of the window of a size that holds a time, in UTC';
+CREATE FUNCTION tick.hop(ts timestamptz, size interval, slide interval) RETURNS SETOF timestamptz
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 5 AS 'MODULE_PATHNAME', 'tick_hop';
+COMMENT ON FUNCTION tick.hop(timestamptz, interval, interval)
+  IS 'starts of the windows of a size, one every slide, that hold a time, in UTC';
+CREATE FUNCTION tick.hop(ts timestamp, size interval, slide interval) RETURNS SETOF timestamp
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 5 AS 'MODULE_PATHNAME', 'tick_hop';
+COMMENT ON FUNCTION tick.hop(timestamp, interval, interval)
+  IS 'starts of the windows of a size, one every slide, that hold a time read as UTC';
 CREATE FUNCTION tick.tumble(ts timestamp, size interval) RETURNS timestamp
   LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_tumble';
 COMMENT ON FUNCTION tick.tumble(timestamp, interval) IS 'start of the window of a size that holds a time read as UTC';
@@ -147,8 +155,11 @@ CREATE VIEW tick.gaps AS
   SELECT source, tick_catalog.key_json(dedup, key) AS key, g.from_id, g.to_id,
          g.to_id::numeric - g.from_id + 1 AS missing, g.from_time, g.to_time,
          (SELECT jsonb_object_agg(r.view::pg_catalog.regclass::text, jsonb_build_array(
-                   tick.tumble(least(g.from_time, g.to_time), r.window_size),
-                   tick_catalog.window_end(tick.tumble(greatest(g.from_time, g.to_time), r.window_size), r.window_size)))
+                   tick.tumble(least(g.from_time, g.to_time), coalesce(r.window_slide, r.window_size))
+                     - coalesce(r.window_size - r.window_slide, '0'),
+                   CASE WHEN r.window_slide IS NULL
+                     THEN tick_catalog.window_end(tick.tumble(greatest(g.from_time, g.to_time), r.window_size), r.window_size)
+                     ELSE tick.tumble(greatest(g.from_time, g.to_time), r.window_slide) + r.window_size END))
           FROM tick_catalog.rollup r WHERE r.source = u.source AND r.window_size IS NOT NULL
             AND g.from_time IS NOT NULL AND g.to_time IS NOT NULL) AS windows,
          g.since

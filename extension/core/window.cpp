@@ -67,11 +67,17 @@ std::string WindowSize::validate() const {
   if (months < 0 || days < 0 || micros < 0) return "window size must be positive";
   if (micros > micros_per_day) return "window size in hours must not exceed 24 hours";
   if (months > max_window_months || days > max_window_days) return "window size must not exceed 1000 years";
+  if (slide == 0) return {};
+  if (micros == 0) return "the size of a hopping window must be a time of at most 24 hours";
+  if (slide < 0) return "the slide of a hopping window must be positive";
+  if (micros % slide != 0 || micros_per_day % slide != 0)
+    return "the slide of a hopping window must divide its size and the day";
   return {};
 }
 
 Micros window_start(Micros t, const WindowSize& size) {
   if (is_infinite(t)) return t;
+  if (size.slide != 0) return saturate(static_cast<__int128>(t) - floor_mod(t, size.slide));
   if (size.months == 0 && size.days == 0) {
     // With a step that divides the day the grid of the midnights is the grid of the epoch.
     if (micros_per_day % size.micros == 0) {
@@ -88,8 +94,31 @@ Micros window_start(Micros t, const WindowSize& size) {
   return start_of_day(day_of_month(month - floor_mod(month, size.months)));
 }
 
+Micros first_window(Micros t, const WindowSize& size) {
+  const Micros last = window_start(t, size);
+  if (is_infinite(last) || size.slide == 0) return last;
+  return saturate(static_cast<__int128>(last) - (size.micros - size.slide));
+}
+
+Micros next_window(Micros start, const WindowSize& size) {
+  if (is_infinite(start) || size.slide == 0) return window_end(start, size);
+  return saturate(static_cast<__int128>(start) + size.slide);
+}
+
+Micros end_of_rows(Micros end, const WindowSize& size) {
+  if (is_infinite(end) || size.slide == 0) return end;
+  return saturate(static_cast<__int128>(end) + (size.micros - size.slide));
+}
+
+Micros window_ending(Micros end, const WindowSize& size) {
+  if (is_infinite(end)) return end;
+  if (size.slide == 0) return window_start(end - 1, size);
+  return saturate(static_cast<__int128>(end) - size.micros);
+}
+
 Micros window_end(Micros start, const WindowSize& size) {
   if (is_infinite(start)) return start;
+  if (size.slide != 0) return saturate(static_cast<__int128>(start) + size.micros);
   if (size.months == 0 && size.days == 0) {
     const int64_t left_of_day = micros_per_day - floor_mod(start, micros_per_day);
     return saturate(static_cast<__int128>(start) + (size.micros < left_of_day ? size.micros : left_of_day));
@@ -99,6 +128,7 @@ Micros window_end(Micros start, const WindowSize& size) {
 }
 
 Micros pane_width(const WindowSize& size) {
+  if (size.slide != 0) return size.slide;
   if (size.months != 0 || size.days != 0) return micros_per_day;
   return std::gcd(size.micros, micros_per_day);
 }

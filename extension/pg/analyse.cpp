@@ -47,7 +47,9 @@ void check_names(const Definition* def) {
 }
 
 bool is_window(Node* node) {
-  return IsA(node, FuncExpr) && is_tick_function(reinterpret_cast<FuncExpr*>(node)->funcid, "tumble");
+  if (!IsA(node, FuncExpr)) return false;
+  const Oid function = reinterpret_cast<FuncExpr*>(node)->funcid;
+  return is_tick_function(function, "tumble") || is_tick_function(function, "hop");
 }
 
 struct WindowOver {
@@ -115,13 +117,29 @@ void take_window(Definition* def, Node* node) {
   }
   const auto* call = reinterpret_cast<FuncExpr*>(node);
   def->window = node;
-  if (def->id == 0) def->size = constant_size(def, static_cast<Node*>(lsecond(call->args)));
-  def->window_size = WindowSize{def->size->month, def->size->day, def->size->time};
+  if (def->id == 0) {
+    def->size = constant_size(def, static_cast<Node*>(lsecond(call->args)));
+    if (list_length(call->args) > 2) def->slide = constant_size(def, static_cast<Node*>(lthird(call->args)));
+  }
+  def->window_size = window_size(def->size, def->slide);
+  if (def->slide != nullptr) {  // in the catalog both are times, a day is 24 hours
+    def->size = static_cast<Interval*>(palloc0(sizeof(Interval)));
+    def->size->time = def->window_size.micros;
+    def->slide = static_cast<Interval*>(palloc0(sizeof(Interval)));
+    def->slide->time = def->window_size.slide;
+  }
   char reason[256];
   strlcpy(reason, def->window_size.validate().c_str(), sizeof reason);
   if (reason[0] != '\0')
     ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s", reason),
                     errhint("Use a size such as '10 seconds', '1 minute', '1 hour', '1 day' or '1 month'."),
+                    at(def->text, exprLocation(static_cast<Node*>(lsecond(call->args))))));
+  if (windows_of_time(def->window_size) > max_windows_of_time)
+    ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+                    errmsg("a time would be in %lld windows, a rollup keeps at most %lld",
+                           static_cast<long long>(windows_of_time(def->window_size)),
+                           static_cast<long long>(max_windows_of_time)),
+                    errhint("Make the slide longer, or sum up windows of a shorter rollup when you read it."),
                     at(def->text, exprLocation(static_cast<Node*>(lsecond(call->args))))));
   def->time = add_input(def, static_cast<Node*>(linitial(call->args)));
 }

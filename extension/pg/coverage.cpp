@@ -5,6 +5,7 @@
 #include "leaves.hpp"
 #include "session.hpp"
 #include "shared.hpp"
+#include "values.hpp"
 
 namespace tick::pg {
 namespace {
@@ -99,36 +100,30 @@ bool holds_rows(Oid relid) {
 
 // Has the windows of a rollup recomputed whose rows may lie within bounds of the time its window is made of.
 void mark_pending(int32 rollup, Oid source, Oid table) {
-  MemoryContext memory = CurrentMemoryContext;
-  Interval* size = nullptr;
+  WindowSize size;
   int64 program = 0;
   Oid types[] = {INT4OID};
   Datum values[] = {Int32GetDatum(rollup)};
   open_catalogs();
   SPI_execute_with_args(
       "SELECT r.window_size, (SELECT max(p.program) FROM tick_catalog.rollup_program AS p WHERE p.rollup = "
-      "r.id) "
-      "FROM tick_catalog.rollup AS r WHERE r.id = $1",
+      "r.id), r.window_slide FROM tick_catalog.rollup AS r WHERE r.id = $1",
       1, types, values, nullptr, true, 1);
-  bool null, none;
+  bool null, none, tumbles;
   const Datum window = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null);
   program = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &none));
-  if (!null) {
-    size = static_cast<Interval*>(MemoryContextAlloc(memory, sizeof(Interval)));
-    *size = *DatumGetIntervalP(window);
-  }
+  const Datum slide = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &tumbles);
+  if (!null) size = window_size(DatumGetIntervalP(window), tumbles ? nullptr : DatumGetIntervalP(slide));
   close_catalogs();
   int64 lo = minus_infinity, hi = plus_infinity;
-  if (size != nullptr && !none) {
+  if (!null && !none) {
     const Evaluator* evaluator = find_evaluator(program);
     const int time =
         evaluator == nullptr || evaluator->program.time < 0 ? -1 : evaluator->plain[evaluator->program.time];
     if (time >= 0) {
       const Bounds bounds = find_bounds(source, table, evaluator->attribute[time]);
       if (bounds.kind == Bounds::known) {
-        lo = bounds.lo == minus_infinity
-                 ? minus_infinity
-                 : window_start(bounds.lo, WindowSize{size->month, size->day, size->time});
+        lo = first_window(bounds.lo, size);
         hi = bounds.hi;
       }
     }

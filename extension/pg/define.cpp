@@ -104,7 +104,7 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 gr
   const int keys = list_length(def->keys);
   const int first = keys + (def->window != nullptr ? 1 : 0);
   Oid types[] = {INT4OID,     OIDOID,       OIDOID,  OIDOID,       OIDOID,  INT4OID, OIDOID,
-                 INTERVALOID, TEXTARRAYOID, TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID};
+                 INTERVALOID, TEXTARRAYOID, TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID, INTERVALOID};
   Datum values[] = {Int32GetDatum(def->id),
                     ObjectIdGetDatum(view),
                     ObjectIdGetDatum(state),
@@ -117,14 +117,16 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 gr
                     def->window == nullptr ? Datum{0} : CStringGetTextDatum(column(def, keys)->name),
                     name_array(def->columns, first, list_length(def->columns) - first),
                     CStringGetTextDatum(upsert_sql(def, state)),
-                    CStringGetTextDatum(merged_sql(def, state))};
-  char nulls[] = "             ";
+                    CStringGetTextDatum(merged_sql(def, state)),
+                    IntervalPGetDatum(def->slide)};
+  char nulls[] = "              ";
+  if (def->slide == nullptr) nulls[13] = 'n';
   if (def->window == nullptr) nulls[7] = nulls[9] = 'n';
   write(
       "INSERT INTO tick_catalog.rollup (id, view, state, definition, source, group_id, owner, window_size, "
-      "key_columns, time_column, item_columns, upsert, merged) OVERRIDING SYSTEM VALUE "
-      "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
-      13, types, values, nulls);
+      "key_columns, time_column, item_columns, upsert, merged, window_slide) OVERRIDING SYSTEM VALUE "
+      "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+      14, types, values, nulls);
   Oid pending_types[] = {INT4OID, INT8OID, INT8OID};
   Datum pending[] = {Int32GetDatum(def->id), Int64GetDatum(minus_infinity), Int64GetDatum(plus_infinity)};
   write("INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) VALUES ($1, $2, $3, true)", 3,

@@ -42,7 +42,8 @@ struct Definition {
   int time;         // input or -1
   int where;        // input or -1
   Node* window;     // the call of tick.tumble, or nullptr
-  Interval* size;   // when `id` is set, as the catalog has it
+  Interval* size;   // when `id` is set, as the catalog has it; so is slide
+  Interval* slide;  // nullptr: tumbling
   WindowSize window_size;
   List* items;  // DefinedItem*; the first counts rows
 

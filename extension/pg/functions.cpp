@@ -2,15 +2,37 @@
 // numeric. They repeat PostgreSQL's own final functions step by step, so scale and rounding are the same.
 #include "../core/window.hpp"
 #include "guard.hpp"
+#include "values.hpp"
 
 namespace tick::pg {
 namespace {
 
-WindowSize window_size(const Interval* size) {
-  const WindowSize result{size->month, size->day, size->time};
+WindowSize valid_size(const Interval* size, const Interval* slide = nullptr) {
+  const WindowSize result = window_size(size, slide);
   std::string reason = result.validate();
   if (!reason.empty()) throw Error{Error::Code::invalid_argument, std::move(reason)};
   return result;
+}
+
+Datum hop(FunctionCallInfo fcinfo) {
+  if (SRF_IS_FIRSTCALL()) {
+    const WindowSize size = valid_size(PG_GETARG_INTERVAL_P(1), PG_GETARG_INTERVAL_P(2));
+    const Micros time = PG_GETARG_TIMESTAMP(0);
+    call([&] {
+      FuncCallContext* calls = SRF_FIRSTCALL_INIT();
+      auto* next = static_cast<Micros*>(MemoryContextAlloc(calls->multi_call_memory_ctx, sizeof(Micros) * 2));
+      next[0] = first_window(time, size);
+      next[1] = size.slide;
+      calls->user_fctx = next;
+      calls->max_calls = TIMESTAMP_NOT_FINITE(time) ? 1 : static_cast<uint64>(windows_of_time(size));
+    });
+  }
+  FuncCallContext* calls = SRF_PERCALL_SETUP();
+  auto* next = static_cast<Micros*>(calls->user_fctx);
+  if (calls->call_cntr >= calls->max_calls) SRF_RETURN_DONE(calls);
+  const Micros start = next[0];
+  next[0] += next[1];
+  SRF_RETURN_NEXT(calls, TimestampGetDatum(start));
 }
 
 Numeric number(Datum datum) {
@@ -69,6 +91,7 @@ Datum finish_moments(FunctionCallInfo fcinfo, bool sample, bool deviation) {
 
 extern "C" {
 PG_FUNCTION_INFO_V1(tick_tumble);
+PG_FUNCTION_INFO_V1(tick_hop);
 PG_FUNCTION_INFO_V1(tick_window_end);
 PG_FUNCTION_INFO_V1(tick_finish_sum);
 PG_FUNCTION_INFO_V1(tick_finish_avg);
@@ -80,14 +103,19 @@ PG_FUNCTION_INFO_V1(tick_finish_stddev_samp);
 PGDLLEXPORT Datum tick_tumble(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&] {
     return TimestampGetDatum(
-        tick::window_start(PG_GETARG_TIMESTAMP(0), tick::pg::window_size(PG_GETARG_INTERVAL_P(1))));
+        tick::window_start(PG_GETARG_TIMESTAMP(0), tick::pg::valid_size(PG_GETARG_INTERVAL_P(1))));
   });
+}
+
+// One value a call.
+PGDLLEXPORT Datum tick_hop(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum { return tick::pg::hop(fcinfo); });
 }
 
 PGDLLEXPORT Datum tick_window_end(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&] {
     return TimestampGetDatum(
-        tick::window_end(PG_GETARG_TIMESTAMP(0), tick::pg::window_size(PG_GETARG_INTERVAL_P(1))));
+        tick::window_end(PG_GETARG_TIMESTAMP(0), tick::pg::valid_size(PG_GETARG_INTERVAL_P(1))));
   });
 }
 

@@ -5,6 +5,7 @@
 #include "define.hpp"
 #include "revive.hpp"
 #include "session.hpp"
+#include "values.hpp"
 
 namespace tick::pg {
 namespace {
@@ -184,9 +185,10 @@ List* read_members(const Draft* draft) {
   return members;
 }
 
-// The least time a window lasts.
+// The least time from one window to the next.
 int64 window_length(const WindowSize& size) {
   if (size.months > 0) return size.months * 28 * micros_per_day;
+  if (size.slide > 0) return size.slide;
   return size.days > 0 ? size.days * micros_per_day : size.micros;
 }
 
@@ -195,12 +197,13 @@ int64 window_length(const WindowSize& size) {
 int64 group_pane(int32 group, int64 with, int64* narrowest) {
   int64 pane = with;
   open_catalogs();
-  const uint64 rows =
-      read("SELECT window_size FROM tick_catalog.rollup WHERE group_id = $1 AND window_size IS NOT NULL",
-           Int32GetDatum(group), INT4OID);
+  const uint64 rows = read(
+      "SELECT window_size, window_slide FROM tick_catalog.rollup WHERE group_id = $1 AND window_size IS "
+      "NOT NULL",
+      Int32GetDatum(group), INT4OID);
   for (uint64 row = 0; row < rows; ++row) {
-    const Interval* size = DatumGetIntervalP(field(row, 1));
-    const WindowSize window{size->month, size->day, size->time};
+    const WindowSize window =
+        window_size(DatumGetIntervalP(field(row, 1)), DatumGetIntervalP(field(row, 2)));  // NULL: nullptr
     const int64 width = pane_width(window);
     pane = pane == 0 ? width : common_pane(pane, width);
     *narrowest = Min(*narrowest, window_length(window));

@@ -254,8 +254,9 @@ class Scan {
     if (!leaves) return refuse();
     if (!accept()) return refuse();
     relations_.push_back(rollup.source);
+    rows_end_ = rollup.windowed ? end_of_rows(order_.hi, rollup.size) : order_.hi;
     for (const Leaf& leaf : *leaves) {
-      const bool needed = !rollup.windowed || !leaf.bounded || (leaf.lo < order_.hi && leaf.hi > order_.lo);
+      const bool needed = !rollup.windowed || !leaf.bounded || (leaf.lo < rows_end_ && leaf.hi > order_.lo);
       if (needed)
         relations_.push_back(leaf.relid);
       else
@@ -264,7 +265,7 @@ class Scan {
     Fold panes = empty(rollup);
     looked_at_ = GetCurrentTimestamp();
     Evaluator* evaluator = call([&] { return find_evaluator(rollup.newest); });
-    scan_leaves(rollup, evaluator, *leaves, order_.lo, order_.hi, panes, [&](int rows) {
+    scan_leaves(rollup, evaluator, *leaves, order_.lo, rows_end_, panes, [&](int rows) {
       pg_atomic_fetch_add_u64(&helper_->rows, rows);
       look();
       if (panes.memory() < helper_memory) return;
@@ -282,7 +283,7 @@ class Scan {
  private:
   Fold empty(const Rollup& rollup) const {
     Fold fold(rollup.program);
-    if (rollup.windowed) fold.restrict_to(order_.lo, order_.hi);
+    if (rollup.windowed) fold.restrict_to(order_.lo, rows_end_);
     return fold;
   }
 
@@ -364,7 +365,8 @@ class Scan {
 
   HelperSlot* helper_;
   const Order& order_;
-  std::vector<Oid> relations_;  // locked
+  Micros rows_end_ = plus_infinity;  // of what the windows of the order consist of
+  std::vector<Oid> relations_;       // locked
   TimestampTz looked_at_ = 0;
   int32 number_ = 0;
 };

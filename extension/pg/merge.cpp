@@ -347,8 +347,8 @@ TurnTime Merger::time(const Turn& turn, Oid source) const {
   return {turn.started, watermarks_.of(source)};
 }
 
-Merger::Verdict Merger::judge(const Rollup& rollup, const Fold& from, size_t slot) const {
-  const auto window = window_of(rollup, from.pane(slot));
+Merger::Verdict Merger::judge(const Rollup& rollup, const Fold& from, size_t slot,
+                              std::optional<Micros> window) const {
   // The recompute of what was never computed will see these rows.
   if (rollup.is_fresh(window.value_or(no_time_pane))) return {};
   if (!window) return {no_time_pane, Refusal::no_time, false};
@@ -371,19 +371,21 @@ void Merger::merge_deltas(Turn& turn) {
       const auto items = rollup.items.find(program);
       if (!delta || items == rollup.items.end()) continue;
       std::set<Refusal> found;
-      fold.merge(*delta, items->second, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
-        const Verdict verdict = judge(rollup, from, slot);
-        if (verdict.corrects_frozen) lost.insert(*verdict.window);
-        if (verdict.refusal) found.insert(*verdict.refusal);
-        return verdict.refusal ? std::nullopt : verdict.window;
-      });
+      merge_into_windows(fold, rollup, *delta, items->second,
+                         [&](const Fold& from, size_t slot, auto window) {
+                           const Verdict verdict = judge(rollup, from, slot, window);
+                           if (verdict.corrects_frozen) lost.insert(*verdict.window);
+                           if (verdict.refusal) found.insert(*verdict.refusal);
+                           return verdict.refusal ? std::optional<Micros>() : verdict.window;
+                         });
       for (const Refusal refusal : found) {
         auto& listed = refused[refusal];
         if (!listed) listed = std::make_unique<Fold>(rollup.program);
-        listed->merge(*delta, items->second, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
-          const Verdict verdict = judge(rollup, from, slot);
-          return verdict.refusal == refusal ? verdict.window : std::nullopt;
-        });
+        merge_into_windows(*listed, rollup, *delta, items->second,
+                           [&](const Fold& from, size_t slot, auto window) {
+                             const Verdict verdict = judge(rollup, from, slot, window);
+                             return verdict.refusal == refusal ? verdict.window : std::optional<Micros>();
+                           });
       }
     }
     if (fold.slots() > 0) check_source_rights(rollup);
@@ -506,7 +508,7 @@ TimestampTz Merger::next_due() const {
     if (rollup.status == "error") continue;
     const Micros end = windows_.earliest_end(rollup);
     // What is not computed yet is not told of yet.
-    if (end == plus_infinity || rollup.is_fresh(window_start(end - 1, rollup.size))) continue;
+    if (end == plus_infinity || rollup.is_fresh(window_ending(end, rollup.size))) continue;
     const auto watermark = watermarks_.stored(rollup.source);
     due = std::min(due, watermark && end <= *watermark ? tell_after_ : watermarks_.due(rollup.source, end));
   }

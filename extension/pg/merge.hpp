@@ -61,7 +61,7 @@ class Merger {
     std::optional<Refusal> refusal;  // it is listed instead
     bool corrects_frozen = false;    // rows have left a frozen window: it is recomputed
   };
-  Verdict judge(const Rollup& rollup, const Fold& from, size_t slot) const;
+  Verdict judge(const Rollup& rollup, const Fold& from, size_t slot, std::optional<Micros> window) const;
   void mark_dirty(Rollup& rollup, const std::set<Micros>& windows);
   void list_stale(const Rollup& rollup, Micros lo, Micros hi);
   bool knows_leaves(const Turn& turn);

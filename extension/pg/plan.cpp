@@ -51,6 +51,8 @@ const char* size_text(const Definition* def) {
 }
 
 const char* window_end_text(const Definition* def) {
+  if (def->slide != nullptr)
+    return psprintf("(s.%s + %s)", quote_identifier(window_name(def)), size_text(def));
   return psprintf("tick_catalog.window_end(s.%s, %s)", quote_identifier(window_name(def)), size_text(def));
 }
 

@@ -143,7 +143,7 @@ void Merger::mark_dirty(Rollup& rollup, const std::set<Micros>& windows) {
   std::vector<Range> ranges;
   for (Micros window : windows) {
     if (window < covered) continue;
-    const Range range = rollup.windowed ? Range{window, window_end(window, rollup.size), false}
+    const Range range = rollup.windowed ? Range{window, next_window(window, rollup.size), false}
                                         : Range{minus_infinity, plus_infinity, false};
     if (!ranges.empty() && ranges.back().hi == range.lo)
       ranges.back().hi = range.hi;
@@ -225,8 +225,9 @@ bool Merger::leave_to_helper(Turn& turn) {
   const Micros hi = range.hi;
   if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, lo, hi);
   double rows = 0, blocks = 0;
+  const Micros rows_end = rollup.windowed ? end_of_rows(hi, rollup.size) : hi;
   for (const Leaf& leaf : turn.leaves) {
-    if (rollup.windowed && leaf.bounded && (leaf.hi <= lo || leaf.lo >= hi)) continue;
+    if (rollup.windowed && leaf.bounded && (leaf.hi <= lo || leaf.lo >= rows_end)) continue;
     rows += leaf.rows;
     blocks += leaf.blocks;
   }
@@ -366,21 +367,21 @@ void Merger::recompute(Turn& turn) {
   if (turn.lo < turn.hi) {
     if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, turn.lo, turn.hi);
     Fold panes(rollup.program);
-    if (rollup.windowed) panes.restrict_to(turn.lo, turn.hi);
+    const Micros rows_end = rollup.windowed ? end_of_rows(turn.hi, rollup.size) : turn.hi;
+    if (rollup.windowed) panes.restrict_to(turn.lo, rows_end);
     // If there are too many windows for memory, the oldest are left to a later turn.
-    scan_leaves(rollup, evaluator, turn.leaves, turn.lo, turn.hi, panes, [&](int) {
+    scan_leaves(rollup, evaluator, turn.leaves, turn.lo, rows_end, panes, [&](int) {
       if (!rollup.windowed || panes.memory() <= scan_memory) return;
       std::vector<Micros> times;
       for (size_t at = 0; at < panes.slots(); ++at) times.push_back(panes.pane(at));
       std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-      const Micros middle = window_end(window_start(times[times.size() / 2], rollup.size), rollup.size);
+      const Micros middle = next_window(window_start(times[times.size() / 2], rollup.size), rollup.size);
       if (middle <= turn.lo || middle >= turn.hi) return;  // one window: nothing to leave out
       turn.lo = middle;
-      panes.restrict_to(turn.lo, turn.hi);
+      panes.restrict_to(turn.lo, rows_end);
     });
     const std::vector<int16_t> same = every_item(rollup);
-    fold.merge(panes, same, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
-      const auto window = window_of(rollup, from.pane(slot));
+    merge_into_windows(fold, rollup, panes, same, [&](const Fold& from, size_t slot, auto window) {
       return window && turn.recomputes(*window) && !is_too_wide(from, slot) ? window : std::nullopt;
     });
     watermarks_.note(rollup.source, panes, true);
@@ -404,8 +405,7 @@ void Merger::recompute(Turn& turn) {
     for (const Range& range : windows) forget_late(rollup, range.lo, range.hi);
     for (const Refusal refusal : {Refusal::key, Refusal::no_time}) {
       Fold listed(rollup.program);
-      listed.merge(panes, same, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
-        const auto window = window_of(rollup, from.pane(slot));
+      merge_into_windows(listed, rollup, panes, same, [&](const Fold& from, size_t slot, auto window) {
         const bool timeless = refusal == Refusal::no_time;
         if (!window)
           return timeless && turn.recomputes(no_time_pane) ? std::make_optional(no_time_pane) : window;

@@ -20,8 +20,9 @@ struct Texts {
   Oid definition;
   Oid source;
   Oid owner;
-  Oid heir;        // who owns its objects by now
-  Interval* size;  // nullptr without a window
+  Oid heir;         // who owns its objects by now
+  Interval* size;   // nullptr without a window
+  Interval* slide;  // nullptr unless it hops
   const char* upsert;
   const char* merged;
 };
@@ -29,7 +30,7 @@ struct Texts {
 constexpr const char* columns =
     "SELECT r.id, r.group_id, r.view, r.state, r.definition, r.source, r.owner, "
     "CASE WHEN v.relowner <> r.owner THEN v.relowner WHEN s.relowner <> r.owner THEN s.relowner "
-    "ELSE d.relowner END, r.window_size, r.upsert, r.merged FROM tick_catalog.rollup AS r "
+    "ELSE d.relowner END, r.window_size, r.upsert, r.merged, r.window_slide FROM tick_catalog.rollup AS r "
     "JOIN pg_class AS v ON v.oid = r.view JOIN pg_class AS s ON s.oid = r.state "
     "JOIN pg_class AS d ON d.oid = r.definition WHERE ";
 
@@ -43,9 +44,9 @@ List* read_texts(const char* condition, Oid argument) {
   SPI_execute_with_args(psprintf("%s%s ORDER BY r.id", columns, condition), 1, types, values, nullptr, true,
                         0);
   for (uint64 row = 0; row < SPI_processed; ++row) {
-    bool null[11];
-    Datum field[11];
-    for (int i = 0; i < 11; ++i)
+    bool null[12];
+    Datum field[12];
+    for (int i = 0; i < 12; ++i)
       field[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &null[i]);
     MemoryContext spi = MemoryContextSwitchTo(memory);
     auto* texts = static_cast<Texts*>(palloc(sizeof(Texts)));
@@ -58,6 +59,7 @@ List* read_texts(const char* condition, Oid argument) {
                    DatumGetObjectId(field[6]),
                    DatumGetObjectId(field[7]),
                    null[8] ? nullptr : DatumGetIntervalP(datumCopy(field[8], false, sizeof(Interval))),
+                   null[11] ? nullptr : DatumGetIntervalP(datumCopy(field[11], false, sizeof(Interval))),
                    TextDatumGetCString(field[9]),
                    TextDatumGetCString(field[10])};
     result = lappend(result, texts);
@@ -91,6 +93,7 @@ Definition* read_definition(const Texts* texts) {
   def->owner = texts->owner;
   def->id = texts->rollup;
   def->size = texts->size;
+  def->slide = texts->slide;
   analyse(def);
   return def;
 }

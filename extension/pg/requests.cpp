@@ -10,6 +10,7 @@
 #include "session.hpp"
 #include "shared.hpp"
 #include "source.hpp"
+#include "values.hpp"
 
 namespace tick::pg {
 namespace {
@@ -172,32 +173,31 @@ void truncate_table(Relation table) {
 struct Target {
   int32 rollup;
   bool failed;
-  Interval* size;  // nullptr without a window
-  bool partial;    // the source is complete from raw_from only
+  bool windowed;
+  WindowSize size;
+  bool partial;  // the source is complete from raw_from only
   TimestampTz raw_from;
 };
 
 Target find_target(Oid view) {
   Target target{};
-  MemoryContext memory = CurrentMemoryContext;
   Oid types[] = {OIDOID};
   Datum values[] = {ObjectIdGetDatum(view)};
   open_catalogs();
   SPI_execute_with_args(
-      "SELECT r.id, r.status = 'error', r.window_size, s.raw_from FROM tick_catalog.rollup "
+      "SELECT r.id, r.status = 'error', r.window_size, s.raw_from, r.window_slide FROM tick_catalog.rollup "
       "AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE r.view = $1",
       1, types, values, nullptr, true, 1);
   if (SPI_processed == 1) {
-    Datum field[4];
-    bool null[4];
-    for (int i = 0; i < 4; ++i)
+    Datum field[5];
+    bool null[5];
+    for (int i = 0; i < 5; ++i)
       field[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &null[i]);
     target.rollup = DatumGetInt32(field[0]);
     target.failed = DatumGetBool(field[1]);
-    if (!null[2]) {
-      target.size = static_cast<Interval*>(MemoryContextAlloc(memory, sizeof(Interval)));
-      *target.size = *DatumGetIntervalP(field[2]);
-    }
+    target.windowed = !null[2];
+    if (target.windowed)
+      target.size = window_size(DatumGetIntervalP(field[2]), null[4] ? nullptr : DatumGetIntervalP(field[4]));
     target.partial = !null[3];
     target.raw_from = null[3] ? 0 : DatumGetTimestampTz(field[3]);
   }
@@ -218,7 +218,7 @@ void refresh(Oid view, Micros lo, Micros hi) {
   if (target.failed)
     ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE), errmsg("\"%s\" is set aside", name),
                     errhint("SELECT tick.resume(...) recomputes all of it.")));
-  if (target.size == nullptr) {
+  if (!target.windowed) {
     if (target.partial)
       ereport(ERROR,
               (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -228,11 +228,10 @@ void refresh(Oid view, Micros lo, Micros hi) {
     lo = minus_infinity;
     hi = plus_infinity;
   } else {
-    const WindowSize size{target.size->month, target.size->day, target.size->time};
-    if (lo != minus_infinity && lo != plus_infinity) lo = window_start(lo, size);
+    if (lo != minus_infinity && lo != plus_infinity) lo = first_window(lo, target.size);
     if (target.partial) {
-      Micros covered = window_start(target.raw_from, size);
-      if (covered != target.raw_from) covered = window_end(covered, size);
+      Micros covered = window_start(target.raw_from, target.size);
+      if (covered != target.raw_from) covered = next_window(covered, target.size);
       if (lo < covered) {
         ereport(NOTICE, (errmsg("windows of \"%s\" before %s stay as they are: their rows were retired", name,
                                 timestamptz_to_str(covered))));

@@ -10,6 +10,7 @@
 #include "partitions.hpp"
 #include "queue.hpp"
 #include "rollup.hpp"
+#include "values.hpp"
 
 namespace tick::pg {
 namespace {
@@ -31,10 +32,6 @@ struct Action {
   Micros lo, hi;
   bool operator==(const Action&) const = default;
 };
-
-WindowSize window_size(const Interval* size) {
-  return {size->month, size->day, size->time};
-}
 
 // Why a size makes no partitions; nullptr if it does.
 const char* unusable(const Interval* size) {

@@ -70,7 +70,7 @@ Micros Rollup::first_covered() const {
   if (raw_from == minus_infinity) return minus_infinity;
   if (!windowed) return plus_infinity;
   const Micros start = window_start(raw_from, size);
-  return start == raw_from ? start : window_end(start, size);
+  return start == raw_from ? start : next_window(start, size);
 }
 
 TextRows read_text(const char* sql) {
@@ -112,7 +112,8 @@ std::vector<Rollup> load_rollups(int id) {
       " pg_catalog.quote_ident(r.time_column), pg_catalog.format('%I.%I', sn.nspname, s.relname), r.upsert,"
       " (extract(epoch FROM o.raw_from - '2000-01-01 00:00+00'::timestamptz) * 1000000)::int8, r.channel,"
       " s.reltablespace <> (SELECT c.reltablespace FROM pg_catalog.pg_class c"
-      "  WHERE c.oid = 'tick_catalog.frontier'::pg_catalog.regclass)"
+      "  WHERE c.oid = 'tick_catalog.frontier'::pg_catalog.regclass),"
+      " (extract(epoch FROM r.window_slide) * 1000000)::int8"
       " FROM tick_catalog.rollup r JOIN tick_catalog.source o ON o.relid = r.source"
       " JOIN pg_catalog.pg_class v ON v.oid = r.view JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace"
       " JOIN pg_catalog.pg_class s ON s.oid = r.state JOIN pg_catalog.pg_namespace sn ON sn.oid = "
@@ -137,6 +138,7 @@ std::vector<Rollup> load_rollups(int id) {
     if (row[14]) rollup.raw_from = number(row[14]);
     rollup.channel = row[15].value_or("");
     rollup.apart = row[16] == "t";
+    if (row[17]) rollup.size.slide = number(row[17]);
   }
   for (Rollup& rollup : rollups) {
     load_columns(rollup);
@@ -171,10 +173,14 @@ std::vector<int16_t> every_item(const Rollup& rollup) {
   return same;
 }
 
-std::optional<Micros> window_of(const Rollup& rollup, Micros pane) {
+std::optional<Micros> window_of(const Rollup& rollup, Micros pane, int64_t nth) {
   if (!rollup.windowed) return 0;
   if (pane == no_time_pane) return std::nullopt;
-  return window_start(pane, rollup.size);
+  return window_start(pane, rollup.size) - nth * rollup.size.slide;
+}
+
+int64_t windows_of_pane(const Rollup& rollup) {
+  return rollup.windowed ? windows_of_time(rollup.size) : 1;
 }
 
 StateColumns state_columns(const Rollup& rollup, const Fold& fold, size_t from, size_t to) {

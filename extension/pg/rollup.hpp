@@ -65,8 +65,23 @@ TextRows read_text(const char* sql);
 // The items of a fold of the rollup, each as itself.
 std::vector<int16_t> every_item(const Rollup& rollup);
 
-// The window that a pane belongs to; nothing for panes without a time in a windowed rollup.
-std::optional<Micros> window_of(const Rollup& rollup, Micros pane);
+// The windows that a pane belongs to, the last one first: `nth` counts from 0 to windows_of_pane() - 1.
+// Nothing for panes without a time in a windowed rollup.
+std::optional<Micros> window_of(const Rollup& rollup, Micros pane, int64_t nth);
+int64_t windows_of_pane(const Rollup& rollup);
+
+// Merges panes into the windows that they belong to. `wanted` chooses the window, itself or none, for a slot;
+// it is called for each of them.
+template <typename Wanted>
+void merge_into_windows(Fold& into, const Rollup& rollup, const Fold& panes,
+                        const std::vector<int16_t>& items, Wanted&& wanted) {
+  for (int64_t nth = 0; nth < windows_of_pane(rollup); ++nth)
+    into.merge(panes, items, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
+      const auto window = window_of(rollup, from.pane(slot), nth);
+      // Without a time there is one place, not one for each window.
+      return window || nth == 0 ? wanted(from, slot, window) : std::nullopt;
+    });
+}
 
 // The columns of a state table for slots [from, to) of a fold of the rollup: cells, and the bytes they point
 // at.

@@ -65,8 +65,7 @@ void scan_leaves(const Rollup& rollup, Evaluator* evaluator, const std::vector<L
 Fold fold_windows(const Rollup& rollup, const Fold& panes, const std::function<bool(Micros window)>& wanted) {
   Fold fold(rollup.program);
   const std::vector<int16_t> same = every_item(rollup);
-  fold.merge(panes, same, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
-    const auto window = window_of(rollup, from.pane(slot));
+  merge_into_windows(fold, rollup, panes, same, [&](const Fold&, size_t, auto window) {
     return window && wanted(*window) ? window : std::nullopt;
   });
   return fold;

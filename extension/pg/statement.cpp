@@ -84,7 +84,8 @@ int location_of(const Query* query, NodeTag tag) {
 
 bool find_set_returning(Node* node, void* context) {
   if (node == nullptr) return false;
-  if ((IsA(node, FuncExpr) && reinterpret_cast<FuncExpr*>(node)->funcretset) ||
+  if ((IsA(node, FuncExpr) && reinterpret_cast<FuncExpr*>(node)->funcretset &&
+       !is_tick_function(reinterpret_cast<FuncExpr*>(node)->funcid, "hop")) ||
       (IsA(node, OpExpr) && reinterpret_cast<OpExpr*>(node)->opretset)) {
     *static_cast<int*>(context) = exprLocation(node);
     return true;
@@ -278,8 +279,8 @@ void check_query(const Query* query, const char* text) {
            "Create one rollup for each grouping.");
   if (query->hasTargetSRFs) {
     int location = -1;
-    find_set_returning(reinterpret_cast<Node*>(query->targetList), &location);
-    refuse(text, location, "set-returning functions", on_view);
+    if (find_set_returning(reinterpret_cast<Node*>(query->targetList), &location))
+      refuse(text, location, "set-returning functions", on_view);
   }
   if (!query->hasAggs && query->groupClause == NIL)
     ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("a rollup needs GROUP BY or an aggregate"),

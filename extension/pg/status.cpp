@@ -45,14 +45,12 @@ void put_unmerged(ReturnSetInfo* result, int id) {
   // What this transaction has written to leaves directly, and not flushed.
   for (const auto& [program, items] : rollup.items)
     visit_unflushed(program, [&](const Fold& unflushed) {
-      fold.merge(unflushed, items, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
-        const auto window = window_of(rollup, from.pane(slot));
+      merge_into_windows(fold, rollup, unflushed, items, [&](const Fold&, size_t, auto window) {
         return window && !rollup.is_fresh(*window) ? window : std::nullopt;
       });
     });
   for (const auto& [program, delta] : folds)
-    fold.merge(*delta, rollup.items.at(program), [&](const Fold& from, size_t slot) -> std::optional<Micros> {
-      const auto window = window_of(rollup, from.pane(slot));
+    merge_into_windows(fold, rollup, *delta, rollup.items.at(program), [&](const Fold&, size_t, auto window) {
       return window && !rollup.is_fresh(*window) ? window : std::nullopt;
     });
   const StateColumns state = state_columns(rollup, fold, 0, fold.slots());

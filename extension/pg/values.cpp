@@ -129,4 +129,16 @@ int compare_text(std::string_view a, std::string_view b, uint32_t collation) {
   });
 }
 
+WindowSize window_size(const Interval* size, const Interval* slide) {
+  if (slide == nullptr) return {size->month, size->day, size->time};
+  // A day of 24 hours is a time here; what is longer is refused as such.
+  const auto micros = [](const Interval* interval) {
+    return interval->month > 0 || interval->day > 1   ? micros_per_day + 1
+           : interval->month < 0 || interval->day < 0 ? Micros{-1}
+                                                      : interval->day * micros_per_day + interval->time;
+  };
+  const Micros step = micros(slide);
+  return {0, 0, micros(size), step == 0 ? Micros{-1} : step};
+}
+
 }  // namespace tick::pg

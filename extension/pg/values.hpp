@@ -32,4 +32,7 @@ Datum varlena_datum(const char* data, size_t size);
 // Orders text by a collation through PostgreSQL; throws PgError.
 int compare_text(std::string_view a, std::string_view b, uint32_t collation);
 
+// The windows of a size; with `slide`, which may be nullptr, they hop. To be validated.
+WindowSize window_size(const Interval* size, const Interval* slide = nullptr);
+
 }  // namespace tick::pg

@@ -6,6 +6,7 @@
 #include "define.hpp"
 #include "guard.hpp"
 #include "session.hpp"
+#include "values.hpp"
 
 namespace tick::pg {
 namespace {
@@ -19,7 +20,7 @@ struct Verified {
   const char* time_column;  // nullptr without a window
   bool has_raw_from;
   TimestampTz raw_from;
-  Interval* size;
+  WindowSize size;
   List* keys;  // char*
 };
 
@@ -38,15 +39,15 @@ Verified* read_rollup(Oid view) {
   open_catalogs();
   SPI_execute_with_args(
       "SELECT r.definition, r.source, r.owner, r.merged, r.time_column, r.window_size, r.key_columns, "
-      "s.raw_from "
+      "s.raw_from, r.window_slide "
       "FROM tick_catalog.rollup AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE r.view = $1",
       1, types, values, nullptr, true, 1);
   Verified* result = nullptr;
   if (SPI_processed == 1) {
     MemoryContext spi = MemoryContextSwitchTo(memory);
-    bool null[8];
-    Datum field[8];
-    for (int i = 0; i < 8; ++i)
+    bool null[9];
+    Datum field[9];
+    for (int i = 0; i < 9; ++i)
       field[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &null[i]);
     result = static_cast<Verified*>(palloc0(sizeof(Verified)));
     result->view = view;
@@ -55,7 +56,9 @@ Verified* read_rollup(Oid view) {
     result->owner = DatumGetObjectId(field[2]);
     result->merged = TextDatumGetCString(field[3]);
     if (!null[4]) result->time_column = TextDatumGetCString(field[4]);
-    if (!null[5]) result->size = DatumGetIntervalP(datumCopy(field[5], false, sizeof(Interval)));
+    if (!null[5])
+      result->size =
+          window_size(DatumGetIntervalP(field[5]), null[8] ? nullptr : DatumGetIntervalP(field[8]));
     result->has_raw_from = !null[7];
     if (!null[7]) result->raw_from = DatumGetTimestampTz(field[7]);
     Datum* names;
@@ -80,7 +83,8 @@ void check_reader(const Verified* rollup) {
 
 bool find_window(Node* node, void* context) {
   if (node == nullptr) return false;
-  if (IsA(node, FuncExpr) && is_tick_function(reinterpret_cast<FuncExpr*>(node)->funcid, "tumble")) {
+  if (IsA(node, FuncExpr) && (is_tick_function(reinterpret_cast<FuncExpr*>(node)->funcid, "tumble") ||
+                              is_tick_function(reinterpret_cast<FuncExpr*>(node)->funcid, "hop"))) {
     *static_cast<Node**>(context) = static_cast<Node*>(linitial(reinterpret_cast<FuncExpr*>(node)->args));
     return true;
   }
@@ -176,9 +180,8 @@ const char* expected_sql(const Verified* rollup, List* columns, const Bounds& bo
   if (time != nullptr && bounds.has_from && !TIMESTAMP_NOT_FINITE(bounds.from))
     conditions = lappend(conditions, time_condition(time, ">=", bounds.from));
   if (time != nullptr && bounds.has_to && !TIMESTAMP_NOT_FINITE(bounds.to)) {
-    const WindowSize size{rollup->size->month, rollup->size->day, rollup->size->time};
-    conditions =
-        lappend(conditions, time_condition(time, "<", window_end(window_start(bounds.to - 1, size), size)));
+    const Micros last = window_start(bounds.to - 1, rollup->size);
+    conditions = lappend(conditions, time_condition(time, "<", window_end(last, rollup->size)));
   }
   if (conditions != NIL) {
     if (query->jointree->quals != nullptr) conditions = lcons(query->jointree->quals, conditions);

@@ -21,9 +21,10 @@ struct Shape {
   int window = 0;  // seconds; 0: none
   std::string where;
   std::vector<Column> columns;
+  int slide = 0;  // seconds; 0: tumbling
 
   // Whether its windows are of one partition each.
-  bool within(int partition) const { return window != 0 && partition % window == 0; }
+  bool within(int partition) const { return window != 0 && slide == 0 && partition % window == 0; }
 };
 
 inline Column same(const std::string& name, const std::string& expression) {
@@ -100,6 +101,12 @@ inline const std::vector<Shape>& shapes() {
        {same("n", "sum(n::bigint)"), same("small", "min(n)"), same("large", "max(n)"),
         rounded("spread", "variance(n)"), same("mean", "avg(amount) FILTER (WHERE n > 5)"),
         same("range", "max(price) - min(price)")}},
+      {{same("sym", "sym")},
+       300,
+       "",
+       {first("open", "price"), same("high", "max(price)"), last("close", "price"),
+        same("volume", "sum(qty)"), same("trades", "count(*)"), same("mean", "avg(amount)")},
+       60},
   };
   return all;
 }
@@ -112,9 +119,16 @@ inline std::string select_list(const Shape& shape, bool oracle) {
   for (const Column& key : shape.keys) add(key);
   if (shape.window != 0) {
     const std::string size = "'" + std::to_string(shape.window) + " seconds'";
-    list += std::string(list.empty() ? "" : ", ") +
-            (oracle ? "date_bin(" + size + ", ts, '2000-01-01 00:00+00')" : "tick.tumble(ts, " + size + ")") +
-            " AS w";
+    const std::string slide = "interval '" + std::to_string(shape.slide) + " seconds'";
+    const std::string last = "date_bin(" + slide + ", ts, '2000-01-01 00:00+00')";
+    list += list.empty() ? "" : ", ";
+    if (shape.slide == 0)
+      list += oracle ? "date_bin(" + size + ", ts, '2000-01-01 00:00+00')" : "tick.tumble(ts, " + size + ")";
+    else
+      list += oracle ? "generate_series(" + last + " - interval " + size + " + " + slide + ", " + last +
+                           ", " + slide + ")"
+                     : "tick.hop(ts, " + size + ", " + slide + ")";
+    list += " AS w";
   }
   for (const Column& column : shape.columns) add(column);
   return list;

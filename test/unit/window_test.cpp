@@ -9,9 +9,16 @@
 
 namespace {
 
+using tick::end_of_rows;
+using tick::first_window;
 using tick::Micros;
+using tick::micros_per_day;
+using tick::next_window;
+using tick::plus_infinity;
 using tick::window_end;
+using tick::window_ending;
 using tick::window_start;
+using tick::windows_of_time;
 using tick::WindowSize;
 
 constexpr Micros second = 1'000'000;
@@ -174,6 +181,39 @@ TEST(Window, PanesSubdivide) {
   EXPECT_EQ(tick::pane_width(micros(7 * second)), second);
   EXPECT_EQ(tick::common_pane(minute, 90 * second), 30 * second);
   EXPECT_EQ(tick::common_pane(day, 5 * minute), 5 * minute);
+}
+
+TEST(Window, HopsHoldEachTimeAsOftenAsTheyOverlap) {
+  const WindowSize hop{0, 0, 300'000'000, 60'000'000};
+  ASSERT_EQ(hop.validate(), "");
+  EXPECT_EQ(windows_of_time(hop), 5);
+  EXPECT_EQ(pane_width(hop), 60'000'000);
+  for (const Micros t : {Micros{0}, Micros{59'999'999}, Micros{60'000'000}, Micros{-1},
+                         -7 * micros_per_day - 5, 9 * micros_per_day + 86'399'999'999}) {
+    int windows = 0;
+    for (Micros start = first_window(t, hop); start <= window_start(t, hop);
+         start = next_window(start, hop)) {
+      EXPECT_LE(start, t);
+      EXPECT_GT(window_end(start, hop), t);
+      EXPECT_EQ(window_ending(window_end(start, hop), hop), start);
+      ++windows;
+    }
+    EXPECT_EQ(windows, 5) << t;
+    EXPECT_LE(window_end(first_window(t, hop) - hop.slide, hop), t);
+    EXPECT_GT(next_window(window_start(t, hop), hop), t);
+    // What windows that start before the next one consist of ends with the last of them.
+    EXPECT_EQ(end_of_rows(next_window(window_start(t, hop), hop), hop),
+              window_end(window_start(t, hop), hop));
+  }
+  EXPECT_EQ(first_window(plus_infinity, hop), plus_infinity);
+  EXPECT_EQ(end_of_rows(plus_infinity, hop), plus_infinity);
+  const WindowSize tumbling{0, 0, 300'000'000};
+  EXPECT_EQ(windows_of_time(tumbling), 1);
+  EXPECT_EQ(first_window(77, tumbling), window_start(77, tumbling));
+  EXPECT_EQ(end_of_rows(300'000'000, tumbling), 300'000'000);
+  for (const WindowSize& wrong : {WindowSize{0, 0, 300'000'000, 70'000'000}, WindowSize{0, 1, 0, 60'000'000},
+                                  WindowSize{0, 0, 49'000'000, 7'000'000}, WindowSize{0, 0, 60'000'000, -1}})
+    EXPECT_NE(wrong.validate(), "");
 }
 
 TEST(Window, ValidationNamesTheMistake) {
