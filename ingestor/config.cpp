@@ -15,7 +15,7 @@ namespace tick::ingest {
 
 namespace {
 
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
   return "\"" + std::string(text) + "\"";
 }
 
@@ -30,14 +30,14 @@ std::string set_count(std::size_t& field, std::string_view text, std::int64_t lo
   const auto value = parse_integer(text);
   if (!value || *value < low || *value > high)
     return "must be a whole number from " + std::to_string(low) + " to " + std::to_string(high) + ", not " +
-           quoted(text);
+           in_quotes(text);
   field = static_cast<std::size_t>(*value);
   return "";
 }
 
 std::string set_duration(std::chrono::microseconds& field, std::string_view text) {
   const auto value = parse_duration(text);
-  if (!value) return "must be a time such as \"20ms\" or \"1.5s\", not " + quoted(text);
+  if (!value) return "must be a time such as \"20ms\" or \"1.5s\", not " + in_quotes(text);
   field = *value;
   return "";
 }
@@ -49,7 +49,7 @@ std::string set_bool(bool& field, std::string_view text) {
     field = false;
   } else {
     const auto value = parse_bool(text);
-    if (!value) return "must be true or false, not " + quoted(text);
+    if (!value) return "must be true or false, not " + in_quotes(text);
     field = *value;
   }
   return "";
@@ -57,7 +57,7 @@ std::string set_bool(bool& field, std::string_view text) {
 
 std::string set_url(Config& config, std::string_view text) {
   if (!parse_url(text))
-    return "must look like ws://host:port or wss://host[/path], not " + quoted(redact(text));
+    return "must look like ws://host:port or wss://host[/path], not " + in_quotes(redact(text));
   config.url = text;
   return "";
 }
@@ -67,7 +67,7 @@ std::string set_symbols(Config& config, std::string_view text) {
   if (symbols.empty()) return "must name at least one symbol";
   for (const auto& symbol : symbols)
     if (symbol.size() > 31 || symbol.find_first_of("@\"\\?&") != std::string::npos)
-      return "has an impossible symbol " + quoted(symbol);
+      return "has an impossible symbol " + in_quotes(symbol);
   config.symbols = std::move(symbols);
   return "";
 }
@@ -78,7 +78,7 @@ std::string set_stream(Config& config, std::string_view text) {
   else if (text == "aggTrade")
     config.stream = Stream::agg_trade;
   else
-    return "must be trade or aggTrade, not " + quoted(text);
+    return "must be trade or aggTrade, not " + in_quotes(text);
   return "";
 }
 
@@ -86,14 +86,14 @@ std::string set_feed(Config& config, std::string_view text) {
   if (find_venue(text) == nullptr) {
     std::string known;
     for (const auto& venue : venues()) known += (known.empty() ? "" : ", ") + std::string(venue.name);
-    return "must be one of " + known + ", not " + quoted(text);
+    return "must be one of " + known + ", not " + in_quotes(text);
   }
   config.feed = text;
   return "";
 }
 
 std::string set_exchange(Config& config, std::string_view text) {
-  if (text.empty() || text.size() > 14) return "must have 1 to 14 characters, not " + quoted(text);
+  if (text.empty() || text.size() > 14) return "must have 1 to 14 characters, not " + in_quotes(text);
   config.exchange = text;
   return "";
 }
@@ -159,7 +159,7 @@ constexpr Setting table[] = {
     {"repair.url", "--repair-url", "TICK_REPAIR_URL",
      "REST address (default: the venue's, or that of feed.url)",
      [](Config& c, std::string_view t) -> std::string {
-       if (!parse_url(t, "http")) return "must look like https://host[:port], not " + quoted(redact(t));
+       if (!parse_url(t, "http")) return "must look like https://host[:port], not " + in_quotes(redact(t));
        c.repair_url = t;
        return "";
      },
@@ -182,7 +182,7 @@ constexpr Setting table[] = {
      "ADDRESS:PORT of /metrics, /healthz and /status; empty = none",
      [](Config& c, std::string_view t) -> std::string {
        if (!parse_url("http://" + std::string(t), "http"))
-         return "must look like 127.0.0.1:9464, not " + quoted(t);
+         return "must look like 127.0.0.1:9464, not " + in_quotes(t);
        c.listen = t;
        return "";
      },
@@ -246,8 +246,8 @@ void spell_symbols(ConfigResult& result) {
     } else {
       const auto place = result.places.find("feed.symbols");
       result.mistakes.push_back((place == result.places.end() ? "" : place->second + ": ") +
-                                "feed.symbols has " + quoted(symbol) + ", which is not how " + config.feed +
-                                " writes symbols; name it in [symbols] or write it like " +
+                                "feed.symbols has " + in_quotes(symbol) + ", which is not how " +
+                                config.feed + " writes symbols; name it in [symbols] or write it like " +
                                 (venue.name == "coinbase" ? "BTC-USD"
                                  : venue.name == "kraken" ? "BTC/USD"
                                                           : "BTCUSDT"));
@@ -331,7 +331,7 @@ void apply_toml(const ConfigSource& source, ConfigResult& result) {
         for (const auto& other : others) {
           const auto [entry, fresh] = result.config.aliases.emplace(other, name);
           if (!fresh && entry->second != name)
-            complain(node.source(), "symbols." + name + ": " + quoted(other) + " is an alias of " +
+            complain(node.source(), "symbols." + name + ": " + in_quotes(other) + " is an alias of " +
                                         entry->second + " already");
         }
       }

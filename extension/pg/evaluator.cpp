@@ -30,7 +30,7 @@ bool is_total_function(Oid function) {
 
 bool is_total_operator(Oid op) {
   if (op >= FirstNormalObjectId) return false;
-  List* interpretations = get_op_btree_interpretation(op);
+  List* interpretations = TICK_ORDERINGS_WITH(op);
   const bool total = interpretations != NIL;
   list_free_deep(interpretations);
   return total;
@@ -335,12 +335,7 @@ AttrNumber* map_attributes(Oid source_id, const AttrNumber* columns, int count, 
   for (int i = 0; i < count; ++i) result[i] = columns[i];
   if (RelationGetRelid(relation) == source_id) return result;
   Relation source = table_open(source_id, AccessShareLock);
-  AttrMap* map = build_attrmap_by_name(RelationGetDescr(relation), RelationGetDescr(source)
-#if PG_VERSION_NUM >= 160000
-                                                                       ,
-                                       false
-#endif
-  );
+  AttrMap* map = TICK_MAP_BY_NAME(RelationGetDescr(relation), RelationGetDescr(source));
   for (int i = 0; i < count; ++i) {
     if (columns[i] == 0) continue;
     result[i] = map->attnums[columns[i] - 1];

@@ -181,3 +181,31 @@ extern "C" {
 #else
 #define TICK_INDEX_BEGINSCAN(table, index, snapshot, keys) index_beginscan(table, index, snapshot, keys, 0)
 #endif
+
+// PG 18: what a collation is like is asked of its locale.
+#if PG_VERSION_NUM >= 180000
+#define TICK_COLLATES_BY_BYTES(collation) (pg_newlocale_from_collation(collation)->collate_is_c)
+#else
+#define TICK_COLLATES_BY_BYTES(collation) lc_collate_is_c(collation)
+#endif
+
+// PG 18: operators are looked up in the families of every ordering index.
+#if PG_VERSION_NUM >= 180000
+#define TICK_ORDERINGS_WITH(op) get_op_index_interpretation(op)
+#else
+#define TICK_ORDERINGS_WITH(op) get_op_btree_interpretation(op)
+#endif
+
+// PG 16: columns may be missing when the caller allows it.
+#if PG_VERSION_NUM >= 160000
+#define TICK_MAP_BY_NAME(from, to) build_attrmap_by_name((from), (to), false)
+#else
+#define TICK_MAP_BY_NAME(from, to) build_attrmap_by_name((from), (to))
+#endif
+
+// PG 17: an extension's wait events have names.
+#if PG_VERSION_NUM >= 170000
+#define TICK_WAIT_EVENT(name) WaitEventExtensionNew(name)
+#else
+#define TICK_WAIT_EVENT(name) PG_WAIT_EXTENSION
+#endif

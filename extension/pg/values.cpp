@@ -52,7 +52,7 @@ ValueType value_type(Oid oid) {
 
 uint32_t core_collation(Oid type, Oid collation) {
   if (type != TEXTOID && type != VARCHAROID && type != BPCHAROID) return 0;
-  return !OidIsValid(collation) || lc_collate_is_c(collation) ? 0 : collation;
+  return !OidIsValid(collation) || TICK_COLLATES_BY_BYTES(collation) ? 0 : collation;
 }
 
 Cell to_cell(Datum datum, bool null, const ValueType& type) {

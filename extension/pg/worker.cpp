@@ -410,13 +410,9 @@ void work(Oid database) {
 }  // namespace
 
 uint32 wait_event() {
-#if PG_VERSION_NUM >= 170000
   static uint32 event = 0;
-  if (event == 0) event = WaitEventExtensionNew("PgTickIdle");
+  if (event == 0) event = TICK_WAIT_EVENT("PgTickIdle");
   return event;
-#else
-  return PG_WAIT_EXTENSION;
-#endif
 }
 
 void safe_settings() {
