@@ -77,6 +77,15 @@ CREATE TABLE tick_catalog.seen (
   PRIMARY KEY (dedup, key)
 ) WITH (fillfactor = 50);
 
+-- Why a gap stays: what those say who have tried to fill it. Gone when its ids have come.
+CREATE TABLE tick_catalog.gap_note (
+  dedup       int4 NOT NULL REFERENCES tick_catalog.dedup ON DELETE CASCADE,
+  key         bytea NOT NULL,
+  to_id       int8 NOT NULL,
+  reason      text NOT NULL,
+  PRIMARY KEY (dedup, key, to_id)
+);
+
 -- Rollups with the same source, owner, keys, WHERE and time expression share one fold per row.
 CREATE TABLE tick_catalog.capture_group (
   id        int4 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

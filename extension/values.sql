@@ -162,7 +162,9 @@ CREATE VIEW tick.gaps AS
                      ELSE tick.tumble(greatest(g.from_time, g.to_time), r.window_slide) + r.window_size END))
           FROM tick_catalog.rollup r WHERE r.source = u.source AND r.window_size IS NOT NULL
             AND g.from_time IS NOT NULL AND g.to_time IS NOT NULL) AS windows,
-         g.since
+         g.since,
+         (SELECT n.reason FROM tick_catalog.gap_note n
+          WHERE n.dedup = u.dedup AND n.key = u.key AND n.to_id = g.to_id) AS reason
   FROM (SELECT d.source::pg_catalog.regclass AS source, s.dedup, s.key, s.ranges
         FROM tick_catalog.seen s JOIN tick_catalog.dedup d ON d.id = s.dedup
         WHERE s.range_count > 1 AND pg_catalog.has_table_privilege(d.source, 'SELECT')) u
@@ -172,5 +174,31 @@ CREATE VIEW tick.gaps AS
     FROM tick_catalog.ranges(u.ranges) WINDOW w AS (ORDER BY from_id)) g
   WHERE g.from_id IS NOT NULL;
 COMMENT ON VIEW tick.gaps IS
-  'ids missing between ids that were seen, the times of the rows around them, and the windows of rollups they would be in';
+  'ids missing between ids that were seen, the times of the rows around them, the windows of rollups they would be in, and why they stay';
 GRANT SELECT ON tick.gaps TO PUBLIC;
+
+CREATE FUNCTION tick.explain_gap(source regclass, key jsonb, to_id int8, reason text) RETURNS void
+  LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  -- The caller: inside this function current_user is the extension's owner.
+  who oid := coalesce((SELECT oid FROM pg_roles WHERE rolname = nullif(current_setting('role'), 'none')),
+                      session_user::regrole);
+BEGIN
+  IF NOT has_table_privilege(who, source, 'INSERT') THEN
+    RAISE EXCEPTION 'permission denied for table %', source USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  -- Notes of gaps that are no more go with the first new one of their key.
+  WITH gap AS MATERIALIZED (
+    SELECT s.dedup, s.key, r.from_id - 1 AS to_id
+    FROM tick_catalog.dedup d JOIN tick_catalog.seen s ON s.dedup = d.id
+    CROSS JOIN LATERAL tick_catalog.ranges(s.ranges) r
+    WHERE d.source = explain_gap.source AND tick_catalog.key_json(s.dedup, s.key) = explain_gap.key),
+  gone AS (
+    DELETE FROM tick_catalog.gap_note n USING (SELECT DISTINCT g.dedup, g.key FROM gap g) k
+    WHERE n.dedup = k.dedup AND n.key = k.key AND NOT EXISTS (SELECT FROM gap g WHERE g.to_id = n.to_id))
+  INSERT INTO tick_catalog.gap_note SELECT g.dedup, g.key, g.to_id, left(explain_gap.reason, 500) FROM gap g
+    WHERE g.to_id = explain_gap.to_id
+  ON CONFLICT ON CONSTRAINT gap_note_pkey DO UPDATE SET reason = excluded.reason;
+END $$;
+COMMENT ON FUNCTION tick.explain_gap(regclass, jsonb, int8, text) IS
+  'says why a gap cannot be filled; tick.gaps shows it as long as the gap is there';

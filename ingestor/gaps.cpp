@@ -39,7 +39,7 @@ Gaps::Answer Gaps::read() {
     if (!has_ids_) return answer;
     const std::string parameters[] = {table_, exchange_, std::to_string(most_holes)};
     const auto rows = database_->query(
-        "SELECT key ->> 'symbol', from_id, to_id, (extract(epoch FROM from_time) * 1000000)::int8 FROM "
+        "SELECT key ->> 'symbol', from_id, to_id, (extract(epoch FROM from_time) * 1000000)::int8, key FROM "
         "tick.gaps WHERE source = to_regclass($1) AND coalesce(key ->> 'exchange', $2) = $2 ORDER BY to_id "
         "DESC LIMIT $3::int8",
         parameters);
@@ -48,7 +48,9 @@ Gaps::Answer Gaps::read() {
       hole.first = parse_integer(row[1].value_or("")).value_or(0);
       hole.last = parse_integer(row[2].value_or("")).value_or(-1);
       if (row[3]) hole.after = Timestamp(std::chrono::microseconds(parse_integer(*row[3]).value_or(0)));
-      answer.by_symbol[row[0].value_or("")].push_back(hole);
+      const std::string symbol = row[0].value_or("");
+      keys_[symbol] = row[4].value_or("");
+      answer.by_symbol[symbol].push_back(hole);
     }
     for (auto& [symbol, holes] : answer.by_symbol)
       std::reverse(holes.begin(), holes.end());  // ascending, as a position keeps them
@@ -62,6 +64,18 @@ Gaps::Answer Gaps::read() {
     answer.what = Answer::unknown;
   }
   return answer;
+}
+
+void Gaps::explain(const std::string& symbol, const Hole& hole, const std::string& reason) {
+  const auto key = keys_.find(symbol);
+  if (!database_ || !has_ids_ || key == keys_.end()) return;
+  try {
+    const std::string parameters[] = {table_, key->second, std::to_string(hole.last), reason};
+    database_->query("SELECT tick.explain_gap(to_regclass($1), $2::jsonb, $3::int8, $4)", parameters);
+  } catch (const DatabaseError& error) {
+    if (!error.connection_lost()) log::warn(std::string("tick.explain_gap: ") + error.what());
+    database_.reset();
+  }
 }
 
 }  // namespace tick::ingest

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -23,6 +24,8 @@ class Gaps {
 
   // `unknown` while the database is away.
   Answer read();
+  // Says in tick.gaps why one of these holes stays.
+  void explain(const std::string& symbol, const Hole& hole, const std::string& reason);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -34,6 +37,7 @@ class Gaps {
   bool has_ids_ = false;
   Clock::time_point look_again_{};
   std::string last_error_;
+  std::map<std::string, std::string> keys_;  // by symbol, as tick.gaps has them
 };
 
 }  // namespace tick::ingest

@@ -435,6 +435,9 @@ int run_live(const Config& config, const std::function<std::optional<Config>()>&
           if (answer.what == Gaps::Answer::unknown) return std::nullopt;
           return answer.what == Gaps::Answer::no_ids ? position.holes : std::move(answer.by_symbol);
         },
+        [&](const std::string& name, const Hole& hole, const std::string& reason) {
+          gaps.explain(name, hole, reason);
+        },
         [&](std::span<const Tick> ticks) { return chain.ring().push_wait(ticks); },
         [&] {
           std::map<std::string, std::string> by_name;

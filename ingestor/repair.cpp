@@ -21,6 +21,7 @@ constexpr int given_up_after = 4;
 
 Repair::Repair(RepairOptions options, std::unique_ptr<Feed> feed, Stats& stats,
                std::function<Position()> position, std::function<std::optional<Holes>(const Position&)> holes,
+               std::function<void(const std::string&, const Hole&, const std::string&)> explain,
                std::function<bool(std::span<const Tick>)> push,
                std::function<std::map<std::string, std::string>()> symbols)
     : options_(std::move(options)),
@@ -29,6 +30,7 @@ Repair::Repair(RepairOptions options, std::unique_ptr<Feed> feed, Stats& stats,
       stats_(stats),
       position_(std::move(position)),
       holes_(std::move(holes)),
+      explain_(std::move(explain)),
       push_(std::move(push)),
       symbols_(std::move(symbols)) {}
 
@@ -112,15 +114,12 @@ void Repair::turn() {
       if (symbol != symbols.end() && time - entry.seen >= options_.patience && time >= entry.next) {
         if (hole.last - hole.first >= options_.widest) {
           if (entry.failed++ == 0)
-            log::warn("gap of " + name + " " + std::to_string(hole.first) + ".." + std::to_string(hole.last) +
-                      " is too wide to be fetched");
+            give_up(name, hole, "too wide to be fetched at once: tick-ingest backfill can");
           entry.next = time + std::chrono::hours(1);
         } else if (fetch(name, symbol->second, {hole.first, hole.last, hole.after}) == Result::done) {
-          if (++entry.failed == given_up_after) {
-            ++stats_.gaps_unfilled;
-            log::warn("the exchange does not give " + name + " " + std::to_string(hole.first) + ".." +
-                      std::to_string(hole.last) + ": it stays missing, and is asked for ever more seldom");
-          }
+          if (++entry.failed == given_up_after)
+            give_up(name, hole,
+                    "the exchange's history does not have these trades; it is asked ever more seldom");
           entry.next = Clock::now() + first_retry * (1 << std::min(entry.failed - 1, most_doublings));
         }
       }
@@ -131,6 +130,13 @@ void Repair::turn() {
   }
   attempts_.swap(still);
   stats_.missing = missing;
+}
+
+void Repair::give_up(const std::string& name, const Hole& hole, const std::string& reason) {
+  ++stats_.gaps_unfilled;
+  log::warn("gap of " + name + " " + std::to_string(hole.first) + ".." + std::to_string(hole.last) + ": " +
+            reason);
+  explain_(name, hole, reason);
 }
 
 Repair::Result Repair::fetch(const std::string& name, const std::string& symbol, const Wanted& want) {

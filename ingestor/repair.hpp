@@ -33,6 +33,7 @@ class Repair {
   // ticks for the database, `symbols` the exchange's names by the table's.
   Repair(RepairOptions options, std::unique_ptr<Feed> feed, Stats& stats, std::function<Position()> position,
          std::function<std::optional<Holes>(const Position&)> holes,
+         std::function<void(const std::string&, const Hole&, const std::string&)> explain,
          std::function<bool(std::span<const Tick>)> push,
          std::function<std::map<std::string, std::string>()> symbols);
 
@@ -51,6 +52,7 @@ class Repair {
   enum class Result { done, later };
 
   void turn();
+  void give_up(const std::string& name, const Hole& hole, const std::string& reason);
   Result fetch(const std::string& name, const std::string& symbol, const Wanted& want);
   bool pause(std::chrono::microseconds time);  // false: stopped
   std::optional<Holes> look(const Position& position);
@@ -60,6 +62,7 @@ class Repair {
   Stats& stats_;
   std::function<Position()> position_;
   std::function<std::optional<Holes>(const Position&)> holes_;
+  std::function<void(const std::string&, const Hole&, const std::string&)> explain_;
   std::function<bool(std::span<const Tick>)> push_;
   std::function<std::map<std::string, std::string>()> symbols_;
   std::map<std::pair<std::string, std::int64_t>, Attempts> attempts_;  // by symbol and last id of the hole
