@@ -113,7 +113,8 @@ SELECT s8, (SELECT sum(f8) FROM floats WHERE k = 'cancel') AS built_in FROM sums
 BEGIN;
 ALTER TABLE sums_state DISABLE TRIGGER tick_guard;
 UPDATE sums_state SET s8 = '0:[4] n=10' WHERE k = 'cancel';
-SELECT * FROM tick.verify('sums');
+-- What the built-ins make of these depends on the order in which a plan gives them
+SELECT key, ts, "column", stored, expected <> stored AS differs FROM tick.verify('sums');
 ROLLBACK;
 SELECT tick_catalog.exact_sum(x), tick_catalog.exact_avg(x), tick_catalog.exact_var_pop(x), tick_catalog.exact_var_samp(x), tick_catalog.exact_stddev_pop(x), tick_catalog.exact_stddev_samp(x),
        tick_catalog.exact_sum(x::float4), tick_catalog.exact_stddev_pop(x::float4) FROM (VALUES (1e9::float8), (1e9 + 3), (NULL)) AS v(x);

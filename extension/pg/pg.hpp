@@ -155,10 +155,21 @@ extern "C" {
                           (context))
 #endif
 
-// PG 18: what is grouped is a variable of a range table entry of its own; this brings the expressions back.
+// PG 18: what is grouped is a variable of a range table entry of its own, without a place in the text; this
+// brings the expressions back, with the place of each.
 #if PG_VERSION_NUM >= 180000
-#define TICK_UNGROUP(query) \
-  (query)->targetList = (List*)flatten_group_exprs(nullptr, (query), (Node*)(query)->targetList)
+inline bool tick_place_grouped(Node* node, void* context) {
+  if (node == nullptr) return false;
+  if (!IsA(node, Var)) return expression_tree_walker(node, tick_place_grouped, context);
+  auto* var = reinterpret_cast<Var*>(node);
+  const auto* entry = rt_fetch(var->varno, static_cast<Query*>(context)->rtable);
+  if (var->varlevelsup == 0 && var->varattno > 0 && entry->rtekind == RTE_GROUP)
+    var->location = exprLocation(static_cast<Node*>(list_nth(entry->groupexprs, var->varattno - 1)));
+  return false;
+}
+#define TICK_UNGROUP(query)                                 \
+  (tick_place_grouped((Node*)(query)->targetList, (query)), \
+   (query)->targetList = (List*)flatten_group_exprs(nullptr, (query), (Node*)(query)->targetList))
 #else
 #define TICK_UNGROUP(query) ((void)0)
 #endif
