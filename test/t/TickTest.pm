@@ -49,6 +49,8 @@ sub make_trades {
 sub exact {
   my ($node, $what) = @_;
   my $merged = $node->safe_psql('postgres', "SELECT tick.wait(NULL, '60 s')");
+  # An audit of the worker's may ask for a recompute a moment later; that has to end as well.
+  $node->poll_query_until('postgres', "SELECT count(*) = 0 FROM tick.status WHERE state = 'recompute'");
   my $bad = $node->safe_psql('postgres',
     "SELECT s.rollup, s.state, s.last_error, v.* FROM tick.status s LEFT JOIN LATERAL tick.verify(s.rollup) v ON true"
       . " WHERE s.state <> 'live' OR v.\"column\" IS NOT NULL LIMIT 10");
