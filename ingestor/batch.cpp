@@ -33,14 +33,15 @@ void Ring::spool_to(std::unique_ptr<Spool> spool) {
 bool Ring::save(std::span<const Tick> in_hand) {
   const std::lock_guard hold(guard_);
   if (!spool_) return in_hand.empty() && count_ == 0;
-  // Behind what is there already, which is newer: order matters to nobody who asks for ids.
-  if (spool_->append(in_hand) < in_hand.size()) return false;
-  while (count_ > 0 && spool_->append(std::span(&slots_[head_], 1)) == 1) {
-    if (++head_ == slots_.size()) head_ = 0;
-    --count_;
-  }
+  std::vector<Tick> here;
+  if (!from_disk_) here.assign(in_hand.begin(), in_hand.end());
+  for (std::size_t i = 0; i < count_; ++i) here.push_back(slots_[(head_ + i) % slots_.size()]);
+  // What the consumer has from disk is still there, and the ring came later. Otherwise both are older than
+  // the disk.
+  if (from_disk_ ? spool_->append(here) < here.size() : !spool_->prepend(here)) return false;
+  count_ = 0;
   spool_->sync();
-  return count_ == 0;
+  return true;
 }
 
 std::size_t Ring::push(std::span<const Tick> ticks) {
@@ -113,11 +114,13 @@ bool Ring::take(std::vector<Tick>& out) {
   out.clear();
   std::unique_lock hold(guard_);
   if (spool_) spool_->forget();  // the caller is back: what it had is committed
+  from_disk_ = false;
   filled_.wait(hold, [&] { return closed_ || count_ > 0 || (spool_ && !spool_->empty()); });
   if (count_ == 0 && spool_ && !spool_->empty()) {
     // On closing, too: what the database takes now need not wait for the next start.
     spool_->take(out, batch_rows_);
-    if (!out.empty()) return true;
+    from_disk_ = !out.empty();
+    if (from_disk_) return true;
   }
   if (count_ == 0) return false;
   filled_.wait_until(hold, oldest_ + batch_age_, [&] { return closed_ || count_ >= batch_rows_; });

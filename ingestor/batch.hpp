@@ -66,6 +66,7 @@ class Ring {
   std::unique_ptr<Spool> spool_;
   std::uint64_t dropped_ = 0;
   bool spooling_ = false;
+  bool from_disk_ = false;  // what the consumer has in hand
   bool waiting_for_room_ = false;
   bool closed_ = false;
 };

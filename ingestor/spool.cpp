@@ -24,6 +24,7 @@ constexpr std::size_t header_bytes =
     8;  // length and checksum, little endian as on every machine this runs on
 constexpr std::size_t longest_record = 256;
 constexpr std::string_view suffix = ".spool";
+constexpr std::uint64_t first_number = 1'000'000;  // there is room before it
 
 template <class T>
 void put(std::string& out, T value) {
@@ -166,7 +167,7 @@ std::string Spool::path(std::uint64_t number) const {
 bool Spool::begin_segment() {
   sync();
   if (file_ != nullptr) std::fclose(file_);
-  const std::uint64_t number = segments_.empty() ? 1 : segments_.back().number + 1;
+  const std::uint64_t number = segments_.empty() ? first_number : segments_.back().number + 1;
   file_ = std::fopen(path(number).c_str(), "wbe");
   if (file_ == nullptr) return false;
   segments_.push_back({number, 0, 0});
@@ -199,6 +200,29 @@ std::size_t Spool::append(std::span<const Tick> ticks) {
     ++taken;
   }
   return taken;
+}
+
+bool Spool::prepend(std::span<const Tick> ticks) {
+  if (ticks.empty()) return true;
+  if (segments_.empty() || segments_.front().number <= 1) return append(ticks) == ticks.size();
+  std::string bytes;
+  for (const auto& tick : ticks) append_record(bytes, tick);
+  if (bytes_ + bytes.size() > limit_) return false;
+  const std::uint64_t number = segments_.front().number - 1;
+  std::FILE* out = std::fopen(path(number).c_str(), "wbe");
+  if (out == nullptr) return false;
+  bool good = std::fwrite(bytes.data(), 1, bytes.size(), out) == bytes.size();
+  good = std::fflush(out) == 0 && fdatasync(fileno(out)) == 0 && good;
+  good = std::fclose(out) == 0 && good;
+  if (!good) {
+    log::error("spool " + directory_ + ": " + std::strerror(errno));
+    unlink(path(number).c_str());
+    return false;
+  }
+  segments_.push_front({number, bytes.size(), ticks.size()});
+  bytes_ += bytes.size();
+  waiting_ += ticks.size();
+  return true;
 }
 
 bool Spool::load(const Segment& segment) {

@@ -30,6 +30,9 @@ class Spool {
 
   // Appends as many ticks as the limit and the disk allow, in order, and returns how many.
   std::size_t append(std::span<const Tick> ticks);
+  // Puts ticks that are older than all here before them, for the next run: nothing is taken after it. False
+  // when limit or disk do not allow all.
+  bool prepend(std::span<const Tick> ticks);
   // Moves up to `most` ticks, the oldest first, into `out`.
   std::size_t take(std::vector<Tick>& out, std::size_t most);
   // Everything that was taken so far is committed: segments that are read to their end are deleted.

@@ -72,6 +72,13 @@ is($node->safe_psql('postgres', "SELECT coalesce(position -> 'holes', '{}') FROM
 is(finish($ingest, 'TERM'), 0, 'the ingestor stops cleanly');
 is(spooled(), 0, 'the spool is drained');
 finish($fake, 'TERM');
+# In their order, but for those that came by repair after the restarts.
+my $repaired = 0;
+$repaired += $_ for map { slurp($_) =~ /: (\d+) trades fetched/g } glob "$ENV{TESTLOGDIR}/ingest_*.log";
+my $late = $node->safe_psql('postgres', 'SELECT count(*) FROM (SELECT trade_id < max(trade_id) OVER (PARTITION BY tableoid, symbol
+    ORDER BY ctid ROWS UNBOUNDED PRECEDING) AS late FROM trades) t WHERE late');
+diag("$late ticks out of order, $repaired repaired");
+cmp_ok($late, '<=', $repaired, 'written in their order');
 exact($node, 'after the outage');
 $node->stop;
 stop_all();

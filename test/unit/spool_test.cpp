@@ -159,4 +159,39 @@ TEST(Spool, TheRingHandsOverAndBackInOrder) {
   EXPECT_EQ(ring.dropped(), 0u);
 }
 
+TEST(Spool, WhatIsSavedAtTheEndComesBackInOrder) {
+  for (const std::size_t batches : {0u, 1u, 2u, 3u, 5u, 7u}) {
+    const Folder folder;
+    std::vector<Tick> batch;
+    std::int64_t committed = 0;
+    {
+      Ring ring(10, 4, std::chrono::microseconds(0));
+      ring.spool_to(std::make_unique<Spool>(folder.path, 1 << 20, 300));
+      EXPECT_EQ(ring.push(some(1, 25)), 25u);
+      for (std::size_t i = 0; i < batches; ++i) {
+        if (!batch.empty()) committed = batch.back().id;
+        ASSERT_TRUE(ring.take(batch));
+      }
+      ring.push(some(26, 5));
+      ring.close();
+      ASSERT_TRUE(ring.save(batch));
+      EXPECT_EQ(ring.size(), 0u);
+    }
+    Ring ring(10, 4, std::chrono::microseconds(0));
+    ring.spool_to(std::make_unique<Spool>(folder.path, 1 << 20, 300));
+    ring.push(some(31, 2));
+    std::int64_t last = 0;
+    for (ring.close(); ring.take(batch);)
+      for (const auto& tick : batch) {
+        if (last == 0) {
+          EXPECT_LE(tick.id, committed + 1) << batches;
+        } else {
+          EXPECT_EQ(tick.id, last + 1) << batches;
+        }
+        last = tick.id;
+      }
+    EXPECT_EQ(last, 32) << batches;
+  }
+}
+
 }  // namespace
