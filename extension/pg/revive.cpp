@@ -433,6 +433,23 @@ void revive_owners() {
   }
 }
 
+// pg_restore --disable-triggers enables them all afterwards: what a subscription replays must be refused
+// again.
+void revive_refusals() {
+  execute(
+      "SELECT g.tgrelid, g.tgname FROM pg_trigger AS g WHERE g.tgfoid = "
+      "'tick_catalog.ignore_replica()'::regprocedure AND g.tgenabled <> 'R'");
+  SPITupleTable* found = SPI_tuptable;
+  const bool paused = pause_audit(true);
+  for (uint64 row = 0; row < found->numvals; ++row) {
+    bool null;
+    const Oid table = DatumGetObjectId(SPI_getbinval(found->vals[row], found->tupdesc, 1, &null));
+    execute(psprintf("ALTER TABLE %s ENABLE REPLICA TRIGGER %s", relation_text(table),
+                     SPI_getvalue(found->vals[row], found->tupdesc, 2)));
+  }
+  (void)pause_audit(paused);
+}
+
 // One REPEATABLE READ transaction; nobody writes to the sources meanwhile. Returns the sets of ids (int) that
 // have to be made anew.
 List* take_up() {
@@ -467,6 +484,7 @@ List* take_up() {
                  table, table));
   execute("UPDATE tick_catalog.generation SET value = value + 1");
   follow_owners();
+  revive_refusals();
   ListCell* cell;
   foreach (cell, sources)
     if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(cell)))) guard_again(lfirst_oid(cell));
