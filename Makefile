@@ -220,6 +220,10 @@ soak:
 		TICK_TEST_TIMEOUT=$${TICK_TEST_TIMEOUT:-86400} KIND=tap TESTS="$${TESTS:-040_random 061_repair 062_spool}" test/run
 endif
 
+# `check` on this machine's major and, in chroots, on the other supported ones.
+check-all:
+	@KIND='$(KIND)' TESTS='$(TESTS)' test/majors
+
 bench: all
 	@bench/run $(BENCH)
 
@@ -236,9 +240,10 @@ help:
 	@echo 'make run             the demo; FEED=binance SYMBOLS=BTCUSDT,ETHUSDT is live; SECONDS=15 ends and verifies'
 	@echo 'make start|stop|status   the same in the background'
 	@echo 'make check           all tests; KIND="unit regress isolation tap" TESTS="name ..." select'
+	@echo 'make check-all       the same on PostgreSQL 15, 17 and 18, in chroots (root, debootstrap); KIND and TESTS as above'
 	@echo 'make soak            the random test on 200 seeds, faults and outages of the ingestor; RANDOM_SEEDS=1000; SEED=17 repeats one'
 	@echo 'make unit|sanitize   unit tests alone; the same under ASan and UBSan'
 	@echo 'make fuzz            libFuzzer on the decoders, FUZZ_SECONDS each'
 	@echo 'make lint fmt bench faults clean'
 
-.PHONY: all install check clean ingest unit unit-binaries sanitize fuzz deps lint fmt bench soak run start stop status clean-demo faults help
+.PHONY: all install check check-all clean ingest unit unit-binaries sanitize fuzz deps lint fmt bench soak run start stop status clean-demo faults help
