@@ -106,8 +106,7 @@ Micros next_window(Micros start, const WindowSize& size) {
 }
 
 Micros end_of_rows(Micros end, const WindowSize& size) {
-  if (is_infinite(end) || size.slide == 0) return end;
-  return saturate(static_cast<__int128>(end) + (size.micros - size.slide));
+  return is_infinite(end) ? end : window_end(window_start(end - 1, size), size);
 }
 
 Micros window_ending(Micros end, const WindowSize& size) {

@@ -53,7 +53,7 @@ Micros first_window(Micros t, const WindowSize& size);
 // Returns the start of the next window.
 Micros next_window(Micros start, const WindowSize& size);
 
-// Returns the end of the rows that windows with a start before `end`, itself the start of one, consist of.
+// Returns the end of the rows that windows with a start before `end`, any time, consist of.
 Micros end_of_rows(Micros end, const WindowSize& size);
 
 // Returns the start of the window that ends at `end`.

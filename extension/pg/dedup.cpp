@@ -564,6 +564,7 @@ void confirm_ids(const IdColumns* columns, FunctionCallInfo fcinfo, bool at_once
 struct KnownKeys {
   static constexpr size_t size = 1024, most_columns = 4;
   struct Place {
+    const Dedup* dedup;
     Group* group;
     Ids* ids;
     Datum values[most_columns];
@@ -592,13 +593,14 @@ bool take_id(const IdColumns* columns, TupleTableSlot* slot, KnownKeys* known) {
     if (!null) place = &known->places[hash >> 54];
   }
   IdRow row;
-  if (place != nullptr && place->ids != nullptr && memcmp(values, place->values, sizeof values) == 0) {
+  if (place != nullptr && place->dedup == &dedup && memcmp(values, place->values, sizeof values) == 0) {
     if (!read_id(columns, slot, &row)) return true;
   } else {
     if (!read_ids(columns, slot, &row)) return true;
     Group& group = ready_group(columns, row);
     Ids& ids = find_ids(group, row.key);
     if (place == nullptr) return insert_at_once(group, ids, row) || count_duplicate(group);
+    place->dedup = &dedup;
     place->group = &group;
     place->ids = &ids;
     memcpy(place->values, values, sizeof values);

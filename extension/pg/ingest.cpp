@@ -145,8 +145,7 @@ class Ingest {
     if (check_enable_rls(target_, InvalidOid, false) == RLS_ENABLED) refuse(table_, "it has row security");
     if (GetDatabaseEncoding() != PG_UTF8) refuse(table_, "the database's encoding is not UTF8");
     const TupleConstr* constraints = RelationGetDescr(table_)->constr;
-    if (constraints != nullptr && constraints->has_generated_stored)
-      refuse(table_, "it has generated columns");
+    if (constraints != nullptr && TICK_HAS_GENERATED(constraints)) refuse(table_, "it has generated columns");
     // Those for each row are on the leaves.
     check_triggers(table_, nullptr);
   }
@@ -179,6 +178,7 @@ class Ingest {
     fillers_ = static_cast<Filler**>(palloc(sizeof(Filler*) * static_cast<size_t>(columns->natts)));
     Bitmapset* named = nullptr;
     for (const BatchColumn& column : batch_.columns) {
+      pg_verifymbstr(column.name.data(), static_cast<int>(column.name.size()), false);
       const char* name = pnstrdup(column.name.data(), column.name.size());
       const AttrNumber attribute = get_attnum(target_, name);
       if (attribute <= 0)
@@ -196,6 +196,10 @@ class Ingest {
       if (TupleDescAttr(columns, attribute - 1)->attisdropped || bms_is_member(attribute, named)) continue;
       Node* expression = build_column_default(table_, attribute);
       if (expression == nullptr) continue;
+      // One may look at the rows before its own.
+      if (contain_volatile_functions_not_nextval(expression))
+        refuse(table_, psprintf("the default of column \"%s\" is volatile",
+                                NameStr(TupleDescAttr(columns, attribute - 1)->attname)));
       Filler* filler = add_filler(nullptr, attribute);
       filler->expression = ExecInitExpr(expression_planner(reinterpret_cast<Expr*>(expression)), nullptr);
     }
@@ -340,7 +344,7 @@ class Ingest {
     auto* leaf = static_cast<Leaf*>(palloc0(sizeof(Leaf)));
     leaf->info = info;
     if (info->ri_FdwRoutine != nullptr) refuse(table, "it is a foreign table");
-    if (RelationGetDescr(table)->constr != nullptr && RelationGetDescr(table)->constr->has_generated_stored)
+    if (RelationGetDescr(table)->constr != nullptr && TICK_HAS_GENERATED(RelationGetDescr(table)->constr))
       refuse(table, "it has generated columns");
     check_triggers(table, leaf);
     const TupleConversionMap* map =

@@ -185,6 +185,14 @@ inline bool tick_place_grouped(Node* node, void* context) {
   list_free(ExecInsertIndexTuples((leaf), (slot), (estate), false, false, nullptr, NIL))
 #endif
 
+// PG 18: generated columns can be virtual.
+#if PG_VERSION_NUM >= 180000
+#define TICK_HAS_GENERATED(constraints) \
+  ((constraints)->has_generated_stored || (constraints)->has_generated_virtual)
+#else
+#define TICK_HAS_GENERATED(constraints) ((constraints)->has_generated_stored)
+#endif
+
 // PG 18: index scans can be instrumented.
 #if PG_VERSION_NUM >= 180000
 #define TICK_INDEX_BEGINSCAN(table, index, snapshot, keys) \

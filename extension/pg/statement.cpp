@@ -84,8 +84,7 @@ int location_of(const Query* query, NodeTag tag) {
 
 bool find_set_returning(Node* node, void* context) {
   if (node == nullptr) return false;
-  if ((IsA(node, FuncExpr) && reinterpret_cast<FuncExpr*>(node)->funcretset &&
-       !is_tick_function(reinterpret_cast<FuncExpr*>(node)->funcid, "hop")) ||
+  if ((IsA(node, FuncExpr) && reinterpret_cast<FuncExpr*>(node)->funcretset) ||
       (IsA(node, OpExpr) && reinterpret_cast<OpExpr*>(node)->opretset)) {
     *static_cast<int*>(context) = exprLocation(node);
     return true;
@@ -279,8 +278,16 @@ void check_query(const Query* query, const char* text) {
            "Create one rollup for each grouping.");
   if (query->hasTargetSRFs) {
     int location = -1;
-    if (find_set_returning(reinterpret_cast<Node*>(query->targetList), &location))
-      refuse(text, location, "set-returning functions", on_view);
+    ListCell* cell;
+    foreach (cell, query->targetList) {
+      const auto* entry = lfirst_node(TargetEntry, cell);
+      Node* node = reinterpret_cast<Node*>(entry->expr);
+      // The window itself may be one, nothing within it.
+      if (entry->ressortgroupref != 0 && IsA(node, FuncExpr) &&
+          is_tick_function(reinterpret_cast<FuncExpr*>(node)->funcid, "hop"))
+        node = reinterpret_cast<Node*>(reinterpret_cast<FuncExpr*>(node)->args);
+      if (find_set_returning(node, &location)) refuse(text, location, "set-returning functions", on_view);
+    }
   }
   if (!query->hasAggs && query->groupClause == NIL)
     ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("a rollup needs GROUP BY or an aggregate"),

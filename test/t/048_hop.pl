@@ -69,11 +69,32 @@ for my $partitioned (0, 1) {
 is($node->safe_psql('postgres', q{WITH w AS (UPDATE trades_plain SET price = price + 1 RETURNING 1) SELECT count(*) > 0 FROM w}), 't', 'all of it');
 exact($node, 'all of it');
 
+# Ranges that end within a window, with panes narrower than it.
+$node->safe_psql('postgres', q{CREATE TABLE mm (ts timestamptz, price float8) PARTITION BY RANGE (ts);
+  CREATE TABLE mm_1 PARTITION OF mm FOR VALUES FROM ('2024-03-01 10:00:30+00') TO ('2024-03-02 00:00+00');
+  INSERT INTO mm VALUES ('2024-03-01 10:00:50+00', 1), ('2024-03-01 10:04:50+00', 2);
+  SELECT tick.create_rollup('mm_s', $$SELECT tick.tumble(ts, '10 seconds') AS ts, count(*) AS n FROM mm GROUP BY 1$$);
+  SELECT tick.create_rollup('mm_hop', $$SELECT tick.hop(ts, '5 min', '1 min') AS ts, count(*) AS n, max(price) AS p FROM mm GROUP BY 1$$);
+  SELECT tick.create_rollup('mm_5', $$SELECT tick.tumble(ts, '5 min') AS ts, count(*) AS n, max(price) AS p FROM mm GROUP BY 1$$);
+  SELECT tick.create_rollup('mm_week', $$SELECT tick.tumble(ts, '1 week') AS ts, count(*) AS n, max(price) AS p FROM mm GROUP BY 1$$)});
+exact($node, 'before');
+$node->safe_psql('postgres', "SELECT tick.refresh(r::regclass, '2024-03-01 10:00:10+00', '2024-03-01 10:00:40+00') FROM unnest('{mm_hop,mm_5,mm_week}'::text[]) r");
+exact($node, 'part of a window refreshed');
+is($node->safe_psql('postgres', 'SELECT n FROM mm_5'), '2', 'and whole');
+$node->safe_psql('postgres', q{CREATE TABLE mm_0 (ts timestamptz, price float8); INSERT INTO mm_0 VALUES ('2024-03-01 10:00:10+00', 3);
+  ALTER TABLE mm ATTACH PARTITION mm_0 FOR VALUES FROM ('2024-03-01 00:00+00') TO ('2024-03-01 10:00:30+00')});
+exact($node, 'a partition attached that ends within a window');
+is($node->safe_psql('postgres', q{SELECT (SELECT n FROM mm_5), (SELECT n FROM mm_week), (SELECT n FROM mm_hop WHERE ts = '2024-03-01 10:00+00'), (SELECT count(*) FROM tick.stale)}), '3|3|3|0', 'all of it is there');
+
 # Which are no windows.
 for my $wrong ([ "'5 minutes', '2 minutes'", 'must divide' ], [ "'49 seconds', '7 seconds'", 'must divide' ], [ "'2 days', '1 day'", 'must not exceed 24 hours' ],
   [ "'1 hour', '-1 minute'", 'must be positive' ], [ "'1 hour', '0'", 'must be positive' ], [ "'1 hour', '10 seconds'", 'a rollup keeps at most 64' ], [ "'1 hour', NULL", 'must be a constant' ]) {
   my ($rc, $out, $err) = $node->psql('postgres', "SELECT tick.create_rollup('wrong', \$\$SELECT tick.hop(ts, $wrong->[0]) AS ts, count(*) AS n FROM trades_plain GROUP BY 1\$\$)");
   like($err, qr/$wrong->[1]/, "refused: $wrong->[0]");
+}
+for my $nested ("tick.hop(tick.hop(ts, '5 min', '1 min'), '5 min', '1 min')", "tick.tumble(tick.hop(ts, '5 min', '1 min'), '5 min')", "tick.hop(ts, '5 min', '1 min') + '1 s'") {
+  my ($rc, $out, $err) = $node->psql('postgres', "SELECT tick.create_rollup('wrong', \$\$SELECT $nested AS ts, count(*) AS n FROM trades_plain GROUP BY 1\$\$)");
+  like($err, qr/set-returning/, "refused: $nested");
 }
 my ($rc, $out, $err) = $node->psql('postgres', q{SELECT tick.create_rollup('wrong', $$SELECT tick.hop(ts, '5 min', '1 min') AS ts, generate_series(1, 3) AS g, count(*) AS n FROM trades_plain GROUP BY 1, 2$$)});
 like($err, qr/set-returning/, 'other set-returning functions are refused still');

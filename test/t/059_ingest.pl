@@ -214,6 +214,22 @@ refused('a foreign key', 'DELETE FROM one; ALTER TABLE one ADD FOREIGN KEY (symb
 refused('a deferrable constraint', 'ALTER TABLE one ADD UNIQUE (symbol, trade_id) DEFERRABLE');
 refused('row security', 'ALTER TABLE one ENABLE ROW LEVEL SECURITY; GRANT INSERT ON one TO someone; SET ROLE someone');
 refused('generated columns', 'ALTER TABLE one ADD twice float8 GENERATED ALWAYS AS (price * 2) STORED');
+refused('a volatile default', 'ALTER TABLE one ADD r float8 DEFAULT random()');
+{
+  my $bad = rows();
+  $bad =~ s/symbol/sym\0ol/;
+  is(run(ingest_sql('one', $bad)), '22021', 'a name with a zero byte');
+}
+# Two leaves that were sources before, each with its own ids.
+$node->safe_psql('postgres', q{CREATE TABLE ap (symbol text, ts timestamptz, price float8, trade_id int8) PARTITION BY RANGE (ts)});
+for my $leaf (1, 2) {
+  $node->safe_psql('postgres', qq{CREATE TABLE ap$leaf (symbol text, ts timestamptz, price float8, trade_id int8);
+    SELECT tick.create_rollup('ap${leaf}_1m', 'SELECT symbol, tick.tumble(ts, ''1 minute'') AS ts, count(*) AS n FROM ap$leaf GROUP BY 1, 2');
+    SELECT tick.alter_source('ap$leaf', dedup_key => '{symbol}', dedup_id => 'trade_id');
+    ALTER TABLE ap ATTACH PARTITION ap$leaf FOR VALUES FROM ('2024-03-0$leaf 00:00+00') TO ('2024-03-0} . ($leaf + 1) . q{ 00:00+00')});
+}
+is(run(ingest_sql('ap', batch([ 'symbol', 'words', [ ('A') x 4 ] ], [ 'ts', 'time', [ map { ($base + $_ * 86400 + 60) * 1_000_000 } 0, 1, 0, 1 ] ],
+  [ 'price', 'number', [ 1 .. 4 ] ], [ 'trade_id', 'whole', [ 1, 1, 2, 2 ] ]))), '4|0', 'leaves with ids of their own');
 refused('a domain', 'DROP TABLE one CASCADE; CREATE TABLE one (symbol text, ts timestamptz, price price, trade_id int8)');
 refused('a length', 'DROP TABLE one CASCADE; CREATE TABLE one (symbol varchar(3), ts timestamptz, price float8, trade_id int8)');
 refused('a view', 'DROP TABLE one CASCADE; CREATE VIEW one AS SELECT 1 AS symbol');

@@ -211,6 +211,8 @@ TEST(Window, HopsHoldEachTimeAsOftenAsTheyOverlap) {
   EXPECT_EQ(windows_of_time(tumbling), 1);
   EXPECT_EQ(first_window(77, tumbling), window_start(77, tumbling));
   EXPECT_EQ(end_of_rows(300'000'000, tumbling), 300'000'000);
+  EXPECT_EQ(end_of_rows(300'000'001, tumbling), 600'000'000);
+  EXPECT_EQ(end_of_rows(60'000'001, hop), 360'000'000);
   for (const WindowSize& wrong : {WindowSize{0, 0, 300'000'000, 70'000'000}, WindowSize{0, 1, 0, 60'000'000},
                                   WindowSize{0, 0, 49'000'000, 7'000'000}, WindowSize{0, 0, 60'000'000, -1}})
     EXPECT_NE(wrong.validate(), "");
