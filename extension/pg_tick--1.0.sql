@@ -290,7 +290,9 @@ CREATE FUNCTION tick_catalog.refuse_truncate() RETURNS trigger
 
 -- What a subscription replays must not reach the engine's own tables: this cluster makes its own deltas and states.
 CREATE FUNCTION tick_catalog.ignore_replica() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tick_ignore_replica';
-REVOKE ALL ON FUNCTION tick_catalog.capture(), tick_catalog.dedup(), tick_catalog.flush(), tick_catalog.refuse_truncate(),
+-- capture() and dedup() are cloned to partitions, for which their owner needs the right to call them; they look for
+-- themselves whose trigger they are.
+REVOKE ALL ON FUNCTION tick_catalog.flush(), tick_catalog.refuse_truncate(),
   tick_catalog.ignore_replica() FROM PUBLIC;
 CREATE FUNCTION tick_catalog.refuse_replica(catalog pg_catalog.regclass) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -526,18 +528,28 @@ CREATE FUNCTION tick_catalog.tree(source oid) RETURNS SETOF oid LANGUAGE sql STA
 REVOKE ALL ON FUNCTION tick_catalog.tree(oid) FROM PUBLIC;
 
 -- Sources and leaves that do not carry all triggers of the capture, ENABLE ALWAYS.
+CREATE VIEW tick_catalog.own_trigger AS
+  SELECT g.tgrelid, g.tgname, g.tgtype, g.tgfoid, pg_catalog.encode(g.tgargs, 'escape') AS arguments FROM pg_catalog.pg_trigger g
+  WHERE g.tgenabled = 'A' AND g.tgqual IS NULL AND g.tgattr::text = '';
+COMMENT ON VIEW tick_catalog.own_trigger IS 'triggers that always fire, for every row and column';
 CREATE VIEW tick_catalog.unguarded AS
   SELECT source, leaf, captured FROM (
     SELECT s.relid AS source, t.leaf,
-           (SELECT count(*) FROM pg_catalog.pg_trigger g
-            WHERE g.tgrelid = t.leaf AND g.tgname IN ('zz_tick_insert', 'zz_tick_update', 'zz_tick_delete')
-              AND g.tgenabled = 'A') = 3
-           AND (EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = t.leaf AND g.tgname = 'zz_tick_dedup'
-                        AND g.tgenabled = 'A') OR NOT EXISTS (SELECT FROM tick_catalog.dedup d WHERE d.source = s.relid))
-           AND (t.leaf <> s.relid OR EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = t.leaf
-                                             AND g.tgname = 'zz_tick_flush' AND g.tgenabled = 'A')) AS captured,
-           EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = t.leaf AND g.tgname = 'zz_tick_truncate'
-                   AND g.tgenabled = 'A') AS kept
+           (SELECT count(*) FROM tick_catalog.own_trigger g
+            WHERE g.tgrelid = t.leaf AND g.tgfoid = 'tick_catalog.capture()'::pg_catalog.regprocedure
+              AND (g.tgname, g.tgtype) IN (('zz_tick_insert', 5), ('zz_tick_delete', 9), ('zz_tick_update', 17))
+              AND g.arguments = (SELECT string_agg(i.id || E'\\000', '' ORDER BY i.id) FROM (
+                SELECT p.id FROM tick_catalog.program p WHERE p.source = s.relid AND p.current
+                UNION ALL SELECT -d.id FROM tick_catalog.dedup d WHERE d.source = s.relid) i)) = 3
+           AND (EXISTS (SELECT FROM tick_catalog.own_trigger g JOIN tick_catalog.dedup d ON d.source = s.relid
+                        WHERE g.tgrelid = t.leaf AND g.tgname = 'zz_tick_dedup' AND g.tgtype = 15
+                          AND g.tgfoid = 'tick_catalog.dedup()'::pg_catalog.regprocedure AND g.arguments = d.id || E'\\000')
+                OR NOT EXISTS (SELECT FROM tick_catalog.dedup d WHERE d.source = s.relid))
+           AND (t.leaf <> s.relid OR EXISTS (
+                  SELECT FROM tick_catalog.own_trigger g WHERE g.tgrelid = t.leaf AND g.tgname = 'zz_tick_flush'
+                    AND g.tgtype = 28 AND g.tgfoid = 'tick_catalog.flush()'::pg_catalog.regprocedure)) AS captured,
+           EXISTS (SELECT FROM tick_catalog.own_trigger g WHERE g.tgrelid = t.leaf AND g.tgname = 'zz_tick_truncate'
+                     AND g.tgtype = 34 AND g.tgfoid = 'tick_catalog.refuse_truncate()'::pg_catalog.regprocedure) AS kept
     FROM tick_catalog.source s JOIN pg_catalog.pg_class c ON c.oid = s.relid
     CROSS JOIN LATERAL tick_catalog.tree(s.relid) AS t (leaf)
     WHERE s.epoch = tick_catalog.epoch()

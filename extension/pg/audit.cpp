@@ -128,7 +128,28 @@ void refuse_misfits() {
   close_catalogs();
 }
 
-// The same for state tables: what the worker could not write, or a crash would empty.
+// Refuses triggers that call our functions under other names: they would do their work twice.
+void refuse_foreign_triggers() {
+  open_catalogs();
+  SPI_execute(
+      "SELECT g.tgname, g.tgrelid::regclass FROM pg_event_trigger_ddl_commands() AS d JOIN pg_trigger AS g "
+      "ON "
+      "d.classid = 'pg_trigger'::regclass AND d.objid = g.oid WHERE g.tgfoid IN "
+      "('tick_catalog.capture()'::regprocedure, 'tick_catalog.dedup()'::regprocedure) AND g.tgname NOT IN "
+      "('zz_tick_insert', 'zz_tick_update', 'zz_tick_delete', 'zz_tick_dedup') LIMIT 1",
+      true, 1);
+  if (SPI_processed > 0) {
+    HeapTuple tuple = SPI_tuptable->vals[0];
+    TupleDesc desc = SPI_tuptable->tupdesc;
+    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                    errmsg("table %s cannot have a trigger \"%s\" that calls a function of pg_tick",
+                           SPI_getvalue(tuple, desc, 2), SPI_getvalue(tuple, desc, 1)),
+                    errhint("pg_tick makes the triggers that it needs.")));
+  }
+  close_catalogs();
+}
+
+// As refuse_misfits(), for state tables: what the worker could not write, or a crash would empty.
 void refuse_broken_states() {
   open_catalogs();
   SPI_execute(
@@ -189,6 +210,7 @@ void audit_statement(Node* statement) {
   const Actor caller = act_as_extension();
   const bool before = pause_audit(true);
   refuse_misfits();
+  if (IsA(statement, CreateTrigStmt) || IsA(statement, RenameStmt)) refuse_foreign_triggers();
   // pg_restore --clean takes everything apart before it drops it.
   if (!loads && (IsA(statement, AlterTableStmt) || IsA(statement, RenameStmt))) refuse_broken_states();
   enable_triggers();
@@ -204,6 +226,25 @@ void audit_statement(Node* statement) {
 }
 
 }  // namespace
+
+void check_trigger(const Trigger* trigger, Relation relation, Oid source) {
+  static constexpr struct {
+    const char* name;
+    int16 type;
+  } ours[] = {
+      {"zz_tick_insert", TRIGGER_TYPE_ROW | TRIGGER_TYPE_INSERT},
+      {"zz_tick_delete", TRIGGER_TYPE_ROW | TRIGGER_TYPE_DELETE},
+      {"zz_tick_update", TRIGGER_TYPE_ROW | TRIGGER_TYPE_UPDATE},
+      {"zz_tick_dedup", TRIGGER_TYPE_ROW | TRIGGER_TYPE_BEFORE | TRIGGER_TYPE_INSERT | TRIGGER_TYPE_DELETE}};
+  const Oid table = RelationGetRelid(relation);
+  if (table == source || list_member_oid(get_partition_ancestors(table), source))
+    for (const auto& [name, type] : ours)
+      if (strcmp(trigger->tgname, name) == 0 && trigger->tgtype == type) return;
+  ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+                  errmsg("trigger \"%s\" of \"%s\" is not one of pg_tick's own", trigger->tgname,
+                         RelationGetRelationName(relation)),
+                  errhint("Drop it; pg_tick makes the triggers that it needs.")));
+}
 
 void guard_again(Oid source) {
   ListCell* cell;

@@ -17,6 +17,11 @@ void guard_leaf(const char* leaf);
 // missed. Leaves that to the audit if somebody holds the source. May ereport, as the extension's owner.
 void guard_again(Oid source);
 
+// Refuses to work for a trigger that the extension has not made: everybody may call its functions, as
+// PostgreSQL demands that of who makes a partition; and who may create triggers on a table must not have its
+// rows counted twice, or another table's. May ereport.
+void check_trigger(const Trigger* trigger, Relation relation, Oid source);
+
 // For the worker: true if some relation changed since the last call, so that a look is due.
 void watch_relations();
 bool relations_changed();

@@ -216,6 +216,7 @@ Binding* bind_capture(const Trigger* trigger, Relation relation) {
     const int64 program = strtoll(trigger->tgargs[i], nullptr, 10);
     if (program < 0) {
       binding->ids = bind_ids(static_cast<int32>(-program), relation);
+      check_trigger(trigger, relation, binding->ids->dedup->source);
       continue;
     }
     Evaluator* evaluator = find_evaluator(program);
@@ -225,6 +226,7 @@ Binding* bind_capture(const Trigger* trigger, Relation relation) {
                              RelationGetRelationName(relation), trigger->tgargs[i]),
                       errhint("After a restore of the schema alone, restore the data as well, or SELECT "
                               "tick.resume(view) of each rollup.")));
+    check_trigger(trigger, relation, evaluator->source);
     binding->evaluators[binding->count] = evaluator;
     binding->attributes[binding->count] = map_attributes(evaluator, relation);
     ++binding->count;

@@ -5,6 +5,7 @@
 #include <optional>
 #include <unordered_map>
 
+#include "audit.hpp"
 #include "catalog.hpp"
 #include "evaluator.hpp"
 #include "guard.hpp"
@@ -348,13 +349,17 @@ void refuse_sparse(const Group& group) {
   });
 }
 
+void check_key(std::string_view key) {
+  if (key.size() <= longest_key) return;
+  call([] {
+    ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+                    errmsg("key of dedup is longer than %zu bytes", longest_key),
+                    errhint("Choose columns with shorter values as dedup_key.")));
+  });
+}
+
 Group& ready_group(const IdColumns* columns, const IdRow& row) {
-  if (row.key.size() > longest_key)
-    call([] {
-      ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-                      errmsg("key of dedup is longer than %zu bytes", longest_key),
-                      errhint("Choose columns with shorter values as dedup_key.")));
-    });
+  check_key(row.key);
   Group& group = find_group(columns->dedup, row.group);
   lock_group(group);
   return group;
@@ -492,7 +497,9 @@ Datum check_row(FunctionCallInfo fcinfo) {
     return PointerGetDatum(trigger->tg_trigtuple);
   if (columns == nullptr) {
     MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+    if (trigger->tg_trigger->tgnargs != 1) elog(ERROR, "pg_tick: dedup trigger without a set");
     columns = bind_ids(pg_strtoint32(trigger->tg_trigger->tgargs[0]), trigger->tg_relation);
+    check_trigger(trigger->tg_trigger, trigger->tg_relation, columns->dedup->source);
     MemoryContextSwitchTo(old);
     fcinfo->flinfo->fn_extra = columns;
   }
@@ -725,8 +732,10 @@ void each_id(int32 set, Oid relation, const std::function<void(const IdColumns*,
           kept.time = row.time;
         }
       });
-      for (size_t at = 0; at < count; ++at)
+      for (size_t at = 0; at < count; ++at) {
+        check_key(rows[at].key);
         take(columns, {rows[at].key, rows[at].group, rows[at].id, rows[at].time});
+      }
     }
     if (!holds_rows) continue;
     call([&] {

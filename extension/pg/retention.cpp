@@ -190,12 +190,8 @@ const char* make_table(Oid source, const char* label) {
   return name;
 }
 
-// As the extension's owner: the triggers that are cloned call functions nobody else may use. Indexes are
-// built as the owner of the table by PostgreSQL itself; nothing else of his runs.
 void attach(Oid source, const char* what) {
-  const Actor worker = act_as_extension();
-  run(psprintf("ALTER TABLE %s ATTACH PARTITION %s", relation_text(source), what));
-  act_again(worker);
+  run_as_owner(source, psprintf("ALTER TABLE %s ATTACH PARTITION %s", relation_text(source), what));
 }
 
 void make_attic(Oid source) {

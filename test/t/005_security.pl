@@ -76,11 +76,12 @@ exact($node, 'after a broken rollup');
 
 # Nothing that may be called crashes the server.
 for my $call (
-  'SELECT tick_catalog.capture()', 'SELECT tick_catalog.flush()', 'SELECT tick_catalog.refuse_truncate()',
+  'SELECT tick_catalog.flush()', 'SELECT tick_catalog.refuse_truncate()',
   'SELECT tick_catalog.ignore_replica()')
 {
   refused($call, qr/permission denied/, 'mallory');
 }
+refused("SELECT tick_catalog.$_()", qr/can only be a trigger/, 'mallory') for qw(capture dedup);
 as_role('mallory', "INSERT INTO evil.rows VALUES ('A', now(), 1)");
 refused(q{SELECT * FROM tick_catalog.unmerged((SELECT id FROM tick_catalog.rollup WHERE view = 'bob_sums'::regclass))
   AS u(a text, b text, c text, d text)}, qr/does not fit the state table/);
