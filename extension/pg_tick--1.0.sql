@@ -573,66 +573,6 @@ CREATE EVENT TRIGGER tick_rename ON ddl_command_end
   EXECUTE FUNCTION tick_catalog.on_rename();
 ALTER EVENT TRIGGER tick_rename ENABLE ALWAYS;
 
--- What tick.verify falls back on: aggregates of floats that round once.
-CREATE FUNCTION tick_catalog.exact_step(internal, float8) RETURNS internal
-  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_step';
-CREATE FUNCTION tick_catalog.exact_step_squares(internal, float8) RETURNS internal
-  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_step_squares';
-CREATE FUNCTION tick_catalog.exact_step(internal, float4) RETURNS internal
-  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_step4';
-CREATE FUNCTION tick_catalog.exact_step_squares(internal, float4) RETURNS internal
-  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_step4_squares';
-CREATE FUNCTION tick_catalog.exact_sum_final(internal) RETURNS float8
-  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_sum_final';
-CREATE FUNCTION tick_catalog.exact_sum4_final(internal) RETURNS float4
-  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_sum4_final';
-CREATE FUNCTION tick_catalog.exact_avg_final(internal) RETURNS float8
-  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_avg_final';
-CREATE FUNCTION tick_catalog.exact_var_pop_final(internal) RETURNS float8
-  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_var_pop_final';
-CREATE FUNCTION tick_catalog.exact_var_samp_final(internal) RETURNS float8
-  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_var_samp_final';
-CREATE FUNCTION tick_catalog.exact_stddev_pop_final(internal) RETURNS float8
-  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_stddev_pop_final';
-CREATE FUNCTION tick_catalog.exact_stddev_samp_final(internal) RETURNS float8
-  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_stddev_samp_final';
-CREATE AGGREGATE tick_catalog.exact_sum(float8) (
-  SFUNC = tick_catalog.exact_step, STYPE = internal, FINALFUNC = tick_catalog.exact_sum_final, PARALLEL = SAFE
-);
-CREATE AGGREGATE tick_catalog.exact_avg(float8) (
-  SFUNC = tick_catalog.exact_step, STYPE = internal, FINALFUNC = tick_catalog.exact_avg_final, PARALLEL = SAFE
-);
-CREATE AGGREGATE tick_catalog.exact_var_pop(float8) (
-  SFUNC = tick_catalog.exact_step_squares, STYPE = internal, FINALFUNC = tick_catalog.exact_var_pop_final, PARALLEL = SAFE
-);
-CREATE AGGREGATE tick_catalog.exact_var_samp(float8) (
-  SFUNC = tick_catalog.exact_step_squares, STYPE = internal, FINALFUNC = tick_catalog.exact_var_samp_final, PARALLEL = SAFE
-);
-CREATE AGGREGATE tick_catalog.exact_stddev_pop(float8) (
-  SFUNC = tick_catalog.exact_step_squares, STYPE = internal, FINALFUNC = tick_catalog.exact_stddev_pop_final, PARALLEL = SAFE
-);
-CREATE AGGREGATE tick_catalog.exact_stddev_samp(float8) (
-  SFUNC = tick_catalog.exact_step_squares, STYPE = internal, FINALFUNC = tick_catalog.exact_stddev_samp_final, PARALLEL = SAFE
-);
-CREATE AGGREGATE tick_catalog.exact_sum(float4) (
-  SFUNC = tick_catalog.exact_step, STYPE = internal, FINALFUNC = tick_catalog.exact_sum4_final, PARALLEL = SAFE
-);
-CREATE AGGREGATE tick_catalog.exact_avg(float4) (
-  SFUNC = tick_catalog.exact_step, STYPE = internal, FINALFUNC = tick_catalog.exact_avg_final, PARALLEL = SAFE
-);
-CREATE AGGREGATE tick_catalog.exact_var_pop(float4) (
-  SFUNC = tick_catalog.exact_step_squares, STYPE = internal, FINALFUNC = tick_catalog.exact_var_pop_final, PARALLEL = SAFE
-);
-CREATE AGGREGATE tick_catalog.exact_var_samp(float4) (
-  SFUNC = tick_catalog.exact_step_squares, STYPE = internal, FINALFUNC = tick_catalog.exact_var_samp_final, PARALLEL = SAFE
-);
-CREATE AGGREGATE tick_catalog.exact_stddev_pop(float4) (
-  SFUNC = tick_catalog.exact_step_squares, STYPE = internal, FINALFUNC = tick_catalog.exact_stddev_pop_final, PARALLEL = SAFE
-);
-CREATE AGGREGATE tick_catalog.exact_stddev_samp(float4) (
-  SFUNC = tick_catalog.exact_step_squares, STYPE = internal, FINALFUNC = tick_catalog.exact_stddev_samp_final, PARALLEL = SAFE
-);
-
 CREATE FUNCTION tick_catalog.differs(float8, float8, tolerance float8) RETURNS bool
   LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_differs';
 CREATE FUNCTION tick.verify(name regclass, "from" timestamptz DEFAULT NULL, "to" timestamptz DEFAULT NULL,

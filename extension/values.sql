@@ -202,3 +202,63 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION tick.explain_gap(regclass, jsonb, int8, text) IS
   'says why a gap cannot be filled; tick.gaps shows it as long as the gap is there';
+
+-- What tick.verify falls back on: aggregates of floats that round once.
+CREATE FUNCTION tick_catalog.exact_step(internal, float8) RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_step';
+CREATE FUNCTION tick_catalog.exact_step_squares(internal, float8) RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_step_squares';
+CREATE FUNCTION tick_catalog.exact_step(internal, float4) RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_step4';
+CREATE FUNCTION tick_catalog.exact_step_squares(internal, float4) RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_step4_squares';
+CREATE FUNCTION tick_catalog.exact_sum_final(internal) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_sum_final';
+CREATE FUNCTION tick_catalog.exact_sum4_final(internal) RETURNS float4
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_sum4_final';
+CREATE FUNCTION tick_catalog.exact_avg_final(internal) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_avg_final';
+CREATE FUNCTION tick_catalog.exact_var_pop_final(internal) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_var_pop_final';
+CREATE FUNCTION tick_catalog.exact_var_samp_final(internal) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_var_samp_final';
+CREATE FUNCTION tick_catalog.exact_stddev_pop_final(internal) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_stddev_pop_final';
+CREATE FUNCTION tick_catalog.exact_stddev_samp_final(internal) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_stddev_samp_final';
+CREATE AGGREGATE tick_catalog.exact_sum(float8) (
+  SFUNC = tick_catalog.exact_step, STYPE = internal, FINALFUNC = tick_catalog.exact_sum_final, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick_catalog.exact_avg(float8) (
+  SFUNC = tick_catalog.exact_step, STYPE = internal, FINALFUNC = tick_catalog.exact_avg_final, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick_catalog.exact_var_pop(float8) (
+  SFUNC = tick_catalog.exact_step_squares, STYPE = internal, FINALFUNC = tick_catalog.exact_var_pop_final, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick_catalog.exact_var_samp(float8) (
+  SFUNC = tick_catalog.exact_step_squares, STYPE = internal, FINALFUNC = tick_catalog.exact_var_samp_final, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick_catalog.exact_stddev_pop(float8) (
+  SFUNC = tick_catalog.exact_step_squares, STYPE = internal, FINALFUNC = tick_catalog.exact_stddev_pop_final, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick_catalog.exact_stddev_samp(float8) (
+  SFUNC = tick_catalog.exact_step_squares, STYPE = internal, FINALFUNC = tick_catalog.exact_stddev_samp_final, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick_catalog.exact_sum(float4) (
+  SFUNC = tick_catalog.exact_step, STYPE = internal, FINALFUNC = tick_catalog.exact_sum4_final, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick_catalog.exact_avg(float4) (
+  SFUNC = tick_catalog.exact_step, STYPE = internal, FINALFUNC = tick_catalog.exact_avg_final, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick_catalog.exact_var_pop(float4) (
+  SFUNC = tick_catalog.exact_step_squares, STYPE = internal, FINALFUNC = tick_catalog.exact_var_pop_final, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick_catalog.exact_var_samp(float4) (
+  SFUNC = tick_catalog.exact_step_squares, STYPE = internal, FINALFUNC = tick_catalog.exact_var_samp_final, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick_catalog.exact_stddev_pop(float4) (
+  SFUNC = tick_catalog.exact_step_squares, STYPE = internal, FINALFUNC = tick_catalog.exact_stddev_pop_final, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick_catalog.exact_stddev_samp(float4) (
+  SFUNC = tick_catalog.exact_step_squares, STYPE = internal, FINALFUNC = tick_catalog.exact_stddev_samp_final, PARALLEL = SAFE
+);

@@ -46,6 +46,7 @@ struct Entry {
 std::list<Entry> entries;
 bool delta_written = false;  // by this transaction
 bool committing = false;     // after PRE_COMMIT: whatever still comes is flushed at once
+bool rows_purged = false;    // since a statement of a whole source ended
 
 Entry* find_entry(Evaluator* evaluator) {
   const int level = GetCurrentTransactionNestLevel();
@@ -190,6 +191,7 @@ Datum capture_row(FunctionCallInfo fcinfo) {
     Entry* entry = find_entry(evaluator);
     if (purge) {
       if (!TICK_OWNS_RELATION(evaluator->source, GetUserId())) refuse_purge(trigger->tg_relation);
+      rows_purged = true;
       if (entry->purged == nullptr) entry->purged = make_batch(evaluator, entry->memory);
       push(entry, entry->purged, trigger->tg_trigslot, attributes);
       if (committing) retire(*entry, evaluator->program.time >= 0);
@@ -203,6 +205,18 @@ Datum capture_row(FunctionCallInfo fcinfo) {
   }
   if (binding->ids != nullptr) confirm_ids(binding->ids, fcinfo, committing);
   return PointerGetDatum(nullptr);
+}
+
+// A row that an UPDATE moves to another partition leaves by a DELETE: purged there, it would count twice.
+void refuse_moves(const TriggerData* trigger) {
+  const bool purged = rows_purged;
+  rows_purged = false;
+  if (purged && TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) && !tick_corrections)
+    ereport(ERROR,
+            (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+             errmsg("UPDATE of \"%s\" cannot move rows to another partition while tick.corrections is off",
+                    RelationGetRelationName(trigger->tg_relation)),
+             errhint("SET tick.corrections = on for it.")));
 }
 
 }  // namespace
@@ -274,7 +288,7 @@ void on_transaction(XactEvent event, void*) {
       end_ids(true);
       committing = false;
       if (take_wake_request() || delta_written) wake(delta_written);
-      delta_written = false;
+      delta_written = rows_purged = false;
       break;
     case XACT_EVENT_PREPARE:
       // COMMIT PREPARED calls nobody: the worker has to be there, and looks every second.
@@ -282,7 +296,7 @@ void on_transaction(XactEvent event, void*) {
       end_ids(false);
       committing = false;
       if (take_wake_request() || delta_written) wake(false);
-      delta_written = false;
+      delta_written = rows_purged = false;
       break;
     case XACT_EVENT_ABORT:
       end_evaluation();
@@ -290,7 +304,7 @@ void on_transaction(XactEvent event, void*) {
       entries.clear();
       end_ids(false);
       committing = false;
-      delta_written = false;
+      delta_written = rows_purged = false;
       take_wake_request();
       break;
     default:
@@ -337,6 +351,7 @@ Datum tick_capture(PG_FUNCTION_ARGS) {
 
 Datum tick_flush(PG_FUNCTION_ARGS) {
   require_trigger(fcinfo);
+  refuse_moves(reinterpret_cast<TriggerData*>(fcinfo->context));
   return entry([&] {
     flush_statement();
     return PointerGetDatum(nullptr);

@@ -269,6 +269,7 @@ bool Merger::leave_to_helper(Turn& turn) {
         time(turn, rollup.source));
     lost_.erase(range.scan);
   }
+  forget_late(rollup, lo, hi);  // the scan sees what was listed
   turn.lo = lo;
   turn.hi = hi;
   shorten_pending(rollup, range, lo);
@@ -316,15 +317,23 @@ bool Merger::merge_pieces(Turn& turn) {
         continue;
       }
       while (left) {
-        Fold piece(rollup.program), fold(rollup.program), wide(rollup.program);
+        Fold piece(rollup.program), fold(rollup.program);
         merge_delta(piece, take_piece(range.scan));
-        for (const bool too_wide : {false, true})
-          (too_wide ? wide : fold)
-              .merge(piece, every_item(rollup), [&](const Fold& from, size_t slot) -> std::optional<Micros> {
-                return is_too_wide(from, slot) == too_wide ? std::make_optional(from.pane(slot))
-                                                           : std::nullopt;
-              });
-        list_late(rollup, wide, Refusal::key, turn.started);
+        const auto refusal = [&](const Fold& from, size_t slot) -> std::optional<Refusal> {
+          if (rollup.windowed && from.pane(slot) == no_time_pane) return Refusal::no_time;
+          return is_too_wide(from, slot) ? std::make_optional(Refusal::key) : std::nullopt;
+        };
+        const auto take = [&](Fold& into, std::optional<Refusal> wanted) {
+          into.merge(piece, every_item(rollup), [&](const Fold& from, size_t slot) -> std::optional<Micros> {
+            return refusal(from, slot) == wanted ? std::make_optional(from.pane(slot)) : std::nullopt;
+          });
+        };
+        take(fold, std::nullopt);
+        for (const Refusal reason : {Refusal::key, Refusal::no_time}) {
+          Fold listed(rollup.program);
+          take(listed, reason);
+          list_late(rollup, listed, reason, turn.started);
+        }
         // History is no revision of what deltas have brought meanwhile. Where these have taken away more than
         // is there yet, the window is marked already.
         (void)merge_state(rollup, fold, {turn.started, std::nullopt}, false);

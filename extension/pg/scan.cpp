@@ -66,7 +66,8 @@ Fold fold_windows(const Rollup& rollup, const Fold& panes, const std::function<b
   Fold fold(rollup.program);
   const std::vector<int16_t> same = every_item(rollup);
   merge_into_windows(fold, rollup, panes, same, [&](const Fold&, size_t, auto window) {
-    return window && wanted(*window) ? window : std::nullopt;
+    const Micros place = window.value_or(no_time_pane);
+    return wanted(place) ? std::make_optional(place) : std::nullopt;
   });
   return fold;
 }

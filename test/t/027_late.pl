@@ -68,5 +68,23 @@ is(sql("SET ROLE stranger; SELECT DISTINCT rollup FROM tick.late"), 'hours', 'by
 sql("SELECT tick.drop_rollup('minutes')");
 is(sql("SELECT count(*) FROM tick.late WHERE ts IS NULL AND rollup::text NOT IN ('hours', 'all_time')"), '0', 'gone with the rollup');
 exact($node, 'at the end');
+# History that a helper process reads is listed as well, once, also when its scan is begun again.
+$node->append_conf('postgresql.conf', "tick.scan_size = '64kB'\n");
+$node->reload;
+$node->safe_psql('postgres', q{
+  CREATE TABLE hist (k text, ts timestamptz, v int8);
+  INSERT INTO hist SELECT 'a', '2024-03-01+00'::timestamptz + i * interval '1 second', i FROM generate_series(1, 60000) AS i;
+  INSERT INTO hist SELECT k, ts, 1 FROM (VALUES ('a', NULL::timestamptz), ('a', NULL), ('b', 'infinity'), ('b', '-infinity'),
+    (repeat('w', 3000), '2024-03-01 01:00+00')) AS v (k, ts)});
+$node->safe_psql('postgres', q{SELECT tick.create_rollup('hist_1m', 'SELECT k, tick.tumble(ts, ''1 minute'') AS w, sum(v) AS s FROM hist GROUP BY 1, 2')});
+my $listed = q{SELECT string_agg(reason || ' ' || rows, ', ' ORDER BY reason, rows) FROM (
+  SELECT reason, sum(rows) AS rows FROM tick.late WHERE rollup = 'hist_1m'::regclass GROUP BY reason) AS l};
+is($node->safe_psql('postgres', "SELECT tick.wait('hist_1m', '60 s'); $listed"), "t\nkey 1, no_time 4", 'history without a time is listed');
+$node->safe_psql('postgres', q{TRUNCATE hist_1m_state});
+is($node->safe_psql('postgres', "SELECT tick.wait('hist_1m', '60 s'); $listed"), "t\nkey 1, no_time 4", 'and once only when it is read again');
+$node->safe_psql('postgres', q{INSERT INTO hist VALUES ('a', NULL, 1); SELECT tick.refresh('hist_1m')});
+is($node->safe_psql('postgres', "SELECT tick.wait('hist_1m', '60 s'); $listed"), "t\nkey 1, no_time 5", 'with those that came since');
+exact($node, 'late history');
+
 $node->stop;
 done_testing();
