@@ -71,7 +71,13 @@ TurnResult Merger::turn(TimestampTz since) {
       throw;
     }
     call([&] { AbortCurrentTransaction(); });
-    set_aside(rollup, message);
+    // Statements name tables and columns: one that was renamed in this turn has its new name in the next.
+    const bool name =
+        ERRCODE_TO_CATEGORY(error.data->sqlerrcode) == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION;
+    if (name && named_again_.insert(rollup).second)
+      generation_ = 0;
+    else
+      set_aside(rollup, message);
   } catch (const Error& error) {
     const int rollup = current_;
     const std::string message = error.what();
@@ -186,6 +192,7 @@ TurnResult Merger::attempt(TimestampTz since) {
   });
   watermarks_.committed();
   passing_failures_.clear();
+  named_again_.clear();
   was_cut_ = turn.cut != 0;
   tell(turn);
   turn.result.due = next_due();

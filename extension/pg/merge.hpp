@@ -94,6 +94,7 @@ class Merger {
   };
   std::map<Oid, Lockout> locked_out_;
   std::map<int, int> passing_failures_;  // one after another, of rollups that could not be written
+  std::set<int> named_again_;            // rollups that failed by a name, which may just have changed
   std::set<int> awaiting_helper_;        // rollups whose history is too long for a turn
   TimestampTz helper_asked_at_ = 0, no_helper_until_ = 0;
   std::set<int64_t> lost_;                          // scans that ended without having found anything

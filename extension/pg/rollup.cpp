@@ -97,6 +97,15 @@ TextRows read_text(const char* sql) {
   return rows;
 }
 
+const char* state_text(const Rollup& rollup) {
+  LockRelationOid(rollup.state, AccessShareLock);
+  return relation_text(rollup.state);
+}
+
+const char* time_text(const Rollup& rollup) {
+  return quote_identifier(get_attname(rollup.state, rollup.attributes[rollup.program.keys.size()], false));
+}
+
 std::vector<Rollup> load_rollups(int id) {
   std::vector<Rollup> rollups;
   const std::string where = id == 0 ? "" : " WHERE r.id = " + std::to_string(id);
@@ -109,15 +118,14 @@ std::vector<Rollup> load_rollups(int id) {
       " pg_catalog.date_part('day', r.window_size)::int8,"
       " (extract(hour FROM r.window_size) * 3600000000 + extract(minute FROM r.window_size) * 60000000"
       "  + extract(microseconds FROM r.window_size))::int8,"
-      " pg_catalog.quote_ident(r.time_column), pg_catalog.format('%I.%I', sn.nspname, s.relname), r.upsert,"
+      " r.upsert,"
       " (extract(epoch FROM o.raw_from - '2000-01-01 00:00+00'::timestamptz) * 1000000)::int8, r.channel,"
       " s.reltablespace <> (SELECT c.reltablespace FROM pg_catalog.pg_class c"
       "  WHERE c.oid = 'tick_catalog.frontier'::pg_catalog.regclass),"
       " (extract(epoch FROM r.window_slide) * 1000000)::int8"
       " FROM tick_catalog.rollup r JOIN tick_catalog.source o ON o.relid = r.source"
       " JOIN pg_catalog.pg_class v ON v.oid = r.view JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace"
-      " JOIN pg_catalog.pg_class s ON s.oid = r.state JOIN pg_catalog.pg_namespace sn ON sn.oid = "
-      "s.relnamespace" +
+      " JOIN pg_catalog.pg_class s ON s.oid = r.state" +
       where + " ORDER BY r.id";
   for (const auto& row : read_text(sql.c_str())) {
     Rollup& rollup = rollups.emplace_back();
@@ -132,13 +140,11 @@ std::vector<Rollup> load_rollups(int id) {
     rollup.size.months = static_cast<int32_t>(number(row[8]));
     rollup.size.days = static_cast<int32_t>(number(row[9]));
     rollup.size.micros = number(row[10]);
-    rollup.time_column = row[11].value_or("");
-    rollup.state_name = row[12].value_or("");
-    rollup.upsert = row[13].value_or("");
-    if (row[14]) rollup.raw_from = number(row[14]);
-    rollup.channel = row[15].value_or("");
-    rollup.apart = row[16] == "t";
-    if (row[17]) rollup.size.slide = number(row[17]);
+    rollup.upsert = row[11].value_or("");
+    if (row[12]) rollup.raw_from = number(row[12]);
+    rollup.channel = row[13].value_or("");
+    rollup.apart = row[14] == "t";
+    if (row[15]) rollup.size.slide = number(row[15]);
   }
   for (Rollup& rollup : rollups) {
     load_columns(rollup);

@@ -33,9 +33,7 @@ struct Rollup {
   std::string status;
   bool windowed = false;
   WindowSize size;
-  std::string time_column;  // quoted; empty without window
-  std::string state_name;   // qualified and quoted
-  bool apart = false;       // the state table is in another tablespace than the catalogs
+  bool apart = false;  // the state table is in another tablespace than the catalogs
   std::string upsert;
   std::string channel;             // of its notifications
   std::vector<ValueType> columns;  // of the state table: keys, window, partials
@@ -54,6 +52,11 @@ struct Rollup {
   // The first window that the source covers completely; plus_infinity if a rollup without window is not.
   Micros first_covered() const;
 };
+
+// For statements, quoted: the state table, which is locked so that nobody renames it before the transaction
+// ends, and then the column of the windows. Throw nothing, ereport.
+const char* state_text(const Rollup& rollup);
+const char* time_text(const Rollup& rollup);
 
 // Reads rollups under the active snapshot; id 0 = all. Inside SPI. Throws.
 std::vector<Rollup> load_rollups(int id);

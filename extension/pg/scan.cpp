@@ -73,13 +73,11 @@ Fold fold_windows(const Rollup& rollup, const Fold& panes, const std::function<b
 }
 
 bool holds_state(const Rollup& rollup, Micros lo, Micros hi) {
-  std::string sql = "SELECT FROM " + rollup.state_name;
-  if (rollup.windowed)
-    sql += " AS s WHERE s." + rollup.time_column + " >= $1 AND s." + rollup.time_column + " < $2";
-  sql += " LIMIT 1";
-  const char* text = sql.c_str();
   const Oid type = rollup.windowed ? rollup.column_types.at(rollup.program.keys.size()) : TIMESTAMPTZOID;
   return call([&] {
+    const char* text = psprintf("SELECT FROM %s AS s", state_text(rollup));
+    if (rollup.windowed)
+      text = psprintf("%s WHERE s.%s >= $1 AND s.%s < $2", text, time_text(rollup), time_text(rollup));
     Oid types[2] = {type, type};
     Datum values[2] = {TimestampTzGetDatum(lo), TimestampTzGetDatum(hi)};
     const int code = SPI_execute_with_args(text, rollup.windowed ? 2 : 0, types, values, nullptr, false, 1);

@@ -50,10 +50,10 @@ void remove_empty(const Slice& slice) {
   StringInfoData sql;
   initStringInfo(&sql);
   appendStringInfo(
-      &sql, "DELETE FROM %s WHERE %s <= 0", relation_text(rollup.state),
+      &sql, "DELETE FROM %s WHERE %s <= 0", state_text(rollup),
       quote_identifier(get_attname(rollup.state, rollup.attributes[identifying(rollup)], false)));
   const Oid type = rollup.windowed ? rollup.column_types[rollup.program.keys.size()] : TIMESTAMPTZOID;
-  if (rollup.windowed) appendStringInfo(&sql, " AND %s = ANY ($1)", rollup.time_column.c_str());
+  if (rollup.windowed) appendStringInfo(&sql, " AND %s = ANY ($1)", time_text(rollup));
   Oid types[1] = {get_array_type(type)};
   Datum values[1] = {
       PointerGetDatum(construct_array(windows, count, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE))};
@@ -492,16 +492,17 @@ class Rows {
   Rows(const Rollup& rollup, const std::vector<Range>& windows, bool only_stale) : rollup_(rollup) {
     const int count = static_cast<int>(windows.size());
     const Oid type = rollup.windowed ? rollup.column_types.at(rollup.program.keys.size()) : TIMESTAMPTZOID;
-    const char* time = rollup.time_column.c_str();
     call([&] {
+      const char* table = state_text(rollup);
+      const char* time = rollup.windowed ? time_text(rollup) : nullptr;
       StringInfoData sql;
       initStringInfo(&sql);
       appendStringInfoString(&sql, "SELECT ");
       for (size_t c = 0; c < rollup.columns.size(); ++c)
         appendStringInfo(&sql, "s.%s, ",
                          quote_identifier(get_attname(rollup.state, rollup.attributes[c], false)));
-      appendStringInfo(&sql, "s.tick_stale, s.revision, s.ctid FROM %s AS s WHERE %s",
-                       relation_text(rollup.state), only_stale ? "s.tick_stale" : "true");
+      appendStringInfo(&sql, "s.tick_stale, s.revision, s.ctid FROM %s AS s WHERE %s", table,
+                       only_stale ? "s.tick_stale" : "true");
       if (rollup.windowed)
         appendStringInfo(&sql,
                          " AND s.%s >= $3 AND s.%s < $4 AND EXISTS (SELECT FROM unnest($1, $2) AS r (lo, hi) "

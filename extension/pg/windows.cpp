@@ -28,16 +28,17 @@ void window_statement(const char* sql, int rollup, const std::vector<Micros>& wi
 // has a new revision, as its window was final.
 std::vector<Micros> without_earlier_rows(const Rollup& rollup, const std::vector<Micros>& windows,
                                          TimestampTz turn) {
-  const std::string sql = "SELECT w FROM unnest($1) AS w WHERE NOT EXISTS (SELECT FROM " + rollup.state_name +
-                          " AS s WHERE s." + rollup.time_column +
-                          " = w AND (s.revision > 0 OR s.updated_at <> $2))";
-  const char* text = sql.c_str();
   const Oid type = rollup.column_types.at(rollup.program.keys.size());
   const size_t count = windows.size();
   Micros* found = nullptr;
   uint64_t left = 0;
   call([&] {
     MemoryContext memory = CurrentMemoryContext;
+    const char* table = state_text(rollup);
+    const char* text = psprintf(
+        "SELECT w FROM unnest($1) AS w WHERE NOT EXISTS (SELECT FROM %s AS s WHERE s.%s = w "
+        "AND (s.revision > 0 OR s.updated_at <> $2))",
+        table, time_text(rollup));
     auto* elements = static_cast<Datum*>(palloc(sizeof(Datum) * (count + 1)));
     for (size_t i = 0; i < count; ++i) elements[i] = TimestampTzGetDatum(windows[i]);
     Oid types[2] = {get_array_type(type), TIMESTAMPTZOID};

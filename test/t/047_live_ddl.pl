@@ -150,6 +150,12 @@ refused($_->[0], $_->[1]) for (
 verified('after all of it, while it is written');
 is(sql("SELECT string_agg(rollup::text, ',') FROM tick.status WHERE state <> 'live'"), '', 'all live');
 
+# Renamed at any moment of the turns of a worker that has just been told of a rollup: none is set aside.
+sql(join ';', map { ("SELECT tick.create_rollup('moving', 'SELECT qty, count(*) AS n FROM plain GROUP BY 1')",
+  map({ "ALTER VIEW moving RENAME TO moved; ALTER TABLE moved_state RENAME TO x; ALTER TABLE x RENAME TO moved_state; ALTER VIEW moved RENAME TO moving" } 1 .. 3),
+  "SELECT tick.wait('moving', '30 s')", "SELECT tick.drop_rollup('moving')") } 1 .. 15);
+is(sql("SELECT string_agg(rollup::text, ',') FROM tick.status WHERE state = 'error'"), '', 'none of them');
+
 # Dropped under the writer.
 followed('DROP VIEW by_symbol');
 sql(q{SELECT tick.create_rollup('by_symbol', 'SELECT symbol, count(*) AS n FROM trades GROUP BY 1')});
