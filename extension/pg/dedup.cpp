@@ -497,9 +497,7 @@ Datum check_row(FunctionCallInfo fcinfo) {
     return PointerGetDatum(trigger->tg_trigtuple);
   if (columns == nullptr) {
     MemoryContext old = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
-    if (trigger->tg_trigger->tgnargs != 1) elog(ERROR, "pg_tick: dedup trigger without a set");
-    columns = bind_ids(pg_strtoint32(trigger->tg_trigger->tgargs[0]), trigger->tg_relation);
-    check_trigger(trigger->tg_trigger, trigger->tg_relation, columns->dedup->source);
+    columns = bind_dedup(trigger->tg_trigger, trigger->tg_relation);
     MemoryContextSwitchTo(old);
     fcinfo->flinfo->fn_extra = columns;
   }
@@ -529,6 +527,13 @@ IdColumns* bind_ids(int32 set, Relation relation) {
   columns->last = 0;
   for (size_t i = 0; i < dedup->columns.size(); ++i)
     columns->last = Max(columns->last, columns->attributes[i]);
+  return columns;
+}
+
+IdColumns* bind_dedup(const Trigger* trigger, Relation relation) {
+  if (trigger->tgnargs != 1) elog(ERROR, "pg_tick: dedup trigger without a set");
+  IdColumns* columns = bind_ids(pg_strtoint32(trigger->tgargs[0]), relation);
+  check_trigger(trigger, relation, columns->dedup->source);
   return columns;
 }
 

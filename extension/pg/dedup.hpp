@@ -59,6 +59,8 @@ struct IdRow {
 
 // Palloc'ed. May ereport.
 IdColumns* bind_ids(int32 set, Relation relation);
+// The same by a trigger of the relation, which has to be the one that pg_tick has made.
+IdColumns* bind_dedup(const Trigger* trigger, Relation relation);
 // False if the row has no id: it is nobody's duplicate. May ereport.
 bool read_ids(const IdColumns* columns, TupleTableSlot* slot, IdRow* row);
 

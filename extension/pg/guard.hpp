@@ -66,6 +66,29 @@ auto call(F&& f) {
   throw PgError{data};
 }
 
+// Runs f in a subtransaction of its own, which is rolled back if f ereports: the error is the result, nullptr
+// if all went well.
+template <typename F>
+ErrorData* in_subtransaction(F&& f) {
+  MemoryContext memory = CurrentMemoryContext;
+  ResourceOwner owner = CurrentResourceOwner;
+  ErrorData* error = nullptr;
+  BeginInternalSubTransaction(nullptr);
+  MemoryContextSwitchTo(memory);
+  try {
+    call(f);
+  } catch (const PgError& raised) {
+    error = raised.data;
+  }
+  if (error == nullptr)
+    ReleaseCurrentSubTransaction();
+  else
+    RollbackAndReleaseCurrentSubTransaction();
+  MemoryContextSwitchTo(memory);
+  CurrentResourceOwner = owner;
+  return error;
+}
+
 inline int sqlstate(Error::Code code) {
   switch (code) {
     case Error::Code::invalid_argument:

@@ -1,7 +1,8 @@
 // The fast door: tick.ingest puts the columns of a batch into a table, without a tuple's detour through text
 // or COPY's messages and without firing triggers: those of ours it stands in for. Whatever else a table may
 // ask of an INSERT is honoured (rights, defaults, NOT NULL, CHECK, partitions, indexes) or refused with
-// feature_not_supported before the first row, so that the caller can fall back to COPY, which does the same.
+// feature_not_supported, and nothing is written, so that the caller can fall back to COPY, which does the
+// same.
 #include <algorithm>
 
 #include "../core/batch.hpp"
@@ -158,14 +159,14 @@ class Ingest {
       if (!TRIGGER_FOR_INSERT(trigger.tgtype) || !fires(trigger)) continue;
       if ((TRIGGER_FOR_ROW(trigger.tgtype) != 0) != (leaf != nullptr)) continue;
       const char* ours = our_function(trigger);
+      if (ours != nullptr && trigger.tgqual != nullptr)
+        refuse(relation, psprintf("its trigger \"%s\" has a condition", trigger.tgname));
       if (ours != nullptr && leaf == nullptr && strcmp(ours, "flush") == 0)
         flushes_ = true;
       else if (ours != nullptr && leaf != nullptr && strcmp(ours, "capture") == 0)
         leaf->capture = bind_capture(&trigger, relation);
       else if (ours != nullptr && leaf != nullptr && strcmp(ours, "dedup") == 0)
-        leaf->ids = loads_dump(RelationGetRelid(relation))
-                        ? nullptr
-                        : bind_ids(pg_strtoint32(trigger.tgargs[0]), relation);
+        leaf->ids = loads_dump(RelationGetRelid(relation)) ? nullptr : bind_dedup(&trigger, relation);
       else if (trigger.tgisinternal)
         refuse(relation, "it has a foreign key or a deferrable constraint");
       else

@@ -143,22 +143,7 @@ void set_aside(const Texts* texts, const ErrorData* error) {
 // What is wrong with somebody else's rollup must not stop whoever renames something.
 void refresh_apart(const Texts* texts) {
   const char* renamed = nullptr;
-  ErrorData* error = nullptr;
-  MemoryContext memory = CurrentMemoryContext;
-  ResourceOwner owner = CurrentResourceOwner;
-  BeginInternalSubTransaction(nullptr);
-  MemoryContextSwitchTo(memory);
-  try {
-    call([&] { renamed = refresh(texts); });
-  } catch (const PgError& raised) {
-    error = raised.data;
-  }
-  if (error == nullptr)
-    ReleaseCurrentSubTransaction();
-  else
-    RollbackAndReleaseCurrentSubTransaction();
-  MemoryContextSwitchTo(memory);
-  CurrentResourceOwner = owner;
+  ErrorData* error = in_subtransaction([&] { renamed = refresh(texts); });
   if (renamed != nullptr)
     ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
                     errmsg("cannot rename column \"%s\" of the state of a rollup", renamed),

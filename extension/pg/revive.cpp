@@ -251,27 +251,6 @@ List* parse_inputs(const Stored* stored) {
   return result;
 }
 
-// The same apart: nullptr with `error` set if the texts mean nothing any more.
-List* try_inputs(const Stored* stored, ErrorData** error) {
-  List* result = NIL;
-  MemoryContext memory = CurrentMemoryContext;
-  ResourceOwner owner = CurrentResourceOwner;
-  BeginInternalSubTransaction(nullptr);
-  MemoryContextSwitchTo(memory);
-  try {
-    call([&] { result = parse_inputs(stored); });
-  } catch (const PgError& raised) {
-    *error = raised.data;
-  }
-  if (*error == nullptr)
-    ReleaseCurrentSubTransaction();
-  else
-    RollbackAndReleaseCurrentSubTransaction();
-  MemoryContextSwitchTo(memory);
-  CurrentResourceOwner = owner;
-  return result;
-}
-
 // Values whose bytes are an object's number: in deltas and sets of ids they mean nothing elsewhere.
 bool is_object_number(Oid type) {
   switch (getBaseType(type)) {
@@ -327,8 +306,8 @@ void revive_programs() {
   ListCell* cell;
   foreach (cell, stale) {
     const auto* stored = static_cast<Stored*>(lfirst(cell));
-    ErrorData* error = nullptr;
-    List* inputs = try_inputs(stored, &error);
+    List* inputs = NIL;
+    const ErrorData* error = in_subtransaction([&] { inputs = parse_inputs(stored); });
     if (error != nullptr) {
       ereport(WARNING, (errmsg("what rollups of \"%s\" compute cannot be restored: %s",
                                get_rel_name(stored->source), error->message)));
@@ -482,7 +461,7 @@ List* take_up() {
         psprintf("SELECT setval(pg_get_serial_sequence('tick_catalog.%s', 'id'), greatest(max(id), 1)) "
                  "FROM tick_catalog.%s",
                  table, table));
-  execute("UPDATE tick_catalog.generation SET value = value + 1");
+  tell_engine();
   follow_owners();
   revive_refusals();
   ListCell* cell;

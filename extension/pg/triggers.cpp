@@ -18,29 +18,14 @@ constexpr const char* row_triggers[][2] = {
 
 // Locks all of them or, after a moment, none. Returns whether it did.
 bool try_lock(List* relations, LOCKMODE mode) {
-  MemoryContext memory = CurrentMemoryContext;
-  ResourceOwner owner = CurrentResourceOwner;
-  BeginInternalSubTransaction(nullptr);
-  MemoryContextSwitchTo(memory);
-  ErrorData* error = nullptr;
-  try {
-    call([&] {
-      const int level = NewGUCNestLevel();
-      (void)set_config_option("lock_timeout", "100ms", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-                              false);
-      ListCell* cell;
-      foreach (cell, relations) LockRelationOid(lfirst_oid(cell), mode);
-      AtEOXact_GUC(true, level);
-    });
-  } catch (const PgError& raised) {
-    error = raised.data;
-  }
-  if (error == nullptr)
-    ReleaseCurrentSubTransaction();
-  else
-    RollbackAndReleaseCurrentSubTransaction();
-  MemoryContextSwitchTo(memory);
-  CurrentResourceOwner = owner;
+  ErrorData* error = in_subtransaction([&] {
+    const int level = NewGUCNestLevel();
+    (void)set_config_option("lock_timeout", "100ms", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+                            false);
+    ListCell* cell;
+    foreach (cell, relations) LockRelationOid(lfirst_oid(cell), mode);
+    AtEOXact_GUC(true, level);
+  });
   if (error == nullptr) return true;
   if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE && error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED)
     ReThrowError(error);

@@ -28,9 +28,6 @@ constexpr int operations_of_a_source = 1000;
 constexpr int operations_between_quiet_points = 48;
 constexpr int operations_between_kills = 800;
 
-// Corrections and retention on the same source; rows that are stale are left out of the comparison.
-constexpr bool coverage = true;
-
 class Driver {
  public:
   Driver(uint64_t seed, const std::string& data, const std::string& sockets, int operations)
@@ -126,9 +123,6 @@ void Driver::make_source() {
   source_.shadow = "shadow" + std::to_string(number);
   source_.partitioned = number % 4 != 0;
   source_.hashed = number % 4 == 2;
-  const bool leaving = late() && (wanting(detach_partition) || wanting(drop_partition));
-  source_.retention = source_.partitioned && (coverage || number % 2 == 1 || leaving);
-  source_.corrections = coverage || !source_.retention;
   source_.special = number % 3 == 0;
   in_source_ = 0;
   std::string sql = "CREATE TABLE " + source_.name + " (" + column_types + ")";
@@ -188,7 +182,6 @@ std::vector<int> Driver::allowed() const {
   for (int kind = insert; kind <= exception_block; ++kind) {
     if (table[kind].weight == 0) continue;
     if (kind == leaf_insert && !source_.partitioned) continue;
-    if (kind >= update_values && kind <= merge && !source_.corrections) continue;
     list.push_back(kind);
   }
   return list;
@@ -259,7 +252,7 @@ bool Driver::give_definition(Writer& writer, Kind kind) {
     case detach_partition:
     case drop_partition: {
       // Rows may leave the table once a new rollup has them.
-      if (!source_.partitioned || !source_.retention || attached.empty() || creating()) return false;
+      if (!source_.partitioned || attached.empty() || creating()) return false;
       script.leaves = true;
       const int index = dice_.chance(70) ? attached.front() : dice_.pick(attached);
       const std::string leaf = source_.leaf(index);
@@ -483,7 +476,6 @@ void Driver::compare(const std::vector<std::string>& names) {
     verify += (verify.empty() ? "" : " UNION ALL ") +
               ("(SELECT '" + view + "', v::text FROM tick.verify('" + view + "') AS v LIMIT 5)");
   const double begun = now();
-  if (!coverage && source_.retention) verify = "SELECT WHERE false";
   second_->send(verify);
   std::map<std::string, std::string> born;
   for (const auto& row : control_->ask("SELECT view, born FROM births")) born[row[0]] = row[1];
@@ -492,15 +484,14 @@ void Driver::compare(const std::vector<std::string>& names) {
     const Shape& shape = shapes().at(static_cast<size_t>(rollups_.at(view)));
     Rows stored = control_->ask(stored_query(shape, view));
     Rows expected = control_->ask(oracle_query(shape, source_.shadow, born.at(view)));
-    if (coverage) {
-      const Rows stale = control_->ask(stale_query(shape, view));
-      const std::set<std::vector<std::string>> keys(stale.begin(), stale.end());
-      stale_ += static_cast<long>(keys.size());
-      for (Rows* rows : {&stored, &expected})
-        std::erase_if(*rows, [&](const auto& row) {
-          return keys.contains({row.begin(), row.begin() + static_cast<long>(key_columns(shape))});
-        });
-    }
+    // Rows that are stale say so themselves.
+    const Rows stale = control_->ask(stale_query(shape, view));
+    const std::set<std::vector<std::string>> keys(stale.begin(), stale.end());
+    stale_ += static_cast<long>(keys.size());
+    for (Rows* rows : {&stored, &expected})
+      std::erase_if(*rows, [&](const auto& row) {
+        return keys.contains({row.begin(), row.begin() + static_cast<long>(key_columns(shape))});
+      });
     try {
       compare_rows(view, shape, stored, expected);
     } catch (const Failed& failed) {

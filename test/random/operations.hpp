@@ -144,11 +144,9 @@ struct Partition {
 struct Source {
   std::string name, shadow;
   bool partitioned = false;
-  bool hashed = false;      // partitions are partitioned again
-  bool corrections = true;  // UPDATE, DELETE, MERGE
-  bool retention = true;    // DROP and DETACH of partitions
-  bool special = false;     // NaN and infinities
-  int clock = 0;            // event time, seconds since the base
+  bool hashed = false;   // partitions are partitioned again
+  bool special = false;  // NaN and infinities
+  int clock = 0;         // event time, seconds since the base
   int next_partition = 0;
   std::vector<Partition> partitions;
   std::vector<std::string> extra;  // columns nobody reads
@@ -442,8 +440,7 @@ inline void Author::operation(const Source& source, Kind kind, Batch& steps, int
     case savepoint_rollback:
     case savepoint_release: {
       const std::string name = "s" + std::to_string(depth);
-      const Kind inner =
-          source.corrections && dice.chance(40) ? dice.chance(50) ? update_values : erase : insert;
+      const Kind inner = dice.chance(40) ? dice.chance(50) ? update_values : erase : insert;
       const size_t from = steps.size();
       steps.push_back({"SAVEPOINT " + name});
       operation(source, inner, steps, depth + 1);
@@ -461,7 +458,7 @@ inline void Author::operation(const Source& source, Kind kind, Batch& steps, int
     case exception_block: {
       Batch inside;
       put_rows(source, source.name, rows(source, insert, dice.between(1, 3)), kind, inside);
-      if (source.corrections && dice.chance(30)) put_update(source, "qty = 2", kind, inside);
+      if (dice.chance(30)) put_update(source, "qty = 2", kind, inside);
       std::string body;
       for (const Step& step : inside) body += step.sql + "; ";
       if (dice.chance(60)) body += "PERFORM 1 / (SELECT 0); ";

@@ -196,7 +196,7 @@ is(run(ingest_sql('one', batch([ 'no', 'text', ['x'] ]))), '42703', 'no such col
 is(run(ingest_sql('one', batch([ 'ctid', 'text', ['x'] ]))), '42703', 'a system column');
 is(run(ingest_sql('one', batch([ 'symbol', 'text', ['x'] ], [ 'symbol', 'text', ['x'] ]))), '42701', 'a column twice');
 is(run(ingest_sql('one', batch([ 'ts', 'time', [ -2**62 * 1.5 ] ]))), '22008', 'a time out of range');
-is(run(ingest_sql('one', batch([ 'ts', 'time', [ $base * 1e6 ] ]) =~ s/\0\0(?=.{8}$)/\0\0/sr)), '1|0', 'a row with hardly anything');
+is(run(ingest_sql('one', batch([ 'ts', 'time', [ $base * 1e6 ] ]))), '1|0', 'a row with hardly anything');
 {
   my $bad = batch([ 'symbol', 'text', ["abc"] ]);
   $bad =~ s/abc$/a\xffc/;
