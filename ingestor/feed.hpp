@@ -90,10 +90,13 @@ class Feed {
   // Appends the ticks of one text message and says what it was.
   virtual Decoded decode(std::string_view message, Timestamp received, std::vector<Tick>& out) = 0;
   // Where to connect for these symbols, and what to send after the handshake.
-  virtual std::string url(std::string_view base, const std::vector<std::string>& symbols,
-                          Stream stream) const = 0;
-  virtual std::vector<std::string> greetings(std::string_view base, const std::vector<std::string>& symbols,
-                                             Stream stream) const = 0;
+  virtual std::string url(std::string_view base, const std::vector<std::string>&, Stream) const {
+    return std::string(base);
+  }
+  virtual std::vector<std::string> greetings(std::string_view, const std::vector<std::string>& symbols,
+                                             Stream stream) const {
+    return subscribe(symbols, stream, true);
+  }
   // What an exchange still knows of its past, page by page: the path and query of the next request for the
   // ids want.first .. want.last, given the page before (nullptr at the beginning); nothing when there is no
   // more.

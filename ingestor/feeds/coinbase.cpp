@@ -38,15 +38,6 @@ class CoinbaseFeed final : public Feed {
     return {Verdict::tick, ""};
   }
 
-  std::string url(std::string_view base, const std::vector<std::string>&, Stream) const override {
-    return std::string(base);
-  }
-
-  std::vector<std::string> greetings(std::string_view, const std::vector<std::string>& symbols,
-                                     Stream stream) const override {
-    return subscribe(symbols, stream, true);
-  }
-
   // Newest first: `after` is the id below which the next page begins.
   std::optional<std::string> history(std::string_view symbol, const Wanted& want,
                                      const std::vector<Tick>* page) const override {

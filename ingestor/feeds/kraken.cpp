@@ -72,15 +72,6 @@ class KrakenFeed final : public Feed {
     return {Verdict::tick, wrong == nullptr ? "" : wrong, bad};
   }
 
-  std::string url(std::string_view base, const std::vector<std::string>&, Stream) const override {
-    return std::string(base);
-  }
-
-  std::vector<std::string> greetings(std::string_view, const std::vector<std::string>& symbols,
-                                     Stream stream) const override {
-    return subscribe(symbols, stream, true);
-  }
-
   // By time: the cursor is the time of the last trade known, which comes again with those of its instant.
   std::optional<std::string> history(std::string_view symbol, const Wanted& want,
                                      const std::vector<Tick>* page) const override {
