@@ -200,6 +200,13 @@ fuzz: $(FUZZ_BINS)
 		test/fuzz/$${t##*/} 2>&1 | grep -E 'ERROR|SUMMARY|crash|Done|average_exec|peak_rss' ; \
 		[ -z "$$(find build/fuzz -name 'crash-*' -o -name 'timeout-*' -o -name 'oom-*')" ]; done
 
+# docs/reference.md from what CREATE EXTENSION makes.
+docs: all
+	@test/cluster stage build/docs/stage && test/cluster create build/docs/cluster build/docs/stage && \
+		{ test/cluster psql build/docs/cluster -Xqc 'CREATE EXTENSION pg_tick'; \
+		test/cluster psql build/docs/cluster -Xq <docs/reference.sql >build/docs/reference.md && cp build/docs/reference.md docs/; \
+		test/cluster destroy build/docs/cluster; }
+
 deps:
 	@.ci/deps
 
@@ -244,6 +251,7 @@ help:
 	@echo 'make soak            the random test on 200 seeds, faults and outages of the ingestor; RANDOM_SEEDS=1000; SEED=17 repeats one'
 	@echo 'make unit|sanitize   unit tests alone; the same under ASan and UBSan'
 	@echo 'make fuzz            libFuzzer on the decoders, FUZZ_SECONDS each'
+	@echo 'make docs            docs/reference.md anew, from the comments in the database'
 	@echo 'make lint fmt bench faults clean'
 
-.PHONY: all install check check-all clean ingest unit unit-binaries sanitize fuzz deps lint fmt bench soak run start stop status clean-demo faults help
+.PHONY: all install check check-all clean ingest unit unit-binaries sanitize fuzz deps lint fmt bench soak run start stop status clean-demo faults docs help

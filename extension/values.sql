@@ -126,6 +126,8 @@ CREATE AGGREGATE tick.last(anyelement, "any") (
 CREATE AGGREGATE tick.last(anyelement, "any", "any") (
   SFUNC = tick_catalog.last_step, STYPE = internal, FINALFUNC = tick_catalog.ordered_final, FINALFUNC_EXTRA, PARALLEL = SAFE
 );
+COMMENT ON AGGREGATE tick.first(anyelement) IS 'refused: name an order, tick.first(value, ts)';
+COMMENT ON AGGREGATE tick.last(anyelement) IS 'refused: name an order, tick.last(value, ts)';
 COMMENT ON AGGREGATE tick.first(anyelement, "any") IS 'the value at the smallest order';
 COMMENT ON AGGREGATE tick.first(anyelement, "any", "any") IS 'the value at the smallest (order, sequence)';
 COMMENT ON AGGREGATE tick.last(anyelement, "any") IS 'the value at the greatest order';
