@@ -181,23 +181,36 @@ unit: $(UNIT_BINS)
 sanitize: $(call SANE,$(UNIT_BINS))
 	@set -e; for t in $^; do ./$$t --gtest_brief=1; done
 
-# libFuzzer over the decoders, each test/fuzz/NAME_fuzz.cpp with its seeds in test/fuzz/NAME/.
+# libFuzzer over everything that takes bytes from outside, each test/fuzz/NAME_fuzz.cpp with its seeds in
+# test/fuzz/NAME/; FUZZ="NAME ..." runs some of them.
 FUZZ_SECONDS ?= 60
+FUZZ ?= $(patsubst test/fuzz/%_fuzz.cpp,%,$(sort $(wildcard test/fuzz/*_fuzz.cpp)))
 FUZZ_CXX ?= $(firstword $(shell which clang++ clang++-14 clang-14 2>/dev/null))
-FUZZ_BINS := $(patsubst test/fuzz/%_fuzz.cpp,build/fuzz/%,$(sort $(wildcard test/fuzz/*_fuzz.cpp)))
-FUZZ_SRC := $(wildcard ingestor/feeds/*.cpp) ingestor/number.cpp
+FUZZ_OBJS := $(CORE_SRC:extension/%.cpp=build/fuzz/%.o) \
+	$(patsubst %.cpp,build/fuzz/%.o,$(wildcard ingestor/feeds/*.cpp) $(addprefix ingestor/,number.cpp rows.cpp replay.cpp))
+FUZZ_COMPILE = $(FUZZ_CXX) $(STRICT) $(INGEST_INC) -O1 -fno-sanitize-recover=all -fsanitize=address,undefined
 
-build/fuzz/%: test/fuzz/%_fuzz.cpp $(FUZZ_SRC) ingestor/feed.hpp ingestor/feeds/event.hpp
+define compile_for_fuzz
 	@mkdir -p $(@D)
 	@[ -n "$(FUZZ_CXX)" ] || { echo "make fuzz needs clang with libFuzzer (package clang)" >&2; exit 1; }
 	$(if $(V),,@echo "  CXX $@")
-	$(Q)$(FUZZ_CXX) $(STRICT) $(INGEST_INC) -O1 -fno-sanitize-recover=all -fsanitize=fuzzer,address,undefined -o $@ \
-		$< $(FUZZ_SRC) -lsimdjson -lstdc++ -lm
+	$(Q)$(FUZZ_COMPILE) -fsanitize=fuzzer-no-link -MMD -MP -c -o $@ $<
+endef
+build/fuzz/core/%.o: extension/core/%.cpp
+	$(compile_for_fuzz)
+build/fuzz/ingestor/%.o: ingestor/%.cpp
+	$(compile_for_fuzz)
 
-fuzz: $(FUZZ_BINS)
-	@set -e; for t in $^; do d=build/fuzz/corpus-$${t##*/}; mkdir -p $$d; \
-		./$$t -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -print_final_stats=1 -artifact_prefix=build/fuzz/ $$d \
-		test/fuzz/$${t##*/} 2>&1 | grep -E 'ERROR|SUMMARY|crash|Done|average_exec|peak_rss' ; \
+build/fuzz/%: test/fuzz/%_fuzz.cpp $(FUZZ_OBJS)
+	$(if $(V),,@echo "  CXX $@")
+	$(Q)$(FUZZ_COMPILE) -fsanitize=fuzzer -o $@ $^ -lsimdjson -lz -lstdc++ -lm
+
+-include $(FUZZ_OBJS:.o=.d)
+
+fuzz: $(FUZZ:%=build/fuzz/%)
+	@set -e; for t in $(FUZZ); do d=build/fuzz/corpus-$$t; mkdir -p $$d; echo "$$t:"; \
+		build/fuzz/$$t -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -print_final_stats=1 -artifact_prefix=build/fuzz/ $$d \
+		test/fuzz/$$t 2>&1 | grep -E 'ERROR|SUMMARY|runtime error|crash|Done|average_exec|peak_rss' ; \
 		[ -z "$$(find build/fuzz -name 'crash-*' -o -name 'timeout-*' -o -name 'oom-*')" ]; done
 
 # docs/reference.md from what CREATE EXTENSION makes.
@@ -250,7 +263,7 @@ help:
 	@echo 'make check-all       the same on PostgreSQL 15, 17 and 18, in chroots (root, debootstrap); KIND and TESTS as above'
 	@echo 'make soak            the random test on 200 seeds, faults and outages of the ingestor; RANDOM_SEEDS=1000; SEED=17 repeats one'
 	@echo 'make unit|sanitize   unit tests alone; the same under ASan and UBSan'
-	@echo 'make fuzz            libFuzzer on the decoders, FUZZ_SECONDS each'
+	@echo 'make fuzz            libFuzzer on all that reads bytes from outside, FUZZ_SECONDS each; FUZZ="batch delta" selects'
 	@echo 'make docs            docs/reference.md anew, from the comments in the database'
 	@echo 'make lint fmt bench faults clean'
 

@@ -340,7 +340,7 @@ void DecimalSum::before_addition(int low, int high) {
 
 void DecimalSum::count_scale(int32_t scale, int64_t times) {
   if (scale == scale_) {
-    scale_count_ += times;
+    add_count(scale_count_, times);
     return;
   }
   if (scale_count_ == 0 && (!rare_ || rare_->scales.empty())) {
@@ -352,7 +352,7 @@ void DecimalSum::count_scale(int32_t scale, int64_t times) {
   const auto same =
       std::find_if(scales.begin(), scales.end(), [&](auto& entry) { return entry.first == scale; });
   if (same != scales.end()) {
-    same->second += times;
+    add_count(same->second, times);
   } else {
     scales.emplace_back(scale, times);
   }
@@ -362,13 +362,13 @@ void DecimalSum::add_bytes(std::string_view bytes, int direction) {
   const Value value = parse(bytes);
   switch (value.kind) {
     case Value::nan:
-      make_rare().nan += direction;
+      add_count<int64_t>(make_rare().nan, direction);
       return;
     case Value::infinity:
-      make_rare().infinity += direction;
+      add_count<int64_t>(make_rare().infinity, direction);
       return;
     case Value::minus_infinity:
-      make_rare().minus_infinity += direction;
+      add_count<int64_t>(make_rare().minus_infinity, direction);
       return;
     case Value::finite:
       break;
@@ -384,7 +384,7 @@ void DecimalSum::add_bytes(std::string_view bytes, int direction) {
 void DecimalSum::add_square_bytes(std::string_view bytes, int direction) {
   const Value value = parse(bytes);
   if (value.kind != Value::finite) {
-    (value.kind == Value::nan ? make_rare().nan : make_rare().infinity) += direction;
+    add_count<int64_t>(value.kind == Value::nan ? make_rare().nan : make_rare().infinity, direction);
     return;
   }
   count_scale(2 * value.scale, direction);
@@ -425,12 +425,16 @@ void DecimalSum::combine(const DecimalSum& other, int direction) {
     const int64_t minus_infinity = other.rare_->minus_infinity;
     if (nan != 0 || infinity != 0 || minus_infinity != 0) {
       Rare& rare = make_rare();
-      rare.nan += direction * nan;
-      rare.infinity += direction * infinity;
-      rare.minus_infinity += direction * minus_infinity;
+      add_count(rare.nan, nan, direction);
+      add_count(rare.infinity, infinity, direction);
+      add_count(rare.minus_infinity, minus_infinity, direction);
     }
   }
-  for (const auto& [scale, times] : their_scales) count_scale(scale, direction * times);
+  for (const auto& [scale, times] : their_scales) {
+    int64_t signed_times = 0;
+    add_count(signed_times, times, direction);
+    count_scale(scale, signed_times);
+  }
   if (theirs.digit.empty()) return;
   before_addition(theirs.base, theirs.base + static_cast<int>(theirs.digit.size()) - 1);
   int32_t* limb = &limbs_.at(theirs.base);
@@ -447,8 +451,8 @@ void DecimalSum::clear() {
 int64_t DecimalSum::count() const {
   int64_t total = scale_count_;
   if (rare_) {
-    total += rare_->nan + rare_->infinity + rare_->minus_infinity;
-    for (const auto& entry : rare_->scales) total += entry.second;
+    for (const int64_t count : {rare_->nan, rare_->infinity, rare_->minus_infinity}) add_count(total, count);
+    for (const auto& entry : rare_->scales) add_count(total, entry.second);
   }
   return total;
 }

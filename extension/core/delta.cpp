@@ -209,17 +209,17 @@ void merge_delta(Fold& fold, std::string_view delta) {
     fold.slot_[slot].max_time = std::max<Micros>(fold.slot_[slot].max_time, reader.integer());
     const auto removed = static_cast<int64_t>(reader.number());
     if (removed < 0) corrupted("removed rows");
-    fold.slot_[slot].removed += removed;
+    add_count(fold.slot_[slot].removed, removed);
     if (removed > 0 && !fold.has_gone_) fold.make_gone();
     for (size_t index = 0; index < program.items.size(); ++index) {
       Partials& partials = fold.items_[index];
       switch (partials.kind) {
         case PartialKind::count:
-          partials.counts[slot] += reader.integer();
+          add_count(partials.counts[slot], reader.integer());
           break;
         case PartialKind::integer: {
           const auto high = static_cast<unsigned __int128>(static_cast<__int128>(reader.integer()));
-          partials.integers[slot] += static_cast<__int128>((high << 64) | reader.word());
+          add_count(partials.integers[slot], static_cast<__int128>((high << 64) | reader.word()));
           break;
         }
         case PartialKind::exact:
@@ -249,7 +249,7 @@ void merge_delta(Fold& fold, std::string_view delta) {
     }
   }
   if (!reader.rest().empty()) corrupted("trailing bytes");
-  fold.rows_ += rows;
+  add_count(fold.rows_, rows);
 }
 
 }  // namespace tick

@@ -239,7 +239,7 @@ void ExactSum::carry() {
     limbs_.cover(above, above);
     limbs_.at(above) += carry;
   }
-  count_ += pending_;
+  count_ = count();
   pending_ = 0;
 }
 
@@ -252,7 +252,7 @@ void ExactSum::add_bits(unsigned __int128 mantissa, int position, bool negative)
   limbs_.cover(low, std::max((position + bits - 1) >> 5, low + (high_half != 0 ? 3 : 1)));
   if (pending_ >= pending_limit) carry();
   ++pending_;
-  --count_;
+  add_count<int64_t>(count_, -1);
   const unsigned shift = position & 31;
   int64_t* limb = &limbs_.at(low);
   auto part = static_cast<int64_t>(static_cast<uint32_t>(mantissa << shift));
@@ -270,22 +270,25 @@ void ExactSum::add_slowly(double x, int direction) {
   const bool negative = bits >> 63;
   if (exponent == 0x7ff) {
     Specials& specials = make_specials();
-    (std::isnan(x) ? specials.nan : negative ? specials.minus_infinity : specials.infinity) += direction;
+    add_count<int64_t>(std::isnan(x) ? specials.nan
+                       : negative    ? specials.minus_infinity
+                                     : specials.infinity,
+                       direction);
   } else if (x == 0) {
-    if (negative) make_specials().minus_zero += direction;
+    if (negative) add_count<int64_t>(make_specials().minus_zero, direction);
   } else {
     const uint64_t mantissa = (bits & mantissa_mask) | (exponent == 0 ? 0 : hidden_bit);
     add_bits(mantissa, std::max(exponent, 1) - 1075, negative != (direction < 0));
   }
-  count_ += direction;
+  add_count<int64_t>(count_, direction);
 }
 
 void ExactSum::accumulate_square(double x, int direction) {
   const auto bits = std::bit_cast<uint64_t>(x);
   const int exponent = static_cast<int>(bits >> 52) & 0x7ff;
-  count_ += direction;
+  add_count<int64_t>(count_, direction);
   if (exponent == 0x7ff) {
-    (std::isnan(x) ? make_specials().nan : make_specials().infinity) += direction;
+    add_count<int64_t>(std::isnan(x) ? make_specials().nan : make_specials().infinity, direction);
     return;
   }
   if (x == 0) return;
@@ -299,7 +302,7 @@ void ExactSum::accumulate_square(double x, int direction) {
     return;
   }
   ++pending_;
-  --count_;
+  add_count<int64_t>(count_, -1);
   const unsigned shift = position & 31;
   int64_t* const limb = limbs_.data() + slot;
   limb[0] += direction * static_cast<int64_t>(static_cast<uint32_t>(static_cast<uint64_t>(square) << shift));
@@ -319,17 +322,17 @@ void ExactSum::combine(const ExactSum& other, int direction) {
     limbs_.cover(theirs.base, theirs.base + theirs.size - 1);
     if (pending_ >= pending_limit) carry();
     ++pending_;
-    --count_;
+    add_count<int64_t>(count_, -1);
     int64_t* limb = &limbs_.at(theirs.base);
     for (int i = 0; i < theirs.size; ++i) limb[i] += direction * int64_t{theirs.digit[i]};
   }
-  count_ += direction * their_count;
+  add_count(count_, their_count, direction);
   if (their_specials != Specials{}) {
     Specials& specials = make_specials();
-    specials.nan += direction * their_specials.nan;
-    specials.infinity += direction * their_specials.infinity;
-    specials.minus_infinity += direction * their_specials.minus_infinity;
-    specials.minus_zero += direction * their_specials.minus_zero;
+    add_count(specials.nan, their_specials.nan, direction);
+    add_count(specials.infinity, their_specials.infinity, direction);
+    add_count(specials.minus_infinity, their_specials.minus_infinity, direction);
+    add_count(specials.minus_zero, their_specials.minus_zero, direction);
   }
 }
 

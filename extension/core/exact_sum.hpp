@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 namespace tick {
@@ -106,6 +107,15 @@ class LimbWindow {
   Limb inline_[inline_limbs] = {};
 };
 
+// Adds to a count, or takes from it. Counts are modulo their word: one that is too large, which only bytes
+// made by hand bring, is still gone again when it is taken back.
+template <typename Count>
+void add_count(Count& to, Count count, int direction = 1) {
+  using Unsigned = std::make_unsigned_t<Count>;
+  const auto n = static_cast<Unsigned>(count);
+  to = static_cast<Count>(static_cast<Unsigned>(to) + (direction < 0 ? Unsigned{0} - n : n));
+}
+
 // Zigzag LEB128, minimal length. take_varint advances `bytes` and throws Error data_corrupted on truncated,
 // oversized or non-minimal input.
 void put_varint(std::string& out, int64_t value);
@@ -137,7 +147,11 @@ class ExactSum {
   void clear();
 
   // Number of inputs, those taken back subtracted.
-  int64_t count() const { return count_ + pending_; }
+  int64_t count() const {
+    int64_t count = count_;
+    add_count<int64_t>(count, pending_);
+    return count;
+  }
   // True if an input was NaN or infinite.
   bool has_special() const;
 
@@ -194,7 +208,7 @@ class ExactSum {
       return;
     }
     ++pending_;
-    if constexpr (direction < 0) count_ -= 2;
+    if constexpr (direction < 0) add_count<int64_t>(count_, -2);
     const unsigned shift = position & 31;
     const uint64_t mantissa = (bits & mantissa_mask) | hidden_bit;
     const int64_t sign = (static_cast<int64_t>(bits) >> 63) ^ (direction < 0 ? -1 : 0);

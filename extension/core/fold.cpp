@@ -512,10 +512,10 @@ void Fold::merge_partial(size_t index, size_t slot, const Partials& from, size_t
   if (partials.kind != from.kind) throw Error{Error::Code::internal, "merge of different partials"};
   switch (partials.kind) {
     case PartialKind::count:
-      partials.counts[slot] += from.counts[from_slot];
+      add_count(partials.counts[slot], from.counts[from_slot]);
       break;
     case PartialKind::integer:
-      partials.integers[slot] += from.integers[from_slot];
+      add_count(partials.integers[slot], from.integers[from_slot]);
       break;
     case PartialKind::exact:
       partials.exacts[slot].merge(from.exacts[from_slot]);
@@ -546,7 +546,7 @@ void Fold::merge(const Fold& from, std::span<const int16_t> items, const Route& 
     if (key_of[source.key] == no_slot) key_of[source.key] = find_key(from.keys_.data() + source.key * width);
     const uint32_t slot = find_slot(key_of[source.key], *window);
     slot_[slot].max_time = std::max(slot_[slot].max_time, source.max_time);
-    slot_[slot].removed += source.removed;
+    add_count(slot_[slot].removed, source.removed);
     for (size_t item = 0; item < items.size(); ++item)
       merge_partial(item, slot, from.items_[items[item]], at);
   }
