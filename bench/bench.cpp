@@ -10,52 +10,23 @@
 #include <cmath>
 #include <thread>
 
-#include "client.hpp"
+#include "trades.hpp"
 
 namespace tick::bench {
 namespace {
 
 constexpr int transaction_rows = 10000;
 
-struct RollupSpec {
-  const char* name;
-  const char* window;  // nullptr: one row per key
-};
-constexpr RollupSpec rollups[] = {
-    {"candles_1m", "1 minute"},    {"candles_5m", "5 minutes"}, {"latest_price", nullptr},
-    {"candles_15m", "15 minutes"}, {"candles_1h", "1 hour"},    {"candles_10s", "10 seconds"},
-    {"candles_30s", "30 seconds"}, {"candles_4h", "4 hours"},
-};
-
-long setting(const char* name, long otherwise) {
-  const char* text = std::getenv(name);
-  return text == nullptr || *text == '\0' ? otherwise : std::atol(text);
-}
-
-std::string query(const RollupSpec& rollup, const std::string& table) {
-  if (rollup.window == nullptr)
-    return "SELECT exchange, symbol, tick.last(price, ts, trade_id) AS price, tick.last(qty, ts, trade_id) "
-           "AS qty,"
-           " max(ts) AS last_ts, count(*) AS trades FROM " +
-           table + " GROUP BY exchange, symbol";
-  return "SELECT exchange, symbol, tick.tumble(ts, '" + std::string(rollup.window) +
-         "') AS ts, tick.first(price, ts, trade_id) AS open, max(price) AS high, min(price) AS low,"
-         " tick.last(price, ts, trade_id) AS close, sum(qty) AS volume, count(*) AS trades,"
-         " sum(price * qty) / nullif(sum(qty), 0) AS vwap, max(trade_id) AS last_id FROM " +
-         table + " GROUP BY 1, 2, 3";
-}
-
-class Bench {
+class Bench : public Trades {
  public:
   Bench(std::string conninfo, std::string nothing)
-      : conninfo_(std::move(conninfo)), nothing_(std::move(nothing)), db_(conninfo_) {}
+      : Trades(std::move(conninfo)), nothing_(std::move(nothing)) {}
 
   void prepare();
   void copy();
   void latency();
   void recompute();
   void creation();
-  bool exact() const { return exact_; }
 
  private:
   struct Variant {
@@ -75,19 +46,11 @@ class Bench {
     int stride;     // every how many commits carry a sentinel
   };
 
-  void create_table(const std::string& columns_and_options, bool partitioned);
-  void create_rollups(int count);
-  void wait();
-  void drop(int count);
-  void verify(int count);
   void measure(Variant& variant, const std::vector<std::string>& copies,
                const std::vector<std::string>& columns, bool last);
   void measure(const Load& load);
-  int worker_pid();
 
-  std::string conninfo_, nothing_;
-  Connection db_;
-  bool exact_ = true;
+  std::string nothing_;
 };
 
 // A small rollup of another table keeps the worker alive between the measurements.
@@ -98,72 +61,6 @@ void Bench::prepare() {
   if (!nothing_.empty())
     db_.run("CREATE FUNCTION nothing() RETURNS trigger LANGUAGE c AS '" + nothing_ + "', 'nothing'");
   wait();
-}
-
-int Bench::worker_pid() {
-  return std::atoi(db_.value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_tick worker'"
-                             " AND datname = current_database()")
-                       .c_str());
-}
-
-void Bench::create_table(const std::string& start, bool partitioned) {
-  if (!partitioned) {
-    db_.run(std::string("CREATE TABLE trades (") + trade_columns + ") WITH (autovacuum_enabled = off)");
-    return;
-  }
-  db_.run(std::string("CREATE TABLE trades (") + trade_columns + ") PARTITION BY RANGE (ts)");
-  for (int day = -2; day <= 2; ++day) {
-    const auto edge = [&](int d) {
-      return "date_trunc('day', " + start + ") + '" + std::to_string(d) + " days'";
-    };
-    const std::string from = db_.value("SELECT " + edge(day)), to = db_.value("SELECT " + edge(day + 1));
-    db_.run("CREATE TABLE trades_" + std::to_string(day + 2) + " PARTITION OF trades FOR VALUES FROM ('" +
-            from + "') TO ('" + to + "') WITH (autovacuum_enabled = off)");
-  }
-}
-
-void Bench::create_rollups(int count) {
-  for (int i = 0; i < count; ++i)
-    db_.run(std::string("SELECT tick.create_rollup('") + rollups[i].name + "', $$" +
-            query(rollups[i], "trades") + "$$)");
-}
-
-void Bench::wait() {
-  if (db_.value("SELECT tick.wait(NULL, '300 s')") == "t") return;
-  std::fprintf(stderr, "bench: the worker did not catch up in 300 s\n");
-  std::exit(1);
-}
-
-void Bench::drop(int count) {
-  for (int i = 0; i < count; ++i) db_.run(std::string("SELECT tick.drop_rollup('") + rollups[i].name + "')");
-  db_.run("DROP TABLE trades");
-}
-
-// Every rollup against tick.verify, the one-minute candles against built-ins as well.
-void Bench::verify(int count) {
-  const bool available = db_.value("SELECT to_regproc('tick.verify')") != "";
-  for (int i = 0; i < count; ++i) {
-    if (!available) continue;
-    const std::string wrong =
-        db_.value(std::string("SELECT count(*) FROM tick.verify('") + rollups[i].name + "')");
-    if (wrong == "0") continue;
-    std::printf("NOT EXACT: %s differs from its query in %s places\n", rollups[i].name, wrong.c_str());
-    exact_ = false;
-  }
-  if (count == 0) return;
-  const std::string wrong = db_.value(
-      "WITH expected AS (SELECT exchange, symbol, date_bin('1 minute', ts, '2000-01-01 00:00:00+00') AS ts,"
-      " (array_agg(price ORDER BY ts, trade_id))[1] AS open, max(price) AS high, min(price) AS low,"
-      " (array_agg(price ORDER BY ts DESC, trade_id DESC))[1] AS close, count(*) AS trades, "
-      "sum(qty::numeric) AS volume,"
-      " max(trade_id) AS last_id FROM trades GROUP BY 1, 2, 3)"
-      " SELECT count(*) FROM expected e FULL JOIN candles_1m c USING (exchange, symbol, ts)"
-      " WHERE (e.open, e.high, e.low, e.close, e.trades, e.last_id)"
-      " IS DISTINCT FROM (c.open, c.high, c.low, c.close, c.trades, c.last_id)"
-      " OR abs(e.volume::float8 - c.volume) > 1e-9 * e.volume::float8");
-  if (wrong == "0") return;
-  std::printf("NOT EXACT: candles_1m differs from built-ins in %s candles\n", wrong.c_str());
-  exact_ = false;
 }
 
 // ---- COPY ------------------------------------------------------------
@@ -293,26 +190,18 @@ void Bench::measure(const Load& load) {
 
   std::thread reading([&] {
     prctl(PR_SET_TIMERSLACK, 1);
-    PQclear(reader.checked(PQprepare(reader.raw(), "poll",
-                                     "SELECT last_id FROM candles_1m WHERE exchange = 'binance'"
-                                     " AND symbol = 'SYM000USDT' ORDER BY ts DESC LIMIT 1",
-                                     0, nullptr),
-                           "prepare"));
+    LastId poll(reader);
     long next = 0;
     double last = 0;
     for (double at = start; next < commits && !over; at = std::max(at + 0.0005, now())) {
       sleep_until(at);
-      PGresult* result =
-          reader.checked(PQexecPrepared(reader.raw(), "poll", 0, nullptr, nullptr, nullptr, 1), "poll");
+      const auto id = poll.read();
       const double seen = now();
-      if (PQntuples(result) == 1 && !PQgetisnull(result, 0, 0)) {
-        uint64_t id;
-        std::memcpy(&id, PQgetvalue(result, 0, 0), sizeof id);
-        const auto there = static_cast<long>(__builtin_bswap64(id)) / load.rows;
+      if (id) {
+        const long there = *id / load.rows;
         for (; next < there; ++next)
           if (next >= first && next % load.stride == 0) visible.push_back((seen - due(next)) * 1e3);
       }
-      PQclear(result);
       if (last != 0 && next >= first) polls.push_back((seen - last) * 1e3);
       last = seen;
     }

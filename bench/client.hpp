@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <random>
 #include <string>
 #include <vector>
@@ -42,8 +43,9 @@ inline int64_t wall_micros() {
   return (static_cast<int64_t>(at.tv_sec) - 946684800) * 1000000 + at.tv_nsec / 1000;
 }
 
-// Seconds a process has run (user and system), and has waited for a core, which is what other work on the
-// machine does to a measurement. From /proc/PID/schedstat; without it, from /proc/PID/stat in clock ticks.
+// Seconds that all threads of a process have run (user and system), and have waited for a core, which is what
+// other work on the machine does to a measurement. From /proc/PID/task/TID/schedstat; without it, from
+// /proc/PID/stat in clock ticks.
 struct Usage {
   double ran = 0, waited = 0;
   Usage operator-(const Usage& before) const { return {ran - before.ran, waited - before.waited}; }
@@ -60,8 +62,12 @@ inline Usage usage(int pid) {
     return read;
   };
   unsigned long a = 0, b = 0;
-  if (read(proc + "/schedstat") && std::sscanf(line, "%lu %lu", &a, &b) == 2 && a > 0)
-    return {static_cast<double>(a) * 1e-9, static_cast<double>(b) * 1e-9};
+  Usage all;
+  std::error_code gone;
+  for (const auto& thread : std::filesystem::directory_iterator(proc + "/task", gone))
+    if (read(thread.path().string() + "/schedstat") && std::sscanf(line, "%lu %lu", &a, &b) == 2)
+      all = {all.ran + static_cast<double>(a) * 1e-9, all.waited + static_cast<double>(b) * 1e-9};
+  if (all.ran > 0) return all;
   const char* rest = read(proc + "/stat") ? std::strrchr(line, ')') : nullptr;
   if (rest == nullptr ||
       std::sscanf(rest + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &a, &b) != 2)
