@@ -155,8 +155,10 @@ CREATE TABLE tick_catalog.pending (
   fresh   bool NOT NULL,
   scan    int8,
   replace bool NOT NULL DEFAULT false,
+  missed  bool NOT NULL DEFAULT false,
   PRIMARY KEY (rollup, lo, hi, fresh)
 );
+COMMENT ON COLUMN tick_catalog.pending.missed IS 'rows came while the rollup was set aside: its state does not know of them';
 COMMENT ON COLUMN tick_catalog.pending.replace IS 'asked for: counts may fall to what the source holds';
 
 -- The partitions that a source's rows are in, default partitions excepted, with the times [lo, hi) they may have.

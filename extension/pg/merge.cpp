@@ -41,8 +41,8 @@ void mark_set_aside(int rollup, const std::string& reason) {
         kept_plan("UPDATE tick_catalog.rollup SET status = 'error', last_error = $2 WHERE id = $1", 2, types),
         values, nullptr, false, 0);
     const bool found = SPI_processed == 1;
-    SPI_execute_plan(kept_plan("DELETE FROM tick_catalog.pending WHERE rollup = $1", 1, types), values,
-                     nullptr, false, 0);
+    SPI_execute_plan(kept_plan("DELETE FROM tick_catalog.pending WHERE rollup = $1 AND fresh", 1, types),
+                     values, nullptr, false, 0);
     if (found)
       ereport(WARNING, (errmsg("rollup %d is set aside: %s", rollup, text),
                         errhint("Cure the cause, then SELECT tick.resume(rollup) to recompute it.")));
@@ -283,8 +283,8 @@ const Evaluator* Merger::find_program(Turn& turn, int64_t program) {
 void Merger::consume(Turn& turn) {
   std::set<int64_t> wanted;
   for (const Rollup& rollup : rollups_)
-    if (rollup.status != "error")
-      for (const auto& [program, items] : rollup.items) wanted.insert(program);
+    for (const auto& [program, items] : rollup.items)
+      if (rollup.status != "error" || !broken_programs_.contains(program)) wanted.insert(program);
   turn.cut = read_deltas(turn.before, static_cast<size_t>(tick_turn_memory) * 1024,
                          [&](int64_t program, std::string_view payload) {
                            ++turn.result.deltas;
@@ -317,7 +317,6 @@ void Merger::set_aside_in_turn(Turn& turn, Rollup& rollup, const std::string& re
   mark_set_aside(rollup.id, reason);
   rollup.status = "error";
   rollup.fresh = {{minus_infinity, plus_infinity, true}};
-  rollup.dirty.clear();
   if (turn.recomputed == &rollup) turn.recomputed = nullptr;
 }
 
@@ -369,7 +368,10 @@ Merger::Verdict Merger::judge(const Rollup& rollup, const Fold& from, size_t slo
 
 void Merger::merge_deltas(Turn& turn) {
   for (Rollup& rollup : rollups_) {
-    if (rollup.status == "error") continue;
+    if (rollup.status == "error") {
+      note_missed(turn, rollup);
+      continue;
+    }
     current_ = rollup.id;
     Fold fold(rollup.program);
     std::map<Refusal, std::unique_ptr<Fold>> refused;

@@ -63,6 +63,8 @@ class Merger {
   };
   Verdict judge(const Rollup& rollup, const Fold& from, size_t slot, std::optional<Micros> window) const;
   void mark_dirty(Rollup& rollup, const std::set<Micros>& windows);
+  void note_missed(Turn& turn, Rollup& rollup);
+  void give_up_missed(Turn& turn, const Rollup& rollup, Micros covered);
   void list_stale(const Rollup& rollup, Micros lo, Micros hi);
   bool knows_leaves(const Turn& turn);
   void shorten_pending(Rollup& rollup, const Range& range, Micros lo);

@@ -25,11 +25,12 @@ constexpr int most_yields = 3;  // of a scan to those who want a lock
 // Runs a statement of ours about a range of pending windows of a rollup.
 void pending_statement(const char* sql, int rollup, const Range& range) {
   call([&] {
-    Oid types[6] = {INT4OID, INT8OID, INT8OID, BOOLOID, INT8OID, BOOLOID};
-    Datum values[6] = {Int32GetDatum(rollup),     Int64GetDatum(range.lo),   Int64GetDatum(range.hi),
-                       BoolGetDatum(range.fresh), Int64GetDatum(range.scan), BoolGetDatum(range.replace)};
-    const char nulls[7] = {' ', ' ', ' ', ' ', range.scan == 0 ? 'n' : ' ', ' ', '\0'};
-    if (SPI_execute_plan(kept_plan(sql, 6, types), values, nulls, false, 0) < 0)
+    Oid types[7] = {INT4OID, INT8OID, INT8OID, BOOLOID, INT8OID, BOOLOID, BOOLOID};
+    Datum values[7] = {Int32GetDatum(rollup),     Int64GetDatum(range.lo),   Int64GetDatum(range.hi),
+                       BoolGetDatum(range.fresh), Int64GetDatum(range.scan), BoolGetDatum(range.replace),
+                       BoolGetDatum(range.missed)};
+    const char nulls[8] = {' ', ' ', ' ', ' ', range.scan == 0 ? 'n' : ' ', ' ', ' ', '\0'};
+    if (SPI_execute_plan(kept_plan(sql, 7, types), values, nulls, false, 0) < 0)
       elog(ERROR, "pg_tick: cannot run: %s", sql);
   });
 }
@@ -52,8 +53,9 @@ void execute(const std::string& sql) {
 
 void insert_pending(int rollup, const Range& range) {
   pending_statement(
-      "INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh, scan, replace) "
-      "VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+      "INSERT INTO tick_catalog.pending AS p (rollup, lo, hi, fresh, scan, replace, missed) "
+      "VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (rollup, lo, hi, fresh) DO UPDATE SET missed = true "
+      "WHERE excluded.missed",
       rollup, range);
 }
 
@@ -161,13 +163,84 @@ void Merger::mark_dirty(Rollup& rollup, const std::set<Micros>& windows) {
   }
 }
 
+// Remembers the windows that a turn would have changed of a rollup that is set aside: rows of theirs may have
+// gone when it is resumed.
+void Merger::note_missed(Turn& turn, Rollup& rollup) {
+  std::set<Micros> windows;
+  std::vector<Range> ranges;
+  Fold none(rollup.program);
+  for (const auto& [program, delta] : turn.folds) {
+    const auto items = rollup.items.find(program);
+    if (items == rollup.items.end()) continue;
+    if (!delta) {  // which windows, nobody can tell
+      ranges = {{minus_infinity, plus_infinity, false}};
+      continue;
+    }
+    merge_into_windows(none, rollup, *delta, items->second, [&](const Fold&, size_t, auto window) {
+      if (window) windows.insert(*window);
+      return std::optional<Micros>();
+    });
+  }
+  for (Micros window : windows)
+    ranges.push_back(rollup.windowed ? Range{window, next_window(window, rollup.size), false}
+                                     : Range{minus_infinity, plus_infinity, false});
+  for (Range& range : ranges) {
+    range.missed = true;
+    const auto touches = [&](const Range& known) {
+      return known.missed && known.lo <= range.hi && known.hi >= range.lo;
+    };
+    const auto known = std::find_if(rollup.dirty.begin(), rollup.dirty.end(), touches);
+    if (known != rollup.dirty.end()) {
+      if (known->lo <= range.lo && known->hi >= range.hi) continue;
+      delete_pending(rollup.id, *known);
+      range.lo = std::min(range.lo, known->lo);
+      range.hi = std::max(range.hi, known->hi);
+      range.replace = known->replace;
+      rollup.dirty.erase(known);
+    }
+    insert_pending(rollup.id, range);
+    rollup.dirty.push_back(range);
+  }
+}
+
+// Of windows that were missed, those whose rows have gone can never be right again: their rows become stale,
+// and a window without a row is listed, too.
+void Merger::give_up_missed(Turn& turn, const Rollup& rollup, Micros covered) {
+  for (const Range& range : turn.done) {
+    if (!range.missed || range.lo >= covered) continue;
+    const Micros hi = std::min(range.hi, covered);
+    mark_stale(rollup, range.lo, hi);
+    list_stale(rollup, range.lo, hi);
+    if (rollup.windowed && range.lo == minus_infinity) continue;
+    std::vector<Micros> windows{range.lo};
+    while (rollup.windowed && next_window(windows.back(), rollup.size) < hi)
+      windows.push_back(next_window(windows.back(), rollup.size));
+    const Micros* starts = windows.data();
+    const size_t count = windows.size();
+    call([&] {
+      auto* elements = static_cast<Datum*>(palloc(sizeof(Datum) * count));
+      for (size_t i = 0; i < count; ++i) elements[i] = TimestampTzGetDatum(starts[i]);
+      Oid types[3] = {INT4OID, TIMESTAMPTZARRAYOID, BOOLOID};
+      Datum values[3] = {Int32GetDatum(rollup.id),
+                         PointerGetDatum(construct_array(elements, static_cast<int>(count), TIMESTAMPTZOID, 8,
+                                                         FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)),
+                         BoolGetDatum(rollup.windowed)};
+      const char* list =
+          "INSERT INTO tick_catalog.stale SELECT $1, CASE WHEN $3 THEN u END FROM unnest($2) AS u "
+          "ON CONFLICT DO NOTHING";
+      if (SPI_execute_plan(kept_plan(list, 3, types), values, nullptr, false, 0) != SPI_OK_INSERT)
+        elog(ERROR, "pg_tick: cannot list stale windows");
+    });
+  }
+}
+
 // Replaces a pending range by the part of it that lies below `lo`, if any.
 void Merger::shorten_pending(Rollup& rollup, const Range& range, Micros lo) {
   delete_pending(rollup.id, range);
   auto& ranges = range.fresh ? rollup.fresh : rollup.dirty;
   std::erase_if(ranges, [&](const Range& known) { return known.lo == range.lo && known.hi == range.hi; });
   if (range.lo >= lo) return;
-  const Range rest{range.lo, std::min(range.hi, lo), range.fresh, 0, range.replace};
+  const Range rest{range.lo, std::min(range.hi, lo), range.fresh, 0, range.replace, range.missed};
   insert_pending(rollup.id, rest);
   ranges.push_back(rest);
 }
@@ -423,11 +496,16 @@ void Merger::recompute(Turn& turn) {
       list_late(rollup, listed, refusal, turn.started);
     }
   }
+  if (fresh)  // these need no second look
+    for (const Range& range : std::vector<Range>(rollup.dirty))
+      if (range.missed && range.lo >= std::max(turn.lo, covered) && range.hi <= turn.hi)
+        shorten_pending(rollup, range, range.lo);
   // What lies below is left to a later turn, or, where the source does not reach, for good.
   const Micros rest = turn.lo > target || fresh ? turn.lo : turn.ranges.front().lo;
   for (const Range& range : turn.done)
     if (range.hi > rest) shorten_pending(rollup, range, rest);
   if (!fresh || rollup.status == "live") list_stale(rollup, std::min(rest, turn.hi), turn.hi);
+  if (!fresh) give_up_missed(turn, rollup, covered);
   become_live(rollup);
   current_ = 0;
 }

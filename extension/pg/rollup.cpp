@@ -156,12 +156,13 @@ std::vector<Rollup> load_rollups(int id) {
       rollup.newest = number(row[0]);
       rollup.items[rollup.newest] = numbers(row[1]);
     }
-    for (const auto& row :
-         read_text(("SELECT lo, hi, fresh, scan, replace FROM tick_catalog.pending WHERE rollup = " + of +
-                    " ORDER BY hi DESC")
-                       .c_str()))
+    for (const auto& row : read_text(
+             ("SELECT lo, hi, fresh, scan, replace, missed FROM tick_catalog.pending WHERE rollup = " + of +
+              " ORDER BY hi DESC")
+                 .c_str()))
       (row[2] == "t" ? rollup.fresh : rollup.dirty)
-          .push_back({number(row[0]), number(row[1]), row[2] == "t", number(row[3]), row[4] == "t"});
+          .push_back(
+              {number(row[0]), number(row[1]), row[2] == "t", number(row[3]), row[4] == "t", row[5] == "t"});
     const int64_t newest = rollup.newest;
     const Evaluator* evaluator = call([&] { return find_evaluator(newest); });
     if (evaluator == nullptr) throw Error{Error::Code::internal, "rollup " + rollup.name + " has no program"};

@@ -15,12 +15,14 @@ namespace tick::pg {
 // Window starts [lo, hi) still to be recomputed. Fresh ones have never been computed: they ignore deltas, the
 // recompute will see those rows; unless a helper process scans them in the snapshot of one turn: then the
 // deltas of later turns are merged, and what the helper finds as well. With `replace` somebody has asked for
-// what the source holds: a count may fall.
+// what the source holds: a count may fall. Of windows that were `missed` rows came while the rollup was set
+// aside: what the source no longer holds of them is stale.
 struct Range {
   Micros lo, hi;
   bool fresh;
   int64_t scan = 0;  // of the helper's scan, 0 = none
   bool replace = false;
+  bool missed = false;
 };
 
 struct Rollup {

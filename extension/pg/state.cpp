@@ -670,6 +670,22 @@ void replace_state(const Rollup& rollup, const Fold& fold, const std::vector<Ran
   write(rollup, rest, time, true, rest_revisions.data(), lost);
 }
 
+void mark_stale(const Rollup& rollup, Micros lo, Micros hi) {
+  const Oid type = rollup.windowed ? rollup.column_types.at(rollup.program.keys.size()) : TIMESTAMPTZOID;
+  call([&] {
+    const Actor before = act_as_owner(rollup.owner);
+    const char* sql =
+        psprintf("UPDATE %s AS s SET tick_stale = true WHERE NOT s.tick_stale", state_text(rollup));
+    if (rollup.windowed)
+      sql = psprintf("%s AND s.%s >= $1 AND s.%s < $2", sql, time_text(rollup), time_text(rollup));
+    Oid types[2] = {type, type};
+    Datum values[2] = {TimestampTzGetDatum(lo), TimestampTzGetDatum(hi)};
+    const int code = SPI_execute_with_args(sql, rollup.windowed ? 2 : 0, types, values, nullptr, false, 0);
+    if (code != SPI_OK_UPDATE) elog(ERROR, "pg_tick: cannot mark: %s", SPI_result_code_string(code));
+    act_again(before);
+  });
+}
+
 std::set<Micros> stale_windows(const Rollup& rollup, Micros lo, Micros hi) {
   std::set<Micros> windows;
   Rows rows(rollup, {Range{lo, hi, false}}, true);

@@ -33,6 +33,9 @@ enum class Replace { all, guard, keep };
 void replace_state(const Rollup& rollup, const Fold& fold, const std::vector<Range>& windows,
                    const std::function<Replace(Micros window)>& rule, const TurnTime& time);
 
+// Marks all rows of the windows of [lo, hi) as stale; of a rollup without window all. Inside SPI. Throws.
+void mark_stale(const Rollup& rollup, Micros lo, Micros hi);
+
 // The windows of [lo, hi) that have stale rows; of a rollup without window it is 0. Inside SPI. Throws.
 std::set<Micros> stale_windows(const Rollup& rollup, Micros lo, Micros hi);
 

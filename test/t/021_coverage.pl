@@ -159,5 +159,31 @@ sql(q{UPDATE moved SET ts = ts + interval '1 day' WHERE price < 10});
 settle();
 is(sql('SELECT sum(n) FROM moved_1h'), '100', 'every row counts once');
 
+# Rows that came while a rollup was set aside, and have gone before it was resumed, are in no candle: the windows say so.
+sql(q{
+  CREATE TABLE ratios (symbol text, ts timestamptz, v int8) PARTITION BY RANGE (ts);
+  CREATE TABLE ratios_1 PARTITION OF ratios FOR VALUES FROM ('2024-03-01 00:00+00') TO ('2024-03-02 00:00+00');
+  CREATE TABLE ratios_2 PARTITION OF ratios FOR VALUES FROM ('2024-03-02 00:00+00') TO ('2024-03-03 00:00+00');
+  SELECT tick.create_rollup('ratios_1h', 'SELECT symbol, tick.tumble(ts, ''1 hour'') AS ts, count(*) AS n, sum(100 / v) AS x FROM ratios GROUP BY 1, 2');
+  SELECT tick.create_rollup('ratios_all', 'SELECT symbol, count(*) AS n, sum(100 / v) AS x FROM ratios GROUP BY 1');
+  INSERT INTO ratios VALUES ('a', '2024-03-01 12:00+00', 1), ('a', '2024-03-01 13:00+00', 1), ('a', '2024-03-02 10:00+00', 1);
+  SELECT tick.wait(NULL);
+  INSERT INTO ratios VALUES ('a', '2024-03-02 12:00+00', 0)});
+wait_for($node, q{SELECT count(*) = 2 FROM tick.status WHERE rollup::text ~ 'ratios' AND state = 'error'});
+sql(q{
+  INSERT INTO ratios VALUES ('a', '2024-03-01 12:10+00', 2), ('a', '2024-03-01 15:00+00', 2), ('a', '2024-03-02 10:30+00', 4);
+  INSERT INTO ratios VALUES ('a', '2024-03-01 15:30+00', 5), ('a', '2024-03-01 16:30+00', 5), ('a', '2024-03-02 13:00+00', 5)});
+wait_for($node, q{SELECT sum(pending_deltas) = 0 FROM tick.status});
+wait_for($node, q{SELECT count(*) FILTER (WHERE missed) > 0 FROM tick_catalog.pending});
+sql(q{DROP TABLE ratios_1; DELETE FROM ratios WHERE v = 0;
+  SELECT tick.resume('ratios_1h'), tick.resume('ratios_all'); SELECT tick.wait('ratios_1h'), tick.wait('ratios_all')});
+is(sql(q{SELECT rollup, to_char(ts AT TIME ZONE 'UTC', 'DD HH24') FROM tick.stale WHERE rollup::text ~ 'ratios' ORDER BY 1, 2}),
+  "ratios_1h|01 12\nratios_1h|01 15\nratios_1h|01 16\nratios_all|", 'what was missed and has gone is stale');
+is(sql(q{SELECT to_char(ts AT TIME ZONE 'UTC', 'DD HH24'), n, x FROM ratios_1h ORDER BY 1}),
+  "01 12|1|100\n01 13|1|100\n02 10|2|125\n02 13|1|20", 'the other candles are exact or as they were');
+is(sql(q{SELECT count(*) FROM tick_catalog.pending WHERE rollup IN (SELECT id FROM tick_catalog.rollup WHERE source = 'ratios'::regclass)}),
+  '0', 'nothing is left to do');
+sql('DROP TABLE ratios CASCADE');
+
 $node->stop;
 done_testing();
