@@ -84,7 +84,7 @@ $(FAULT_OBJS): $(EXT_DIR)/faults/%.o: extension/%.cpp $(EXT_DIR)/stamp
 pg_tick$(DLSUFFIX): build/linked
 
 # The one script that CREATE EXTENSION runs.
-build/pg_tick--1.0.sql: extension/pg_tick--1.0.sql extension/values.sql
+build/pg_tick--1.0.sql: extension/pg_tick--1.0.sql extension/values.sql extension/reads.sql
 	@mkdir -p $(@D)
 	$(Q)cat $^ > $@
 

@@ -1,0 +1,141 @@
+-- Appended to pg_tick--1.0.sql by make: ways to read a rollup, and functions for users' own SQL.
+
+-- ---------------------------------------------------------------------------------------------------------
+-- tick.fill: windows without rows
+-- ---------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION tick_catalog.empty_columns(definition oid, OUT number int2, OUT kind text, OUT origin int2)
+  RETURNS SETOF record LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_empty_columns';
+COMMENT ON FUNCTION tick_catalog.empty_columns(oid) IS
+  'what the columns of a rollup are of an empty window: total = 0, value = the value of the column origin before it, constant = that of its key';
+CREATE FUNCTION tick_catalog.window_grid(rollup int4, "from" timestamptz, "to" timestamptz,
+                                         OUT start timestamptz, OUT "end" timestamptz)
+  RETURNS SETOF record LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_window_grid';
+
+-- A rollup by its row type, as its readers see it. Keys in the order of the index over them; columns by their number in the view.
+CREATE FUNCTION tick_catalog.readable(candle regtype, OUT rollup int4, OUT name regclass, OUT source regclass,
+                                      OUT keys int2[], OUT ts int2, OUT ts_type regtype, OUT definition oid)
+  LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  SELECT r.id, r.view, r.source, r.definition, t.attnum, t.atttypid,
+         (SELECT array_agg(d.attnum ORDER BY k.at)
+          FROM pg_index i CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY AS k (state, at)
+          JOIN pg_attribute s ON s.attrelid = i.indrelid AND s.attnum = k.state
+          JOIN pg_attribute d ON d.attrelid = r.definition AND d.attname = s.attname
+          WHERE i.indrelid = r.state AND s.attname = ANY (r.key_columns)
+            AND i.indexrelid = (SELECT c.conindid FROM pg_constraint c WHERE c.conrelid = r.state AND c.contype = 'u'
+                                ORDER BY c.oid LIMIT 1))
+    INTO rollup, name, source, definition, ts, ts_type, keys
+    FROM tick_catalog.rollup r JOIN pg_class v ON v.oid = r.view
+    LEFT JOIN pg_attribute t ON t.attrelid = r.definition AND t.attname = r.time_column
+    WHERE v.reltype = candle;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION '% is not the row type of a rollup', candle USING ERRCODE = 'wrong_object_type',
+      HINT = 'Name the rollup by its row type: null::candles_1m.';
+  END IF;
+END $$;
+
+CREATE FUNCTION tick.fill(candle anyelement, "from" timestamptz, "to" timestamptz, method text DEFAULT 'prev',
+                          value float8 DEFAULT NULL)
+  RETURNS SETOF anyelement LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  rollup record;
+  columns text;     -- of the result
+  parts text;       -- PARTITION BY
+  sorted text;      -- keys in the order of their index
+  key text;         -- the keys of a row as a row
+  first_key text;
+  plain bool;       -- the keys can be compared by name
+  before text;      -- the last row of each key before "from"
+  ts text;
+  starts timestamptz[];
+  ends timestamptz[];
+BEGIN
+  IF "from" IS NULL OR "to" IS NULL OR coalesce(method, '') NOT IN ('null', 'prev', 'linear', 'value') THEN
+    RAISE EXCEPTION 'tick.fill needs two times and one of the methods null, prev, linear and value'
+      USING ERRCODE = 'invalid_parameter_value';
+  ELSIF (method = 'value') <> (value IS NOT NULL) THEN
+    RAISE EXCEPTION 'a value is for the method value' USING ERRCODE = 'invalid_parameter_value',
+      HINT = 'As in tick.fill(null::candles_1m, t1, t2, ''value'', 0).';
+  END IF;
+  rollup := tick_catalog.readable(pg_typeof(candle));
+  IF rollup.ts IS NULL THEN
+    RAISE EXCEPTION 'rollup "%" has no windows to fill', rollup.name USING ERRCODE = 'wrong_object_type';
+  END IF;
+  SELECT array_agg(g.start ORDER BY g.start), array_agg(g."end" ORDER BY g.start) INTO starts, ends
+    FROM tick_catalog.window_grid(rollup.rollup, "from", "to") g;
+  IF starts IS NULL THEN
+    RETURN;
+  END IF;
+
+  SELECT string_agg(
+    CASE WHEN e.number IS NULL THEN
+      CASE a.at WHEN 1 THEN format('g.finish%s', CASE WHEN rollup.ts_type = 'timestamp'::regtype AND a.atttypid = 'timestamp'::regtype
+                                                      THEN ' AT TIME ZONE ''UTC''' ELSE '' END)
+                WHEN 2 THEN 'coalesce(g.finish <= $5, false)'
+                ELSE format('CASE WHEN g.i = s.i THEN (s.r).%I END', a.attname) END
+    WHEN a.attnum = rollup.ts THEN format('g.start%s', CASE WHEN rollup.ts_type = 'timestamp'::regtype THEN ' AT TIME ZONE ''UTC''' ELSE '' END)
+    WHEN a.attnum = ANY (rollup.keys) OR e.kind = 'constant' THEN format('(s.r).%I', a.attname)
+    ELSE format('CASE WHEN g.i = s.i THEN (s.r).%I ELSE %s END', a.attname,
+      CASE
+      WHEN method = 'null' THEN 'NULL'
+      WHEN method = 'value' THEN CASE WHEN a.number THEN format('$4::%s', a.type) ELSE 'NULL' END
+      WHEN e.kind = 'total' THEN format('0::%s', a.type)
+      WHEN method = 'prev' THEN format('CASE WHEN s.i < g.i THEN (s.r).%I END', o.attname)
+      WHEN a.number THEN format(
+        -- Between this row and the next one, by the starts of their windows.
+        'CASE WHEN s.i < g.i THEN ((s.r).%1$I + ((s.n).%1$I - (s.r).%1$I) * extract(epoch FROM g.start%2$s - (s.r).%3$I)::%4$s'
+        ' / extract(epoch FROM (s.n).%3$I - (s.r).%3$I)::%4$s)::%5$s END', o.attname,
+        CASE WHEN rollup.ts_type = 'timestamp'::regtype THEN ' AT TIME ZONE ''UTC''' ELSE '' END, t.attname,
+        CASE WHEN a.type IN ('double precision', 'real') THEN 'float8' ELSE 'numeric' END, a.type)
+      ELSE 'NULL' END)
+    END, ', ' ORDER BY a.attnum) INTO columns
+  FROM (SELECT c.attnum, c.attname, c.attrelid, c.atttypid, format_type(c.atttypid, NULL) AS type,
+               c.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'float4'::regtype, 'float8'::regtype, 'numeric'::regtype) AS number,
+               c.attnum - (SELECT max(x.number) FROM tick_catalog.empty_columns(rollup.definition) x) AS at
+        FROM pg_attribute c WHERE c.attrelid = rollup.name AND c.attnum > 0) a
+  LEFT JOIN tick_catalog.empty_columns(rollup.definition) e ON e.number = a.attnum
+  LEFT JOIN pg_attribute o ON o.attrelid = a.attrelid AND o.attnum = e.origin
+  JOIN pg_attribute t ON t.attrelid = a.attrelid AND t.attnum = rollup.ts;
+
+  SELECT format('%I', a.attname) INTO ts FROM pg_attribute a WHERE a.attrelid = rollup.name AND a.attnum = rollup.ts;
+  SELECT 'PARTITION BY ' || string_agg(format('(q.r).%I', a.attname), ', ' ORDER BY k.at),
+         string_agg(format('v.%I', a.attname), ', ' ORDER BY k.at),
+         string_agg(format('(k.r).%I', a.attname), ', ' ORDER BY k.at),
+         bool_and(coalesce(y.typnamespace, 0) = 'pg_catalog'::regnamespace),
+         min(format('%I', a.attname)) FILTER (WHERE k.at = 1)
+    INTO parts, sorted, key, plain, first_key
+    FROM unnest(rollup.keys) WITH ORDINALITY AS k (attnum, at)
+    JOIN pg_attribute a ON a.attrelid = rollup.name AND a.attnum = k.attnum JOIN pg_type y ON y.oid = a.atttypid;
+  before := CASE
+    WHEN sorted IS NULL THEN format('(SELECT v AS r FROM %s AS v WHERE v.%s < $3 ORDER BY v.%s DESC LIMIT 1)', rollup.name, ts, ts)
+    -- From key to key through the index, and from each to its last window. Keys with a NULL are not found so: those that
+    -- have a window near are looked for by themselves.
+    WHEN plain THEN format('(WITH RECURSIVE k AS ('
+      '(SELECT v AS r FROM %1$s AS v WHERE ROW(%2$s) IS NOT NULL ORDER BY %2$s LIMIT 1) UNION ALL '
+      'SELECT (SELECT v FROM %1$s AS v WHERE ROW(%2$s) > ROW(%3$s) ORDER BY %2$s LIMIT 1) FROM k WHERE (k.r).%4$s IS NOT NULL) '
+      'SELECT l.r FROM k CROSS JOIN LATERAL (SELECT v AS r FROM %1$s AS v WHERE ROW(%2$s) = ROW(%3$s) AND v.%5$s < $3 '
+      'ORDER BY %6$s, v.%5$s DESC LIMIT 1) AS l WHERE (k.r).%4$s IS NOT NULL) UNION ALL '
+      '(SELECT DISTINCT ON (%2$s) v FROM %1$s AS v WHERE NOT ROW(%2$s) IS NOT NULL AND v.%5$s < $3 AND '
+      '(SELECT bool_or(NOT ROW(%3$s) IS NOT NULL) FROM near AS k) ORDER BY %2$s, v.%5$s DESC)',
+      rollup.name, sorted, key, first_key, ts, replace(sorted, ',', ' DESC,') || ' DESC')
+    ELSE format('(SELECT DISTINCT ON (%2$s) v AS r FROM %1$s AS v WHERE v.%3$s < $3 ORDER BY %2$s, v.%3$s DESC)', rollup.name, sorted, ts)
+    END;
+  before := replace(before, '$3', CASE WHEN rollup.ts_type = 'timestamp'::regtype THEN '$3 AT TIME ZONE ''UTC''' ELSE '$3' END);
+
+  RETURN QUERY EXECUTE format(
+    'WITH near AS MATERIALIZED (SELECT v AS r FROM %1$s AS v WHERE v.%2$s >= %7$s AND v.%2$s < %8$s), '
+    'placed AS (SELECT q.r, width_bucket((q.r).%2$s%6$s, $1) AS i, lead(q.r) OVER w AS n, row_number() OVER w AS at '
+    'FROM (SELECT r FROM near UNION ALL %3$s) AS q WINDOW w AS (%4$s ORDER BY (q.r).%2$s)), '
+    'spans AS (SELECT p.*, CASE WHEN p.at = 1 THEN 1 ELSE greatest(p.i, 1) END AS lo, '
+    'coalesce(width_bucket((p.n).%2$s%6$s, $1) - 1, cardinality($1)) AS hi FROM placed AS p) '
+    'SELECT %5$s FROM spans AS s CROSS JOIN LATERAL (SELECT x.i, ($1)[x.i] AS start, ($2)[x.i] AS finish '
+    'FROM generate_series(s.lo, s.hi) AS x (i)) AS g',
+    rollup.name, ts, before, coalesce(parts, ''), columns,
+    CASE WHEN rollup.ts_type = 'timestamp'::regtype THEN ' AT TIME ZONE ''UTC''' ELSE '' END,
+    CASE WHEN rollup.ts_type = 'timestamp'::regtype THEN '$3 AT TIME ZONE ''UTC''' ELSE '$3' END,
+    CASE WHEN rollup.ts_type = 'timestamp'::regtype THEN '$6 AT TIME ZONE ''UTC''' ELSE '$6' END)
+    USING starts, ends, "from", value, tick.watermark(rollup.source), "to";
+END $$;
+COMMENT ON FUNCTION tick.fill(anyelement, timestamptz, timestamptz, text, float8) IS
+  'rows of a rollup, tick.fill(null::candles_1m, t1, t2, method), with one for each window that starts in [from, to), of each key; method null, prev, linear or value';
