@@ -137,7 +137,8 @@ class Backfill {
     }
     auto report_at = Clock::now() + report_every;
     while (first < end) {
-      const std::int64_t last = std::min(first + static_cast<std::int64_t>(history_page), end) - 1;
+      const std::int64_t last =
+          std::min(first + static_cast<std::int64_t>(rest_.feed().history_page_size()), end) - 1;
       auto page = ids(symbol, first, last);
       std::erase_if(page, [&](const Tick& tick) { return tick.id < first || tick.id > last; });
       hand_on(page, name);

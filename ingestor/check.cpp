@@ -47,6 +47,29 @@ class Findings {
   std::size_t mistakes_ = 0;
 };
 
+// Ids that are no sequence need a unique index, and would fill sets of ids.
+void check_duplicates(Database& database, const Config& config, Findings& findings) {
+  const std::string parameters[] = {config.table};
+  const auto kept = database.query(
+      "SELECT EXISTS (SELECT FROM pg_catalog.pg_index WHERE indrelid = $1::regclass AND indisunique),"
+      " EXISTS (SELECT FROM tick.sources WHERE source = $1::regclass AND dedup_id IS NOT NULL)",
+      parameters);
+  const std::string cure =
+      "a table of its own, made by tick-ingest init --feed " + config.feed + " --table NAME --no-rollups";
+  const bool sequence = find_venue(config.feed)->sequence;
+  if (!sequence && *kept.at(0).at(1) == "t")
+    return findings.mistake("database.table",
+                            "table " + config.table + " keeps sets of ids, but those of " + config.feed +
+                                " are no sequence and would fill them",
+                            cure);
+  if (!sequence && *kept[0][0] != "t")
+    return findings.mistake("database.table",
+                            "ids of " + config.feed + " are no sequence, and table " + config.table +
+                                " has no unique index: what comes twice would be in twice",
+                            cure);
+  findings.good("table " + config.table);
+}
+
 void check_database(const Config& config, Findings& findings) {
   std::unique_ptr<Database> database;
   try {
@@ -81,7 +104,7 @@ void check_database(const Config& config, Findings& findings) {
       findings.mistake("database.table", *who[0][1] + " may not write table " + config.table,
                        "GRANT INSERT, SELECT ON " + config.table + " TO " + *who[0][1]);
     else
-      findings.good("table " + config.table);
+      check_duplicates(*database, config, findings);
   } catch (const DatabaseError& error) {
     findings.mistake("database.conninfo", error.what(), "see the message");
   }
@@ -130,8 +153,7 @@ void check_feed(const Config& config, Findings& findings) {
     return findings.mistake("feed.symbols", "no symbol is named", "symbols = [\"BTCUSDT\"], or --symbols");
   const auto feed = venue.make(config.stream);
   const auto url = parse_url(feed->url(config.url, config.symbols, config.stream));
-  ClientOptions options = client_options(config);
-  options.greetings = feed->greetings(config.url, config.symbols, config.stream);
+  const ClientOptions options = client_options(config, *feed);
   Client client;
   Probe probe(venue.make(config.stream));
   std::string why;

@@ -106,8 +106,10 @@ std::string set_text(std::string& field, std::string_view text) {
 
 // Tables ordered as --help shows them.
 constexpr Setting table[] = {
-    {"feed.name", "--feed", "TICK_FEED", "binance, binance.data, binance.us, coinbase or kraken", set_feed,
-     [](const Config& c) { return c.feed; }},
+    {"feed.name", "--feed", "TICK_FEED",
+     "binance, binance.data, binance.us, coinbase, coinbase.advanced, kraken, okx, bybit, bybit.linear, "
+     "bitstamp or gemini",
+     set_feed, [](const Config& c) { return c.feed; }},
     {"feed.url", "--url", "TICK_URL", "WebSocket address (default: the venue's)", set_url,
      [](const Config& c) { return c.url; }},
     {"feed.symbols", "--symbols", "TICK_SYMBOLS", "symbols, comma separated", set_symbols,
@@ -248,8 +250,8 @@ void spell_symbols(ConfigResult& result) {
       result.mistakes.push_back((place == result.places.end() ? "" : place->second + ": ") +
                                 "feed.symbols has " + in_quotes(symbol) + ", which is not how " +
                                 config.feed + " writes symbols; name it in [symbols] or write it like " +
-                                (venue.name == "coinbase" ? "BTC-USD"
-                                 : venue.name == "kraken" ? "BTC/USD"
+                                (venue.separator == '-'   ? "BTC-USD"
+                                 : venue.separator == '/' ? "BTC/USD"
                                                           : "BTCUSDT"));
     }
   }

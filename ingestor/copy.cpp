@@ -127,7 +127,7 @@ Writer::~Writer() = default;
 void Writer::connect() {
   database_.reset();
   prepared_ = false;
-  fast_ = true;
+  fast_ = !options_.by_index;
   database_ = std::make_unique<Database>(options_.database);
   // The server must notice soon that this process is gone: until then it holds the position's lock.
   for (const char* setting : {"tcp_keepalives_idle = 10", "tcp_keepalives_interval = 5",
@@ -208,6 +208,13 @@ void Writer::read_table() {
     columns.push_back({column.name, batch_kind(static_cast<What>(column.what))});
   columns_writer_.emplace(std::move(columns));
   copy_sql_ = "COPY " + table_name_ + " (" + list + ") FROM STDIN (FORMAT binary)";
+  if (options_.by_index) {
+    database_->run("CREATE TEMP TABLE tick_stage ON COMMIT DELETE ROWS AS SELECT " + list + " FROM " +
+                   table_name_ + " WITH NO DATA");
+    copy_sql_ = "COPY pg_temp.tick_stage (" + list + ") FROM STDIN (FORMAT binary); INSERT INTO " +
+                table_name_ + " (" + list + ") SELECT " + list +
+                " FROM pg_temp.tick_stage ON CONFLICT DO NOTHING";
+  }
   partitions_.open(*database_, table_name_);
 }
 
@@ -312,7 +319,7 @@ void Writer::reconnect(const std::string& why) {
 
 bool Writer::already_in(const Tick& tick) const {
   if (options_.replay) return tick.record <= committed_.record;
-  if (!tick.has_id) return false;
+  if (!counts(tick)) return false;
   return committed_.has(tick.symbol.view(), tick.id);
 }
 
@@ -326,7 +333,7 @@ Position Writer::next_position(std::span<const Tick> ticks) const {
       next.record = std::max(next.record, tick.record);
       continue;
     }
-    if (tick.has_id) next.take(tick.symbol.view(), tick.id, tick.ts);
+    if (counts(tick)) next.take(tick.symbol.view(), tick.id, tick.ts);
   }
   return next;
 }
@@ -335,7 +342,7 @@ void Writer::write(std::vector<Tick>& batch) {
   std::string key;
   const auto seen = [&](const Tick& tick) {
     if (options_.replay) return tick.record <= committed_.record;
-    if (!tick.has_id) return false;
+    if (!counts(tick)) return false;
     if (accepted_.take(tick.symbol.view(), tick.id, tick.ts)) return false;
     key = tick.symbol.view();
     if (dropped_[key]++ == 0)
@@ -530,8 +537,8 @@ Writer::Attempt Writer::attempt_copy(std::span<const Tick> ticks, const Position
     } else if (status == PGRES_COMMAND_OK) {
       const std::string_view tag = PQcmdStatus(result);
       if (tag == "COMMIT") committed = true;
-      if (tag.starts_with("COPY "))
-        done.rows = static_cast<std::size_t>(parse_integer(tag.substr(5)).value_or(0));
+      if (tag.starts_with("COPY ") || tag.starts_with("INSERT "))
+        done.rows = static_cast<std::size_t>(parse_integer(tag.substr(tag.rfind(' ') + 1)).value_or(0));
     } else if (status != PGRES_TUPLES_OK) {
       note_error(done, result);
     }
@@ -563,7 +570,7 @@ void Writer::account(std::span<const Tick> ticks, const Position& next, std::siz
 
 void Writer::report_refused(const Tick& tick, const std::string& message) {
   const std::uint64_t count = ++stats_.refused;
-  if (tick.has_id && !options_.replay) {  // nobody need fetch it again
+  if (counts(tick) && !options_.replay) {  // nobody need fetch it again
     const std::lock_guard hold(guard_);
     committed_.take(tick.symbol.view(), tick.id, tick.ts);
   }

@@ -46,7 +46,8 @@ struct WriterOptions {
   std::string connection;
   std::string exchange;
   std::size_t partitions_ahead = 2;
-  bool replay = false;  // position is a record number instead of ids
+  bool replay = false;    // position is a record number instead of ids
+  bool by_index = false;  // ids are no sequence: a unique index of the table keeps out what comes twice
 };
 
 class Writer {
@@ -93,6 +94,7 @@ class Writer {
   void conclude(Attempt& attempt, bool committed, bool handed_over);
   Position next_position(std::span<const Tick> ticks) const;
   bool already_in(const Tick& tick) const;
+  bool counts(const Tick& tick) const { return tick.has_id && !options_.by_index; }
   void account(std::span<const Tick> ticks, const Position& next, std::size_t rows);
   void report_refused(const Tick& tick, const std::string& message);
 

@@ -80,7 +80,13 @@ struct Wanted {
   Timestamp after{};
 };
 constexpr std::int64_t no_last = std::numeric_limits<std::int64_t>::max();
-constexpr std::size_t history_page = 1000;  // every exchange here gives so many at most
+constexpr std::size_t history_page = 1000;  // most exchanges here give so many at most
+
+// A message that keeps a connection open, and how often to send it.
+struct Heartbeat {
+  std::string text;
+  std::chrono::milliseconds every;
+};
 
 // One exchange's protocol. Lifecycle: one object per connection thread; not thread safe, keeps scratch
 // buffers.
@@ -97,18 +103,27 @@ class Feed {
                                              Stream stream) const {
     return subscribe(symbols, stream, true);
   }
+  // For an exchange that wants more than the protocol's pings.
+  virtual std::optional<Heartbeat> heartbeat(const std::vector<std::string>&) const { return std::nullopt; }
   // What an exchange still knows of its past, page by page: the path and query of the next request for the
   // ids want.first .. want.last, given the page before (nullptr at the beginning); nothing when there is no
   // more.
   virtual std::optional<std::string> history(std::string_view symbol, const Wanted& want,
-                                             const std::vector<Tick>* page) const = 0;
+                                             const std::vector<Tick>* page) const {
+    (void)symbol, (void)want, (void)page;
+    return std::nullopt;
+  }
+  virtual std::size_t history_page_size() const { return history_page; }
   // Whether want.after counts there, not the ids.
   virtual bool history_by_time() const { return false; }
   // Appends the trades of one answer, ascending by id; `refused`: the exchange wants to be asked later.
   virtual Decoded decode_history(std::string_view body, std::string_view symbol, Timestamp received,
-                                 std::vector<Tick>& out) = 0;
+                                 std::vector<Tick>& out) {
+    (void)body, (void)symbol, (void)received, (void)out;
+    return {Verdict::refused, "this exchange gives no history"};
+  }
   // The least time between two such requests that stays well inside the exchange's budget.
-  virtual std::chrono::milliseconds history_interval() const = 0;
+  virtual std::chrono::milliseconds history_interval() const { return std::chrono::milliseconds(1000); }
   // The messages that add symbols to a connection, or take them away.
   virtual std::vector<std::string> subscribe(const std::vector<std::string>& symbols, Stream stream,
                                              bool add) const = 0;
@@ -117,6 +132,11 @@ class Feed {
 std::unique_ptr<Feed> make_binance_feed(Stream stream);
 std::unique_ptr<Feed> make_coinbase_feed();
 std::unique_ptr<Feed> make_kraken_feed();
+std::unique_ptr<Feed> make_coinbase_advanced_feed(Stream stream);
+std::unique_ptr<Feed> make_okx_feed(Stream stream);
+std::unique_ptr<Feed> make_bybit_feed(Stream stream);
+std::unique_ptr<Feed> make_bitstamp_feed(Stream stream);
+std::unique_ptr<Feed> make_gemini_feed(Stream stream);
 
 // Somebody who publishes trades: which protocol, which id space and which addresses.
 struct Venue {
@@ -124,7 +144,11 @@ struct Venue {
   std::string_view exchange;  // the id space, and the default of the column `exchange`
   std::string_view url;
   std::string_view rest;
-  std::unique_ptr<Feed> (*make)(Stream stream);
+  std::unique_ptr<Feed> (*make)(Stream stream);  // nullptr: not by WebSocket
+  char separator = '\0';                         // of the two halves of a symbol, as it writes them
+  // Whether ids of a symbol ascend by one: gaps can be seen and repaired, and sets of ids are small. Where
+  // not, a unique index of the table keeps out what comes twice.
+  bool sequence = true;
 };
 
 std::span<const Venue> venues();

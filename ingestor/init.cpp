@@ -63,6 +63,15 @@ std::string declare_ids(const std::string& table) {
          "', dedup_key => '{exchange,symbol}', dedup_id => 'trade_id', dedup_group => 'exchange')";
 }
 
+// Ids with gaps, hashes, or none: what comes twice is the same in all of this.
+std::string once_index(const std::string& table) {
+  return "CREATE UNIQUE INDEX ON " + table + " (symbol, ts, trade_id, price, exchange) NULLS NOT DISTINCT";
+}
+
+std::string keep_out_duplicates(const InitOptions& options) {
+  return options.sequence ? declare_ids(options.table) : once_index(options.table);
+}
+
 bool exists(Database& database, const std::string& name) {
   const std::string parameters[] = {name};
   return database.query("SELECT to_regclass($1)", parameters).at(0).at(0).has_value();
@@ -82,7 +91,7 @@ void step(Database& database, const std::string& name, bool there, const std::st
 std::string init_script(const InitOptions& options) {
   std::string text = "CREATE EXTENSION IF NOT EXISTS pg_tick;\n\nCREATE TABLE " + options.table +
                      std::string(table_columns) + ";\nCREATE TABLE " + options.table +
-                     "_default PARTITION OF " + options.table + " DEFAULT;\n" + declare_ids(options.table) +
+                     "_default PARTITION OF " + options.table + " DEFAULT;\n" + keep_out_duplicates(options) +
                      ";\n";
   if (options.rollups)
     for (const auto& rollup : rollups) text += "\n" + create_rollup(rollup, options.table) + ";\n";
@@ -105,7 +114,16 @@ int run_init(const InitOptions& options) {
          "BEGIN; CREATE TABLE " + options.table + std::string(table_columns) + "; CREATE TABLE " +
              options.table + "_default PARTITION OF " + options.table + " DEFAULT; COMMENT ON TABLE " +
              options.table + " IS 'one row per trade, written by tick-ingest'; " +
-             declare_ids(options.table) + "; COMMIT");
+             keep_out_duplicates(options) + "; COMMIT");
+    if (!options.sequence) {
+      const std::string parameters[] = {options.table};
+      step(database, "unique index of table " + options.table,
+           !database
+                .query("SELECT FROM pg_catalog.pg_index WHERE indrelid = $1::regclass AND indisunique",
+                       parameters)
+                .empty(),
+           once_index(options.table));
+    }
     DayPartitions partitions;
     partitions.open(database, options.table);
     const std::int64_t today =

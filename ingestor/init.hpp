@@ -11,6 +11,7 @@ struct InitOptions {
   std::string table = "trades";
   std::size_t days_ahead = 3;
   bool rollups = true;
+  bool sequence = true;  // ids of the feed are one (Venue::sequence); otherwise the table gets a unique index
 };
 
 // Returns the process's exit code.

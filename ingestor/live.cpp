@@ -339,9 +339,8 @@ class Connections {
     const auto url = parse_url(feed->url(config_.url, config_.symbols, config_.stream));
     if (!url) throw std::runtime_error("impossible address " + config_.url);
     log::info("connecting to " + config_.url);
-    ClientOptions options = client_options(config_);
-    options.greetings = feed->greetings(config_.url, config_.symbols, config_.stream);
-    return std::make_unique<Connection>(*url, options, venue_.make(config_.stream), shared_);
+    return std::make_unique<Connection>(*url, client_options(config_, *feed), venue_.make(config_.stream),
+                                        shared_);
   }
 
   Clock::duration backoff() {
@@ -393,13 +392,19 @@ std::vector<std::string> without(const std::vector<std::string>& all, const std:
 
 }  // namespace
 
-ClientOptions client_options(const Config& config) {
+ClientOptions client_options(const Config& config, const Feed& feed) {
   ClientOptions options;
+  options.greetings = feed.greetings(config.url, config.symbols, config.stream);
   options.tls = {config.tls_verify, config.tls_ca};
   const auto milliseconds = [](std::chrono::microseconds time) {
     return std::chrono::ceil<std::chrono::milliseconds>(time);
   };
   options.ping_every = milliseconds(config.ping);
+  if (const auto heartbeat = feed.heartbeat(config.symbols)) {
+    options.heartbeat = heartbeat->text;
+    options.heartbeat_every =
+        config.ping.count() > 0 ? std::min(heartbeat->every, options.ping_every) : heartbeat->every;
+  }
   options.max_silence = milliseconds(config.max_silence);
   options.max_data_silence = milliseconds(config.max_data_silence);
   options.max_frame = config.max_frame;
@@ -415,6 +420,7 @@ int run_live(const Config& config, const std::function<std::optional<Config>()>&
   WriterOptions options = writer_options(config);
   const Venue& venue = *find_venue(config.feed);
   options.feed = venue.exchange;
+  options.by_index = !venue.sequence;
   options.connection = config.connection.empty() ? default_connection(config) : config.connection;
   Chain chain(config, options);
   Stats& stats = chain.stats();
@@ -459,7 +465,7 @@ int run_live(const Config& config, const std::function<std::optional<Config>()>&
       log::info("feed " + options.feed + "/" + options.connection + " into table " + config.table + ": " +
                 std::to_string(config.symbols.size()) + " symbols");
       std::thread repairing;
-      if (config.repair) repairing = std::thread([&] { repair.run(); });
+      if (config.repair && venue.sequence) repairing = std::thread([&] { repair.run(); });
       connections.run();
       repair.stop();
       if (repairing.joinable()) repairing.join();
@@ -543,8 +549,7 @@ int run_record(const Config& config, const std::string& file, std::uint64_t limi
   }
   Client client;
   Recorder recorder(out, limit, [&] { client.stop(); });
-  ClientOptions options = client_options(config);
-  options.greetings = feed->greetings(config.url, config.symbols, config.stream);
+  const ClientOptions options = client_options(config, *feed);
   std::string why;
   std::atomic<bool> done{false};
   std::thread thread([&] {

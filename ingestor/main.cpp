@@ -121,8 +121,9 @@ Examples:
   tick-ingest fake --recording day1.gz --recording day2.gz --speed max --wait
 
 Speaks on ws://ADDRESS:PORT (and wss:// with --tls-cert) the protocols of Binance (/ws/<stream>, /stream?streams=a/b,
-SUBSCRIBE, UNSUBSCRIBE, LIST_SUBSCRIPTIONS), Coinbase (/) and Kraken v2 (/v2), and answers Binance's historicalTrades
-and aggTrades, Coinbase's trades and Kraken's Trades over HTTP. BTCUSDT, BTC-USDT and BTC/USDT are one instrument.
+SUBSCRIBE, UNSUBSCRIBE, LIST_SUBSCRIPTIONS), Coinbase Exchange and Advanced (/), Kraken v2 (/v2), OKX (/ws/v5/business),
+Bybit (/v5/public/spot, /v5/public/linear), Bitstamp (/) and Gemini (/v2/marketdata), and answers Binance's historicalTrades
+and aggTrades, Coinbase's trades, Kraken's Trades and OKX's history-trades over HTTP. BTCUSDT, BTC-USDT and BTC/USDT are one instrument.
 Faults: drop mute half-open duplicate reorder gap bad-json giant close-1001 close-1006 close-1012 shutdown no-pong slow.
 Each is logged when it is played, and counted in the last line. The first line on stdout is `listening on ADDRESS:PORT`.)";
 
@@ -170,7 +171,7 @@ int main(int argc, char** argv) {
   SettingFlags init_flags;
   auto* init = app.add_subcommand("init", "create extension, default table and rollups where missing");
   init->footer("\nExample:\n  tick-ingest init --database \"dbname=market\"");
-  init_flags.add(*init, {"database."});
+  init_flags.add(*init, {"feed.name", "database."});
   bool no_rollups = false;
   bool print_only = false;
   init->add_flag("--no-rollups", no_rollups, "do not create candles_1m, candles_5m, latest_price");
@@ -332,7 +333,8 @@ int main(int argc, char** argv) {
   if (*init) {
     const auto config = init_flags.read();
     if (!config) return exit_usage;
-    const InitOptions options{config->database, config->table, config->partitions_ahead, !no_rollups};
+    const InitOptions options{config->database, config->table, config->partitions_ahead, !no_rollups,
+                              find_venue(config->feed)->sequence};
     if (print_only) {
       std::fputs(init_script(options).c_str(), stdout);
       return exit_ok;

@@ -312,7 +312,8 @@ bool RecordReader::next(Record& record) {
 
 RecordDecoder::RecordDecoder(Framing framing, DecodeOptions options)
     : framing_(framing), csv_(options.rows), json_(options.rows) {
-  for (const char* name : {"binance", "kraken", "coinbase"}) {
+  for (const char* name :
+       {"binance", "kraken", "coinbase", "coinbase.advanced", "okx", "bybit", "bitstamp", "gemini"}) {
     venues_.push_back(find_venue(name));
     feeds_.push_back(venues_.back()->make(options.stream));
   }
@@ -326,17 +327,24 @@ Decoded RecordDecoder::decode(const Record& record, std::vector<Tick>& out) {
   } else if (framing_ == Framing::array) {
     result = json_.decode(record.text, record.received, out);
   } else {
-    // A file is one exchange's: the protocol that made sense last is asked first.
+    // A file is one exchange's: the protocol that last made a tick of something is asked first, and until
+    // then all are, since each may take another's frame for one of its own without trades.
+    Decoded other{Verdict::unknown, ""};
     for (std::size_t i = 0; i < feeds_.size(); ++i) {
       const std::size_t next = (at_ + i) % feeds_.size();
       result = feeds_[next]->decode(record.text, record.received, out);
       if (result.verdict == Verdict::malformed && i > 0) result = {Verdict::unknown, ""};
-      if (result.verdict == Verdict::unknown) continue;
-      at_ = next;
-      if (next > 0)
-        for (std::size_t t = before; t < out.size(); ++t) out[t].exchange.assign(venues_[next]->exchange);
-      break;
+      if (result.verdict == Verdict::tick) {
+        at_ = next;
+        settled_ = true;
+        if (next > 0)
+          for (std::size_t t = before; t < out.size(); ++t) out[t].exchange.assign(venues_[next]->exchange);
+        break;
+      }
+      if (other.verdict == Verdict::unknown) other = result;
+      if (settled_ && other.verdict != Verdict::unknown) break;
     }
+    if (result.verdict != Verdict::tick) result = other;
     if (result.verdict == Verdict::unknown) {
       if (framing_ == Framing::lines)
         result = json_.decode(record.text, record.received, out);

@@ -64,7 +64,8 @@ class RecordDecoder {
   Framing framing_;
   std::vector<const Venue*> venues_;  // of `feeds_`
   std::vector<std::unique_ptr<Feed>> feeds_;
-  std::size_t at_ = 0;  // the protocol that the file was last seen to speak
+  std::size_t at_ = 0;    // the protocol that the file was last seen to speak
+  bool settled_ = false;  // it was seen
   CsvRows csv_;
   JsonRows json_;
 };

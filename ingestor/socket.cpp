@@ -263,6 +263,20 @@ struct Client::Impl {
     }
   }
 
+  net::awaitable<void> beat(std::string text, std::chrono::milliseconds every) {
+    net::steady_timer timer(co_await net::this_coro::executor);
+    for (;;) {
+      timer.expires_after(every);
+      auto [ec] = co_await timer.async_wait(tuple_awaitable);
+      if (ec) co_return;
+      {
+        const std::lock_guard hold(outbox_guard);
+        outbox.push_back(text);
+      }
+      outbox_filled.cancel();
+    }
+  }
+
   template <class Ws>
   net::awaitable<void> watch(Ws& ws, const ClientOptions& options, FrameHandler& handler) {
     net::steady_timer timer(co_await net::this_coro::executor);
@@ -327,6 +341,8 @@ struct Client::Impl {
     net::co_spawn(executor, write_outbox(ws), net::detached);
     net::co_spawn(executor, watch(ws, options, handler), net::detached);
     if (options.ping_every.count() > 0) net::co_spawn(executor, ping(ws, options.ping_every), net::detached);
+    if (!options.heartbeat.empty())
+      net::co_spawn(executor, beat(options.heartbeat, options.heartbeat_every), net::detached);
 
     beast::flat_buffer buffer;
     net::steady_timer pause(executor);

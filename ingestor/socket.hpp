@@ -46,6 +46,8 @@ class FrameHandler {
 
 struct ClientOptions {
   std::vector<std::string> greetings;  // sent after the handshake, paced below 5 messages/s
+  std::string heartbeat;               // sent every so often, when not empty
+  std::chrono::milliseconds heartbeat_every{20'000};
   TlsOptions tls;
   std::chrono::milliseconds handshake_timeout{10'000};  // for each of: connect, TLS, upgrade
   std::chrono::milliseconds ping_every{15'000};         // 0 = never

@@ -19,7 +19,8 @@ constexpr auto shutdown_notice = std::chrono::milliseconds(500);
 }  // namespace
 
 bool Subscriptions::serves(std::string_view target) {
-  return target == "/" || target == "/v2" || target == "/ws" || target.starts_with("/ws/") ||
+  return target == "/" || target == "/v2" || target == "/v2/marketdata" ||
+         target.starts_with("/v5/public/") || target == "/ws" || target.starts_with("/ws/") ||
          target == "/stream" || target.starts_with("/stream?");
 }
 
@@ -28,6 +29,12 @@ void Subscriptions::open(ClientId client, std::string_view target) {
   std::string_view streams;
   if (target == "/" || target == "/v2") {
     state.protocol = target == "/" ? Protocol::coinbase : Protocol::kraken;
+  } else if (target == "/v2/marketdata") {
+    state.protocol = Protocol::gemini;
+  } else if (target.starts_with("/v5/public/")) {
+    state.protocol = target.ends_with("linear") ? Protocol::bybit_linear : Protocol::bybit;
+  } else if (target.starts_with("/ws/v5/")) {
+    state.protocol = Protocol::okx;
   } else if (target.starts_with("/ws")) {
     streams = target.substr(std::min<std::size_t>(4, target.size()));
   } else {
@@ -55,13 +62,21 @@ void Subscriptions::close(ClientId client) {
 }
 
 void Subscriptions::request(ClientId client, std::string_view message) {
-  switch (clients_[client].protocol) {
+  Client& state = clients_[client];
+  if (state.protocol == Protocol::coinbase && state.streams.empty()) {
+    if (message.find(R"("bts:)") != std::string_view::npos) state.protocol = Protocol::bitstamp;
+    if (message.find(R"("channel":)") != std::string_view::npos && state.protocol == Protocol::coinbase)
+      state.protocol = Protocol::coinbase_advanced;
+  }
+  switch (state.protocol) {
     case Protocol::binance:
       return request_binance(client, message);
     case Protocol::coinbase:
       return request_coinbase(client, message);
     case Protocol::kraken:
       return request_kraken(client, message);
+    default:
+      return request_plain(client, message);
   }
 }
 
@@ -161,6 +176,62 @@ void Subscriptions::request_kraken(ClientId client, std::string_view message) {
   }
 }
 
+void Subscriptions::request_plain(ClientId client, std::string_view message) {
+  const Protocol protocol = clients_[client].protocol;
+  const bool bybit = protocol == Protocol::bybit || protocol == Protocol::bybit_linear;
+  if (message == "ping") return server_->send(client, "pong");
+  simdjson::dom::parser parser;
+  simdjson::dom::object root;
+  std::string_view word;
+  if (parser.parse(message.data(), message.size()).get(root) ||
+      root[protocol == Protocol::okx || bybit ? "op"
+           : protocol == Protocol::bitstamp   ? "event"
+                                              : "type"]
+          .get(word))
+    return server_->send(client, R"({"event":"error","type":"error","result":"error","success":false})");
+  if (word == "ping") return server_->send(client, R"({"success":true,"ret_msg":"pong","op":"ping"})");
+  const bool on = !word.ends_with("unsubscribe");
+  std::vector<std::string> names;
+  simdjson::dom::array list;
+  std::string_view name;
+  if (protocol == Protocol::bitstamp) {
+    if (!root["data"]["channel"].get(name) && name.starts_with("live_trades_"))
+      names.emplace_back(instrument(name.substr(12)));
+  } else if (protocol == Protocol::coinbase_advanced) {
+    if (root["channel"].get(name) || name != "market_trades") return;
+    if (!root["product_ids"].get(list))
+      for (const auto element : list)
+        if (!element.get(name)) names.emplace_back(name);
+  } else if (protocol == Protocol::gemini) {
+    if (!root["subscriptions"].at(0)["symbols"].get(list))
+      for (const auto element : list)
+        if (!element.get(name)) names.emplace_back(name);
+  } else if (!root["args"].get(list)) {
+    for (const auto element : list) {
+      if (bybit && !element.get(name) && name.starts_with("publicTrade."))
+        names.emplace_back(name.substr(12));
+      if (!bybit && !element["instId"].get(name)) names.emplace_back(name);
+    }
+  }
+  for (const auto& one : names) {
+    if (on)
+      add(client, one);
+    else if (clients_[client].streams.erase(one) > 0)
+      forget(client, one);
+    if (protocol == Protocol::okx)
+      server_->send(client, R"({"event":")" + std::string(word) +
+                                R"(","arg":{"channel":"trades-all","instId":")" + one + "\"}}");
+    if (protocol == Protocol::gemini && on)
+      server_->send(client, history_.gemini_snapshot(one, snapshot_trades));
+    if (protocol == Protocol::bitstamp)
+      server_->send(client, R"({"event":")" + std::string(word) +
+                                R"(ion_succeeded","channel":"live_trades_)" + one + R"(","data":{}})");
+  }
+  if (bybit) server_->send(client, R"({"success":true,"ret_msg":"","op":")" + std::string(word) + "\"}");
+  if (protocol == Protocol::coinbase_advanced)
+    server_->send(client, R"({"channel":"subscriptions","sequence_num":0,"events":[{"subscriptions":{}}]})");
+}
+
 // Plays one fault on the way of a message; true when the message itself is dealt with.
 bool Subscriptions::play(ClientId client, Client& state, Fault fault, std::string_view message) {
   const auto half = message.substr(0, message.size() / 2);
@@ -201,6 +272,11 @@ bool Subscriptions::play(ClientId client, Client& state, Fault fault, std::strin
         server_->send(client, state.combined
                                   ? R"({"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1}})"
                                   : R"({"e":"serverShutdown","E":1})");
+      if (state.protocol == Protocol::okx)
+        server_->send(client,
+                      R"({"event":"notice","code":"64008","msg":"The connection will soon be closed"})");
+      if (state.protocol == Protocol::bitstamp)
+        server_->send(client, R"({"event":"bts:request_reconnect","channel":"","data":""})");
       state.close_at = Clock::now() + shutdown_notice;
       return false;
     case Fault::no_pong:
@@ -250,6 +326,11 @@ void Subscriptions::turn() {
       continue;
     }
     if (beat && state.protocol == Protocol::kraken) server_->send(client, R"({"channel":"heartbeat"})");
+    if (beat && state.protocol == Protocol::coinbase_advanced)
+      server_->send(client,
+                    R"({"channel":"heartbeats","sequence_num":2,"events":[{"heartbeat_counter":1}]})");
+    if (beat && state.protocol == Protocol::gemini)
+      server_->send(client, R"({"type":"heartbeat","timestamp":1})");
     if (beat && state.protocol == Protocol::coinbase)
       for (const auto& name : state.streams)
         server_->send(client,
@@ -284,13 +365,7 @@ std::size_t Subscriptions::send(const Trade& trade) {
   if (found == by_instrument_.end()) return 0;
   for (const auto& [client, name] : found->second) {
     frame_.clear();
-    if (clients_[client].protocol == Protocol::coinbase) {
-      append_coinbase(frame_, trade, name, "match");
-    } else {
-      frame_ = R"({"channel":"trade","type":"update","data":[)";
-      append_kraken(frame_, trade, name);
-      frame_ += "]}";
-    }
+    append_message(frame_, clients_[client].protocol, trade, name);
     deliver(client, frame_, true);
   }
   return found->second.size();

@@ -1,6 +1,7 @@
-// Who listens to what on the fake exchange, in the words of three exchanges, and the faults on the way to
-// them. The path of a connection chooses the protocol: /ws and /stream Binance, /v2 Kraken, / Coinbase. Lives
-// on the server's thread.
+// Who listens to what on the fake exchange, in the words of each exchange, and the faults on the way to
+// them. The path of a connection chooses the protocol: /ws and /stream Binance, /v2 Kraken, /ws/v5 OKX,
+// /v5/public/spot and linear Bybit, /v2/marketdata Gemini; on / the first message tells Coinbase Exchange,
+// Coinbase Advanced and Bitstamp apart. Lives on the server's thread.
 #pragma once
 
 #include <chrono>
@@ -50,7 +51,6 @@ class Subscriptions {
 
  private:
   using Clock = std::chrono::steady_clock;
-  enum class Protocol { binance, coinbase, kraken };
   struct Client {
     Protocol protocol = Protocol::binance;
     bool combined = false;
@@ -72,6 +72,8 @@ class Subscriptions {
   void request_binance(ClientId client, std::string_view message);
   void request_coinbase(ClientId client, std::string_view message);
   void request_kraken(ClientId client, std::string_view message);
+  // Of the others: which symbols, and what to answer.
+  void request_plain(ClientId client, std::string_view message);
   void deliver(ClientId client, std::string_view message, bool trade);
   bool play(ClientId client, Client& state, Fault fault, std::string_view message);
 

@@ -113,6 +113,124 @@ void append_kraken(std::string& out, const Trade& trade, std::string_view name) 
   out += '}';
 }
 
+namespace {
+
+void append_okx(std::string& out, const Trade& trade, std::string_view name) {
+  out += R"({"instId":")";
+  out += name;
+  out += R"(","tradeId":")";
+  append_number(out, trade.id);
+  out += R"(","px":")";
+  out += trade.price;
+  out += R"(","sz":")";
+  out += trade.qty;
+  out += trade.maker ? R"(","side":"sell","ts":")" : R"(","side":"buy","ts":")";
+  append_number(out, trade.time_us / 1000);
+  out += "\"}";
+}
+
+void append_bybit(std::string& out, const Trade& trade, std::string_view name, bool uuid) {
+  out += R"({"topic":"publicTrade.)";
+  out += name;
+  out += R"(","type":"snapshot","ts":)";
+  append_number(out, trade.time_us / 1000);
+  out += R"(,"data":[{"i":")";
+  if (uuid) {
+    char text[40];
+    const auto id = static_cast<unsigned long long>(trade.id);
+    std::snprintf(text, sizeof text, "%08llx-0000-4000-8000-%012llx", id >> 32 & 0xffffffffu,
+                  id & 0xffffffffffffu);
+    out += text;
+  } else {
+    append_number(out, trade.id);
+  }
+  out += R"(","T":)";
+  append_number(out, trade.time_us / 1000);
+  out += R"(,"p":")";
+  out += trade.price;
+  out += R"(","v":")";
+  out += trade.qty;
+  out += trade.maker ? R"(","S":"Sell","s":")" : R"(","S":"Buy","s":")";
+  out += name;
+  out += R"(","BT":false}]})";
+}
+
+void append_bitstamp(std::string& out, const Trade& trade, std::string_view name) {
+  out += R"({"data":{"id":)";
+  append_number(out, trade.id);
+  out += R"(,"timestamp":")";
+  append_number(out, trade.time_us / 1'000'000);
+  out += R"(","amount_str":")";
+  out += trade.qty;
+  out += R"(","price_str":")";
+  out += trade.price;
+  out += trade.maker ? R"(","type":1,"microtimestamp":")" : R"(","type":0,"microtimestamp":")";
+  append_number(out, trade.time_us);
+  out += R"("},"channel":"live_trades_)";
+  for (const char c : name) out += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  out += R"(","event":"trade"})";
+}
+
+void append_gemini(std::string& out, const Trade& trade, std::string_view name) {
+  out += R"({"type":"trade","symbol":")";
+  out += name;
+  out += R"(","event_id":)";
+  append_number(out, trade.id);
+  out += R"(,"timestamp":)";
+  append_number(out, trade.time_us / 1000);
+  out += R"(,"price":")";
+  out += trade.price;
+  out += R"(","quantity":")";
+  out += trade.qty;
+  out += trade.maker ? R"(","side":"sell"})" : R"(","side":"buy"})";
+}
+
+void append_advanced(std::string& out, const Trade& trade, std::string_view name) {
+  out += R"({"channel":"market_trades","sequence_num":1,"events":[{"type":"update","trades":[{"trade_id":")";
+  append_number(out, trade.id);
+  out += R"(","product_id":")";
+  out += name;
+  out += R"(","price":")";
+  out += trade.price;
+  out += R"(","size":")";
+  out += trade.qty;
+  out += trade.maker ? R"(","side":"BUY","time":)" : R"(","side":"SELL","time":)";
+  append_time(out, trade.time_us);
+  out += "}]}]}";
+}
+
+}  // namespace
+
+void append_message(std::string& out, Protocol protocol, const Trade& trade, std::string_view name) {
+  switch (protocol) {
+    case Protocol::binance:
+      return append_binance(out, trade, Stream::trade);
+    case Protocol::coinbase:
+      return append_coinbase(out, trade, name, "match");
+    case Protocol::coinbase_advanced:
+      return append_advanced(out, trade, name);
+    case Protocol::kraken:
+      out += R"({"channel":"trade","type":"update","data":[)";
+      append_kraken(out, trade, name);
+      out += "]}";
+      return;
+    case Protocol::okx:
+      out += R"({"arg":{"channel":"trades-all","instId":")";
+      out += name;
+      out += R"("},"data":[)";
+      append_okx(out, trade, name);
+      out += "]}";
+      return;
+    case Protocol::bybit:
+    case Protocol::bybit_linear:
+      return append_bybit(out, trade, name, protocol == Protocol::bybit_linear);
+    case Protocol::bitstamp:
+      return append_bitstamp(out, trade, name);
+    case Protocol::gemini:
+      return append_gemini(out, trade, name);
+  }
+}
+
 void History::add(const Trade& trade) {
   if (capacity_ == 0) return;
   key_ = instrument(trade.symbol);
@@ -137,6 +255,16 @@ std::string History::kraken_snapshot(std::string_view name, std::size_t count) c
   return out + "]}";
 }
 
+std::string History::gemini_snapshot(std::string_view name, std::size_t count) const {
+  std::string out = R"({"type":"l2_updates","symbol":")" + std::string(name) + R"(","changes":[],"trades":[)";
+  if (const auto* kept = find(name))
+    for (std::size_t i = kept->size(); i > kept->size() - std::min(count, kept->size()); --i) {
+      if (out.back() != '[') out += ',';
+      append_gemini(out, view((*kept)[i - 1]), name);
+    }
+  return out + "]}";
+}
+
 std::string History::coinbase_last_match(std::string_view name) const {
   const auto* kept = find(name);
   if (kept == nullptr) return "";
@@ -150,17 +278,20 @@ HttpReply History::rest(std::string_view target) {
   const bool binance = path.starts_with("/api/v3/");
   const bool kraken = path == "/0/public/Trades";
   const bool coinbase = path.starts_with("/products/") && path.ends_with("/trades");
-  if (!binance && !kraken && !coinbase) return {404, "{\"msg\":\"no such route\"}"};
+  const bool okx = path == "/api/v5/market/history-trades";
+  if (!binance && !kraken && !coinbase && !okx) return {404, "{\"msg\":\"no such route\"}"};
   ++requests_;
   if (busy_every_ > 0 && requests_ % busy_every_ == 0) {
     ++turned_away_;
     if (kraken) return {200, R"({"error":["EGeneral:Too many requests"]})"};
+    if (okx) return {429, R"({"code":"50011","msg":"Too Many Requests","data":[]})", 1};
     return {429, R"({"code":-1003,"msg":"Too many requests"})", 1};
   }
   const std::int64_t limit = std::clamp<std::int64_t>(
-      count_parameter(target, kraken ? "count" : "limit").value_or(500), 1, longest_page);
+      count_parameter(target, kraken ? "count" : "limit").value_or(500), 1, okx ? 100 : longest_page);
   std::string name = binance  ? parameter(target, "symbol")
                      : kraken ? parameter(target, "pair")
+                     : okx    ? parameter(target, "instId")
                               : std::string(path.substr(10, path.size() - 17));
   const auto* kept = find(name);
   if (kept == nullptr && kraken && name.starts_with("XBT")) kept = find("BTC" + name.substr(3));
@@ -188,16 +319,16 @@ HttpReply History::rest(std::string_view target) {
     }
     return {200, out + "]"};
   }
-  if (coinbase) {  // newest first, ids below `after`
+  if (coinbase || okx) {  // newest first, ids below `after`
     auto at = kept->end();
     if (const auto after = count_parameter(target, "after"))
       at = std::lower_bound(kept->begin(), kept->end(), *after, by_id);
     for (std::int64_t n = 0; n < limit && at != kept->begin(); ++n) {
       --at;
       if (out.size() > 1) out += ',';
-      append_coinbase(out, view(*at), "", "");
+      okx ? append_okx(out, view(*at), name) : append_coinbase(out, view(*at), "", "");
     }
-    return {200, out + "]"};
+    return {200, okx ? R"({"code":"0","msg":"","data":)" + out + "]}" : out + "]"};
   }
   const std::int64_t since = count_parameter(target, "since").value_or(0) / 1000;
   auto at = std::lower_bound(kept->begin(), kept->end(), since,

@@ -22,6 +22,19 @@ struct Trade {
   bool maker;  // the buyer is the maker
 };
 
+// What a subscriber speaks.
+enum class Protocol {
+  binance,
+  coinbase,
+  coinbase_advanced,
+  kraken,
+  okx,
+  bybit,
+  bybit_linear,
+  bitstamp,
+  gemini
+};
+
 // BTC-USDT, BTC/USDT and BTCUSDT are one instrument: upper case without separators.
 std::string instrument(std::string_view symbol);
 
@@ -30,6 +43,8 @@ void append_binance(std::string& out, const Trade& trade, Stream kind);
 // `name` is the symbol as the subscriber wrote it.
 void append_coinbase(std::string& out, const Trade& trade, std::string_view name, const char* type);
 void append_kraken(std::string& out, const Trade& trade, std::string_view name);
+// The whole message, for all but Binance.
+void append_message(std::string& out, Protocol protocol, const Trade& trade, std::string_view name);
 
 // The newest trades of each instrument.
 class History {
@@ -39,11 +54,13 @@ class History {
   History(std::size_t capacity, std::size_t busy_every) : capacity_(capacity), busy_every_(busy_every) {}
 
   void add(const Trade& trade);
-  // Appends the newest `count` trades of an instrument, oldest first, as a Kraken snapshot or Coinbase's
-  // last_match; "" when there are none.
+  // Appends the newest `count` trades of an instrument, oldest first, as a Kraken or (newest first) Gemini
+  // snapshot, or Coinbase's last_match; "" when there are none.
   std::string kraken_snapshot(std::string_view name, std::size_t count) const;
+  std::string gemini_snapshot(std::string_view name, std::size_t count) const;
   std::string coinbase_last_match(std::string_view name) const;
-  // GET of Binance's historicalTrades and aggTrades, Coinbase's trades, Kraken's Trades.
+  // GET of Binance's historicalTrades and aggTrades, Coinbase's trades, Kraken's Trades, OKX's
+  // history-trades.
   HttpReply rest(std::string_view target);
   std::uint64_t requests() const { return requests_; }
   std::uint64_t turned_away() const { return turned_away_; }

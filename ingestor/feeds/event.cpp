@@ -44,6 +44,39 @@ std::optional<std::string_view> digits_of(json::value& value) {
   return text.substr(0, end == std::string_view::npos ? 0 : end + 1);
 }
 
+std::optional<std::int64_t> whole_of(json::value& value) {
+  const auto digits = digits_of(value);
+  return digits ? parse_integer(*digits) : std::nullopt;
+}
+
+std::optional<Timestamp> epoch_of(json::value& value) {
+  const auto number = whole_of(value);
+  return number ? epoch_time(*number) : std::nullopt;
+}
+
+std::optional<Maker> maker_when_maker(json::value& side) {
+  std::optional<std::string_view> text;
+  read(text, side.get_string());
+  if (text == "buy" || text == "BUY" || text == "Buy") return Maker::buyer;
+  if (text == "sell" || text == "SELL" || text == "Sell") return Maker::seller;
+  return std::nullopt;
+}
+
+std::optional<Maker> maker_when_taker(json::value& side) {
+  const auto maker = maker_when_maker(side);
+  if (!maker) return std::nullopt;
+  return *maker == Maker::buyer ? Maker::seller : Maker::buyer;
+}
+
+Decoded Harvest::done() {
+  if (out_.size() == before_) {
+    if (bad_ > 0) return {Verdict::malformed, wrong_};
+    return {seen_ ? Verdict::ignored : Verdict::malformed, seen_ ? "" : "no trades"};
+  }
+  sort_by_id(out_, before_);
+  return {Verdict::tick, wrong_, bad_};
+}
+
 void sort_by_id(std::vector<Tick>& ticks, std::size_t from) {
   std::stable_sort(ticks.begin() + static_cast<std::ptrdiff_t>(from), ticks.end(),
                    [](const Tick& a, const Tick& b) { return a.id < b.id; });

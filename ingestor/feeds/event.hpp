@@ -68,6 +68,75 @@ Decoded append_history(json::array& trades, std::string_view symbol, Timestamp r
 
 // A price or quantity as the exchange wrote it, be it a JSON string or a number.
 std::optional<std::string_view> digits_of(json::value& value);
+// A whole number, or an epoch time, written as either.
+std::optional<std::int64_t> whole_of(json::value& value);
+std::optional<Timestamp> epoch_of(json::value& value);
+// What `buy` and `sell` (in any case) of the side that took, or made, say of the maker.
+std::optional<Maker> maker_when_taker(json::value& side);
+std::optional<Maker> maker_when_maker(json::value& side);
+
+// Calls note(key, value) for each member until it returns false, which it must when it left a value half
+// read; false also when the JSON is broken.
+template <class Note>
+bool each_member(json::object& object, Note&& note) {
+  for (auto field : object) {
+    std::string_view key;
+    json::value value;
+    if (field.unescaped_key().get(key) || field.value().get(value) || !note(key, value)) return false;
+  }
+  return true;
+}
+
+// The trades of one message on their way into `out`: a bad one is counted and left out, and none is kept when
+// the message turns out not to be what they were taken for.
+class Harvest {
+ public:
+  Harvest(std::vector<Tick>& out, Timestamp received) : out_(out), received_(received), before_(out.size()) {}
+
+  void add(const Event& event) {
+    seen_ = true;
+    if (const char* wrong = append_tick(event, received_, out_)) bad(wrong);
+  }
+  // Adds each object of an array; note(key, value, event) takes its members. False when the JSON is broken.
+  template <class Note>
+  bool add_each(json::value& value, Note&& note) {
+    json::array trades;
+    if (value.get_array().get(trades)) {
+      bad("the trades are not an array");
+      return true;
+    }
+    seen_ = true;
+    for (auto element : trades) {
+      json::object trade;
+      Event event;
+      const auto member = [&](std::string_view key, json::value& inner) {
+        note(key, inner, event);
+        return true;
+      };
+      if (element.get_object().get(trade) || !each_member(trade, member)) return false;
+      add(event);
+    }
+    return true;
+  }
+  Decoded give_up(Verdict verdict, const char* reason = "") {
+    out_.resize(before_);
+    return {verdict, reason};
+  }
+  Decoded done();
+
+ private:
+  void bad(const char* wrong) {
+    ++bad_;
+    wrong_ = wrong;
+  }
+
+  std::vector<Tick>& out_;
+  Timestamp received_;
+  std::size_t before_;
+  std::uint32_t bad_ = 0;
+  const char* wrong_ = "";
+  bool seen_ = false;
+};
 
 // A copy of the message with the padding that simdjson reads over. UTF-8 is checked with the JSON.
 class Message {

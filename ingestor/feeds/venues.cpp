@@ -22,8 +22,16 @@ constexpr Venue table[] = {
      make_binance_feed},
     {"binance.us", "binance.us", "wss://stream.binance.us:9443", "https://api.binance.us", make_binance_feed},
     {"coinbase", "coinbase", "wss://ws-feed.exchange.coinbase.com", "https://api.exchange.coinbase.com",
-     coinbase},
-    {"kraken", "kraken", "wss://ws.kraken.com/v2", "https://api.kraken.com", kraken},
+     coinbase, '-'},
+    {"coinbase.advanced", "coinbase", "wss://advanced-trade-ws.coinbase.com",
+     "https://api.exchange.coinbase.com", make_coinbase_advanced_feed, '-'},
+    {"kraken", "kraken", "wss://ws.kraken.com/v2", "https://api.kraken.com", kraken, '/'},
+    {"okx", "okx", "wss://ws.okx.com:8443/ws/v5/business", "https://www.okx.com", make_okx_feed, '-'},
+    {"bybit", "bybit", "wss://stream.bybit.com/v5/public/spot", "", make_bybit_feed, '\0', false},
+    {"bybit.linear", "bybit.linear", "wss://stream.bybit.com/v5/public/linear", "", make_bybit_feed, '\0',
+     false},
+    {"bitstamp", "bitstamp", "wss://ws.bitstamp.net", "", make_bitstamp_feed, '\0', false},
+    {"gemini", "gemini", "wss://api.gemini.com/v2/marketdata", "", make_gemini_feed, '\0', false},
 };
 
 std::string_view host_of(std::string_view url) {
@@ -50,16 +58,16 @@ bool own_host(const Venue& venue, std::string_view host) {
 }
 
 bool spelled_for(const Venue& venue, std::string_view symbol) {
-  const bool dash = symbol.find('-') != std::string_view::npos;
-  const bool slash = symbol.find('/') != std::string_view::npos;
-  if (venue.name == "coinbase") return dash && !slash;
-  if (venue.name == "kraken") return slash && !dash;
-  return !dash && !slash;
+  for (const char separator : {'-', '/'})
+    if ((symbol.find(separator) != std::string_view::npos) != (venue.separator == separator)) return false;
+  return true;
 }
 
 std::string wire_symbol(const Venue& venue, std::string_view symbol) {
   if (venue.name == "kraken" && symbol.starts_with("XBT/")) return "BTC" + std::string(symbol.substr(3));
   if (venue.name == "kraken" && symbol.starts_with("XDG/")) return "DOGE" + std::string(symbol.substr(3));
+  if (venue.name == "coinbase.advanced" && symbol.ends_with("-USDC"))
+    return std::string(symbol.substr(0, symbol.size() - 1));  // one book for both, named by the dollar
   return std::string(symbol);
 }
 

@@ -1,4 +1,4 @@
-// libFuzzer over the decoders of all venues: the first byte chooses the venue, and above 127 its REST
+// libFuzzer over the decoders of all venues: the first byte chooses the venue, and below 64 its REST
 // answers. No input may crash, leave a tick without its verdict, or break the decoder for the next message.
 #include <cstdint>
 #include <cstdlib>
@@ -17,7 +17,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const Timestamp received{std::chrono::microseconds(1'800'000'000'000'000)};
   std::vector<Tick> out;
   auto& feed = *feeds[data[0] % feeds.size()];
-  if (data[0] < 128) {
+  if (data[0] >= 64) {
     const Decoded decoded = feed.decode(text, received, out);
     if (out.empty() != (decoded.verdict != Verdict::tick)) std::abort();
   } else if (feed.decode_history(text, "A", received, out).verdict != Verdict::tick && !out.empty()) {
