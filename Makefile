@@ -35,7 +35,9 @@ HAVE_INGEST := $(and $(filter yes,$(INGEST)),$(wildcard ingestor/main.cpp))
 
 STRICT := -std=gnu++20 -O2 -g -ffp-contract=off -Wall -Wextra -Werror -I. -Iextension
 INGEST_INC := -Iingestor $(if $(PG_INCLUDE),-isystem $(PG_INCLUDE))
-INGEST_LIBS := -Wl,--as-needed -lpq -lsimdjson -ltomlplusplus -lssl -lcrypto -lz -pthread
+# The Kafka feed is built where librdkafka is.
+KAFKA_LIBS := $(if $(wildcard /usr/include/librdkafka/rdkafka.h),-lrdkafka)
+INGEST_LIBS := -Wl,--as-needed -lpq -lsimdjson -ltomlplusplus -lssl -lcrypto -lz $(KAFKA_LIBS) -pthread
 GTEST_LIBS := -lgtest -lgtest_main -pthread
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1
 
@@ -54,7 +56,7 @@ PG_CPPFLAGS = -Iextension -isystem $(includedir_server)
 PG_CXXFLAGS = -std=gnu++20 -O2 -ffp-contract=off -Wall -Wextra -Werror -Wno-register -Wno-missing-field-initializers
 SHLIB_LINK += -lstdc++
 EXTRA_CLEAN = build/core build/ingestor build/unit build/sanitize build/faults build/check build/bench build/stage \
-	build/fuzz build/tick-ingest build/random build/linked build/pg[0-9]*
+	build/fuzz build/tick-ingest build/random build/kafka build/linked build/pg[0-9]*
 
 # `check` and `soak` alone do not read PGXS, which has a rule of that name that only refuses.
 ifneq ($(filter-out check soak,$(or $(MAKECMDGOALS),all)),)
@@ -143,6 +145,13 @@ build/random: $(wildcard test/random/*.cpp test/random/*.hpp)
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CXX $@")
 	$(Q)g++ $(STRICT) $(if $(PG_INCLUDE),-isystem $(PG_INCLUDE)) -o $@ test/random/driver.cpp -lpq
+
+# What the Kafka test runs: a real broker, whose jars Maven fetches by name, and the program that fills it.
+build/kafka/ready: test/kafka/pom.xml test/kafka/feeder.cpp
+	@mkdir -p $(@D)
+	$(Q)timeout 300 mvn -q -B -f test/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/build/kafka/libs
+	$(Q)g++ $(STRICT) -o build/kafka/feeder test/kafka/feeder.cpp -lrdkafka
+	@touch $@
 
 # Under ASan and UBSan; the Beast translation unit is slow to compile and stays as it is.
 SANE = $(patsubst build/%,build/sanitize/%,$(1))
@@ -237,7 +246,8 @@ check:
 # RANDOM_SEEDS=, RANDOM_FIRST= and SEED= select the seeds of the first, TICK_FAULT_SEEDS= those of the second.
 soak:
 	@RANDOM_SEEDS=$${RANDOM_SEEDS:-200} TICK_FAULT_SEEDS=$${TICK_FAULT_SEEDS:-10} TICK_SPOOL_SECONDS=$${TICK_SPOOL_SECONDS:-60} \
-		TICK_TEST_TIMEOUT=$${TICK_TEST_TIMEOUT:-86400} KIND=tap TESTS="$${TESTS:-040_random 061_repair 062_spool}" test/run
+		TICK_KAFKA_TRADES=$${TICK_KAFKA_TRADES:-300000} TICK_KAFKA_KILLS=$${TICK_KAFKA_KILLS:-10} \
+		TICK_TEST_TIMEOUT=$${TICK_TEST_TIMEOUT:-86400} KIND=tap TESTS="$${TESTS:-040_random 061_repair 062_spool 070_kafka}" test/run
 endif
 
 # `check` on this machine's major and, in chroots, on the other supported ones.

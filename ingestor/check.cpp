@@ -10,6 +10,7 @@
 #include <simdjson.h>
 
 #include "database.hpp"
+#include "kafka.hpp"
 #include "live.hpp"
 #include "log.hpp"
 #include "number.hpp"
@@ -223,8 +224,14 @@ int run_check(const ConfigResult& read) {
   if (read.mistakes.empty()) {
     findings.good("configuration");
     check_database(read.config, findings);
-    check_feed(read.config, findings);
-    check_repair(read.config, findings);
+    if (find_venue(read.config.feed)->way == Venue::Way::topic) {
+      for (const auto& finding :
+           check_kafka(read.config, [&](const std::string& text) { findings.good(text); }))
+        findings.mistake(finding.key, finding.what, finding.cure);
+    } else {
+      check_feed(read.config, findings);
+      check_repair(read.config, findings);
+    }
   }
   std::printf("%zu mistake%s\n", findings.mistakes(), findings.mistakes() == 1 ? "" : "s");
   return findings.mistakes() == 0 ? exit_ok : exit_failed;

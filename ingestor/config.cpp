@@ -8,7 +8,10 @@
 
 #include <toml++/toml.h>
 
+#include "kafka.hpp"
+#include "names.hpp"
 #include "number.hpp"
+#include "rows.hpp"
 #include "url.hpp"
 
 namespace tick::ingest {
@@ -104,11 +107,31 @@ std::string set_text(std::string& field, std::string_view text) {
   return "";
 }
 
+std::string set_start(Config& config, std::string_view text) {
+  if (text != "earliest" && text != "latest" && !parse_time(text))
+    return "must be earliest, latest or a time such as 2026-01-01T00:00Z, not " + in_quotes(text);
+  config.start = text;
+  return "";
+}
+
+std::string set_columns(Config& config, std::string_view text) {
+  std::string columns = columns_of_shape(text);
+  std::string mistake;
+  if (!parse_columns(columns, mistake)) return mistake;
+  config.columns = std::move(columns);
+  return "";
+}
+
+std::string set_zone(Config& config, std::string_view text) {
+  config.zone = parse_offset(text);
+  return config.zone ? "" : "must be UTC or an offset such as +02:00, not " + in_quotes(text);
+}
+
 // Tables ordered as --help shows them.
 constexpr Setting table[] = {
     {"feed.name", "--feed", "TICK_FEED",
      "binance, binance.data, binance.us, coinbase, coinbase.advanced, kraken, okx, bybit, bybit.linear, "
-     "bitstamp or gemini",
+     "bitstamp, gemini or kafka",
      set_feed, [](const Config& c) { return c.feed; }},
     {"feed.url", "--url", "TICK_URL", "WebSocket address (default: the venue's)", set_url,
      [](const Config& c) { return c.url; }},
@@ -189,6 +212,25 @@ constexpr Setting table[] = {
        return "";
      },
      [](const Config& c) { return c.listen; }},
+    {"kafka.brokers", "--brokers", "TICK_KAFKA_BROKERS", "HOST:PORT,... of Kafka",
+     [](Config& c, std::string_view t) { return set_text(c.brokers, t); },
+     [](const Config& c) { return c.brokers; }},
+    {"kafka.topic", "--topic", "TICK_KAFKA_TOPIC", "topic of Kafka to read",
+     [](Config& c, std::string_view t) { return set_text(c.topic, t); },
+     [](const Config& c) { return c.topic; }},
+    {"kafka.group", "--group", "TICK_KAFKA_GROUP",
+     "ingestors of one group share the topic's partitions; also begins the names of their positions",
+     [](Config& c, std::string_view t) { return set_text(c.group, t); },
+     [](const Config& c) { return c.group; }},
+    {"kafka.start", "--start", "TICK_KAFKA_START",
+     "where to begin a partition that has no position: earliest, latest or a time", set_start,
+     [](const Config& c) { return c.start; }},
+    {"rows.columns", "--columns", "TICK_COLUMNS",
+     "which member of a JSON message is what: symbol=s,ts=time,price=p (- = none), or the name of a shape: "
+     "binance-prices, raw_trades, clean_trades, yahoo",
+     set_columns, [](const Config& c) { return c.columns; }},
+    {"rows.tz", "--tz", "TICK_TZ", "UTC or an offset such as +02:00, of times that tell no zone", set_zone,
+     [](const Config& c) { return c.zone ? std::to_string(c.zone->count()) + "min" : std::string(); }},
     {"database.conninfo", "--database", "TICK_DATABASE",
      "libpq connection string, URL or database name (also PGHOST, PGPORT, ...)",
      [](Config& c, std::string_view t) { return set_text(c.database, t); },
@@ -229,6 +271,7 @@ std::string bracketed(const std::string& host) {
 void spell_symbols(ConfigResult& result) {
   Config& config = result.config;
   const Venue& venue = *find_venue(config.feed);
+  if (venue.way != Venue::Way::socket) return;
   for (auto& symbol : config.symbols) {
     const std::string name(table_name(config, symbol));
     if (spelled_for(venue, symbol)) {
@@ -279,28 +322,11 @@ std::optional<std::string> toml_text(const toml::node& node) {
   return std::nullopt;
 }
 
-// The known key that differs least, if it is near enough to be meant.
+// The known key that may have been meant.
 std::string suggestion(std::string_view key) {
-  std::string best;
-  std::size_t best_distance = 4;
-  for (const auto& setting : table) {
-    const std::string_view known = setting.key;
-    std::vector<std::size_t> row(known.size() + 1);
-    for (std::size_t j = 0; j <= known.size(); ++j) row[j] = j;
-    for (std::size_t i = 1; i <= key.size(); ++i) {
-      std::size_t diagonal = row[0];
-      row[0] = i;
-      for (std::size_t j = 1; j <= known.size(); ++j) {
-        const std::size_t above = row[j];
-        row[j] = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (key[i - 1] != known[j - 1])});
-        diagonal = above;
-      }
-    }
-    if (row[known.size()] < best_distance) {
-      best_distance = row[known.size()];
-      best = known;
-    }
-  }
+  std::vector<std::string> known;
+  for (const auto& setting : table) known.emplace_back(setting.key);
+  const std::string best = nearest(key, known);
   return best.empty() ? "" : "; did you mean " + best + "?";
 }
 
@@ -374,6 +400,20 @@ void apply_foreign_environment(const ConfigSource& source, ConfigResult& result)
     result.places["feed.symbols"] = "BINANCE_SYMBOLS";
     if (!mistake.empty()) result.mistakes.push_back("BINANCE_SYMBOLS " + mistake);
   }
+  constexpr std::pair<const char*, const char*> kafka[] = {{"KAFKA_BOOTSTRAP_SERVERS", "kafka.brokers"},
+                                                           {"KAFKA_TOPIC", "kafka.topic"},
+                                                           {"KAFKA_GROUP_ID", "kafka.group"},
+                                                           {"KAFKA_STARTING_OFFSETS", "kafka.start"}};
+  for (const auto& [name, key] : kafka) {
+    const auto value = get(name);
+    if (value.empty()) continue;
+    const auto setting = std::find_if(std::begin(table), std::end(table), [&](const Setting& candidate) {
+      return candidate.key == std::string_view(key);
+    });
+    const std::string mistake = setting->apply(result.config, value);
+    result.places[key] = name;
+    if (!mistake.empty()) result.mistakes.push_back(std::string(name) + " " + mistake);
+  }
   constexpr std::pair<const char*, const char*> words[] = {{"POSTGRES_HOST", "host"},
                                                            {"POSTGRES_PORT", "port"},
                                                            {"POSTGRES_DB", "dbname"},
@@ -419,6 +459,11 @@ ConfigResult read_config(const ConfigSource& source) {
     }
   }
   const Venue& venue = *find_venue(result.config.feed);
+  if (venue.way == Venue::Way::topic)
+    for (const auto& [key, value] :
+         {std::pair("kafka.brokers", &result.config.brokers), {"kafka.topic", &result.config.topic}})
+      if (value->empty() && result.mistakes.empty())
+        result.mistakes.push_back(std::string(key) + " is not given, and feed.name is " + result.config.feed);
   if (result.config.exchange.empty()) result.config.exchange = venue.exchange;
   if (result.config.url.empty()) result.config.url = venue.url;
   if (result.config.repair_url.empty()) {

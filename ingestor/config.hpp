@@ -41,6 +41,15 @@ struct Config {
   std::size_t spool_limit = std::size_t{1} << 30;
   std::string listen;
 
+  std::string brokers;  // of Kafka
+  std::string topic;
+  std::string group = "tick-ingest";
+  std::string start = "earliest";              // where there is no position: earliest, latest or a time
+  std::string columns;                         // which member of a JSON object is what
+  std::string items;                           // where in an answer its objects are
+  std::optional<std::chrono::minutes> zone;    // of times that tell none
+  std::chrono::microseconds poll_interval{0};  // 0: what the server's budget allows
+
   std::string database;
   std::string table = "trades";
   std::size_t batch_rows = 10'000;

@@ -257,6 +257,16 @@ void Writer::read_position() {
   committed_ = std::move(stored);
 }
 
+void Writer::begin_at(std::uint64_t record) {
+  Position next = next_position({});
+  next.record = record;
+  const std::string parameters[] = {options_.feed, options_.connection, to_json(next)};
+  database_->query("SELECT tick.feed($1, $2, $3::jsonb)", parameters);
+  batch_ = next.batch;
+  const std::lock_guard hold(guard_);
+  committed_ = accepted_ = next;
+}
+
 Position Writer::position() const {
   const std::lock_guard hold(guard_);
   return committed_;

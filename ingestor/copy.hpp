@@ -57,6 +57,8 @@ class Writer {
 
   // Connects (patiently), checks the table and reads the position.
   void open();
+  // Stores where a replay begins, before its first row.
+  void begin_at(std::uint64_t record);
   // What is committed; from any thread.
   Position position() const;
 

@@ -149,6 +149,7 @@ struct Venue {
   // Whether ids of a symbol ascend by one: gaps can be seen and repaired, and sets of ids are small. Where
   // not, a unique index of the table keeps out what comes twice.
   bool sequence = true;
+  enum class Way { socket, topic, poll } way = Way::socket;
 };
 
 std::span<const Venue> venues();

@@ -14,6 +14,7 @@
 #include "config.hpp"
 #include "fake.hpp"
 #include "init.hpp"
+#include "kafka.hpp"
 #include "live.hpp"
 #include "log.hpp"
 #include "number.hpp"
@@ -314,12 +315,20 @@ int main(int argc, char** argv) {
     if (!max_lag) log::error("--max-lag must be a time such as \"5s\"");
     return config && max_lag ? run_status(*config, *max_lag) : exit_usage;
   }
+  // What needs a WebSocket.
+  const auto has_socket = [](const std::optional<Config>& config) {
+    const bool has = config && find_venue(config->feed)->make != nullptr;
+    if (config && !has) log::error("not for feed " + config->feed);
+    return has;
+  };
   if (*record) {
     const auto config = record_flags.read();
+    if (!has_socket(config)) return exit_usage;
     return config ? run_record(*config, record_file, record_limit) : exit_usage;
   }
   if (*backfill) {
     const auto config = backfill_flags.read();
+    if (!has_socket(config)) return exit_usage;
     const auto from = parse_time(backfill_from);
     const auto now = std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now());
     const auto to = backfill_to.empty() ? std::optional(now) : parse_time(backfill_to);
@@ -372,8 +381,9 @@ int main(int argc, char** argv) {
     return exit_usage;
   }
   auto config = run_flags.read();
-  const bool named_by_path = config && parse_url(config->url)->target != "/";
-  if (config && config->symbols.empty() && !named_by_path && !check_only) {
+  const bool topic = config && find_venue(config->feed)->way == Venue::Way::topic;
+  const bool named_by_path = config && !topic && parse_url(config->url)->target != "/";
+  if (config && config->symbols.empty() && !topic && !named_by_path && !check_only) {
     log::error("no symbols: give --symbols, TICK_SYMBOLS or feed.symbols");
     config.reset();
   }
@@ -386,5 +396,6 @@ int main(int argc, char** argv) {
       std::printf("%s = %s\n", setting.key, setting.show(*config).c_str());
     return exit_ok;
   }
+  if (topic) return run_kafka(*config);
   return run_live(*config, [&] { return run_flags.read(); });
 }

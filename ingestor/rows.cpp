@@ -248,6 +248,10 @@ Decoded JsonRows::decode(std::string_view text, Timestamp received, std::vector<
   Texts texts;
   std::array<int, role_count> ranks{};
   bool has_info = false;
+  const auto taken = [&](std::string_view key) {  // what is told to be one thing is not guessed to be another
+    return std::any_of(options_.columns.begin(), options_.columns.end(),
+                       [&](const auto& column) { return column.second == key; });
+  };
   const auto note = [&](std::string_view key, json::value& value, bool inner) {
     std::string_view scalar;
     bool read = false;
@@ -255,7 +259,7 @@ Decoded JsonRows::decode(std::string_view text, Timestamp received, std::vector<
       std::optional<int> fit;
       const auto told = options_.columns.find(static_cast<Role>(role));
       if (told == options_.columns.end())
-        fit = rank(role, key);
+        fit = taken(key) ? std::nullopt : rank(role, key);
       else if (told->second == key)
         fit = -1000;
       if (!fit) continue;

@@ -23,6 +23,7 @@ struct Stats {
   Counter repaired{0};                           // trades fetched by repair
   Counter gaps_unfilled{0};                      // given up
   Counter missing{0};                            // ids in gaps, at the last look
+  Counter unread{0};                             // events of a topic that are not committed yet
   std::atomic<std::int64_t> lag_us{0};           // receive -> committed, oldest tick of the last batch
   std::atomic<std::int64_t> max_lag_us{0};       // the worst since the last look
   std::atomic<std::int64_t> committed_at_us{0};  // steady clock

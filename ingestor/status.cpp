@@ -51,6 +51,7 @@ std::vector<Line> lines(const Stats& stats, const Gauges& gauges) {
       {"repair_failures", "REST requests that failed", true, n(stats.repair_failures)},
       {"gaps_unfilled", "gaps the exchange cannot fill", true, n(stats.gaps_unfilled)},
       {"missing", "ids in gaps now", false, n(stats.missing)},
+      {"unread", "events of the topic that are not committed yet", false, n(stats.unread)},
       {"feed_reconnects", "connections to the exchange that ended", true, n(stats.feed_reconnects)},
       {"database_reconnects", "connections to the database that ended", true, n(stats.database_reconnects)},
       {"in_memory", "ticks waiting in memory", false, static_cast<double>(gauges.in_memory)},

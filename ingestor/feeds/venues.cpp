@@ -32,6 +32,7 @@ constexpr Venue table[] = {
      false},
     {"bitstamp", "bitstamp", "wss://ws.bitstamp.net", "", make_bitstamp_feed, '\0', false},
     {"gemini", "gemini", "wss://api.gemini.com/v2/marketdata", "", make_gemini_feed, '\0', false},
+    {"kafka", "kafka", "", "", nullptr, '\0', true, Venue::Way::topic},
 };
 
 std::string_view host_of(std::string_view url) {
