@@ -257,6 +257,16 @@ check-all:
 bench: all
 	@bench/run $(BENCH)
 
+# The dashboard for Apache Superset as its import takes it; URI=postgresql+psycopg2://dashboard:PASSWORD@HOST:5432/DATABASE goes into it.
+ZIP ?= build/pg_tick_superset.zip
+superset:
+	@rm -rf build/bundle && mkdir -p build/bundle && cp -r superset/pg_tick build/bundle
+	@uri='$(URI)' awk '/^sqlalchemy_uri:/ && ENVIRON["uri"] { $$0 = "sqlalchemy_uri: " ENVIRON["uri"] } 1' superset/pg_tick/databases/pg_tick.yaml \
+		>build/bundle/pg_tick/databases/pg_tick.yaml
+	@cd build/bundle && python3 -m zipfile -c '$(abspath $(ZIP))' pg_tick
+	@rm -rf build/bundle
+	@echo '$(ZIP)'
+
 run start stop status:
 	@FEED='$(FEED)' SYMBOLS='$(SYMBOLS)' RATE='$(RATE)' DURATION='$(SECONDS)' ingestor/demo $@
 
@@ -271,10 +281,11 @@ help:
 	@echo 'make start|stop|status   the same in the background'
 	@echo 'make check           all tests; KIND="unit regress isolation tap" TESTS="name ..." select'
 	@echo 'make check-all       the same on PostgreSQL 15, 17 and 18, in chroots (root, debootstrap); KIND and TESTS as above'
+	@echo 'make superset        build/pg_tick_superset.zip, a dashboard to import; URI=postgresql+psycopg2://dashboard:PASSWORD@HOST:5432/DATABASE'
 	@echo 'make soak            the random test on 200 seeds, faults and outages of the ingestor; RANDOM_SEEDS=1000; SEED=17 repeats one'
 	@echo 'make unit|sanitize   unit tests alone; the same under ASan and UBSan'
 	@echo 'make fuzz            libFuzzer on all that reads bytes from outside, FUZZ_SECONDS each; FUZZ="batch delta" selects'
 	@echo 'make docs            docs/reference.md anew, from the comments in the database'
 	@echo 'make lint fmt bench faults clean'
 
-.PHONY: all install check check-all clean ingest unit unit-binaries sanitize fuzz deps lint fmt bench soak run start stop status clean-demo faults docs help
+.PHONY: all install check check-all clean ingest unit unit-binaries sanitize fuzz deps lint fmt bench soak run start stop status clean-demo faults docs superset help
