@@ -130,8 +130,11 @@ CREATE TABLE tick_catalog.rollup (
   status       text NOT NULL DEFAULT 'backfill' CHECK (status IN ('backfill', 'live', 'error')),
   last_error   text,
   created_at   timestamptz NOT NULL DEFAULT pg_catalog.now(),
+  retention    interval,
+  kept_from    timestamptz,
   channel      text NOT NULL DEFAULT 'tick_' OPERATOR(pg_catalog.||) pg_catalog.replace(pg_catalog.gen_random_uuid()::text, '-', '')
 );
+COMMENT ON COLUMN tick_catalog.rollup.kept_from IS 'windows that start before were dropped by retention, for good';
 COMMENT ON COLUMN tick_catalog.rollup.channel IS 'of its notifications: anybody may listen to a channel whose name he knows';
 COMMENT ON COLUMN tick_catalog.rollup.upsert IS 'parameters: an array per key, window and partial, of stale and of the revision of new rows, then the time of the turn and the watermark before it';
 COMMENT ON COLUMN tick_catalog.rollup.merged IS 'the query''s own columns from the states and what is not merged yet';
@@ -468,9 +471,12 @@ COMMENT ON VIEW tick.rejected IS 'messages of one''s own feeds that could not be
 -- Definitions.
 -- ---------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION tick.create_rollup(name text, query text) RETURNS regclass
-  LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_create_rollup';
-COMMENT ON FUNCTION tick.create_rollup(text, text) IS 'makes a view that always equals a GROUP BY query over a table';
+CREATE FUNCTION tick.create_rollup(name text, query text, retention interval DEFAULT NULL) RETURNS regclass
+  LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_create_rollup';
+COMMENT ON FUNCTION tick.create_rollup(text, text, interval) IS 'makes a view that always equals a GROUP BY query over a table';
+CREATE FUNCTION tick.alter_rollup(name regclass, retention interval DEFAULT NULL, reset text[] DEFAULT NULL) RETURNS void
+  LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_alter_rollup';
+COMMENT ON FUNCTION tick.alter_rollup(regclass, interval, text[]) IS 'changes how long windows are kept; reset: for ever';
 CREATE FUNCTION tick.drop_rollup(name regclass) RETURNS void
   LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_drop_rollup';
 COMMENT ON FUNCTION tick.drop_rollup(regclass) IS 'drops a rollup with its state';
@@ -629,6 +635,7 @@ CREATE VIEW tick.rollups AS
          t.strategy,
          t.state,
          (SELECT count(*) FROM tick_catalog.pending p WHERE p.rollup = r.id) AS pending_ranges,
+         r.retention, r.kept_from,
          r.created_at
   FROM tick_catalog.rollup r JOIN tick.status t ON t.rollup = r.view;
 COMMENT ON VIEW tick.rollups IS 'one row a rollup: what it is and how it is kept';
@@ -716,7 +723,8 @@ BEGIN
          WHEN extract(month FROM r.window_size) + extract(year FROM r.window_size) > 0 THEN format('window of %s', r.window_size)
          ELSE format('window of %s = %s panes', r.window_size,
                      ceil(extract(epoch FROM r.window_size) / extract(epoch FROM r.pane))) END,
-    r.strategy, r.state, CASE WHEN r.pending_ranges > 0 THEN format(', %s ranges to compute', r.pending_ranges) ELSE '' END);
+    r.strategy, r.state, CASE WHEN r.pending_ranges > 0 THEN format(', %s ranges to compute', r.pending_ranges) ELSE '' END
+      || coalesce('; windows are kept ' || r.retention, '') || coalesce('; there are none before ' || r.kept_from, ''));
 END $$;
 COMMENT ON FUNCTION tick.explain(regclass) IS 'how a rollup comes about: source, group, panes, strategy';
 

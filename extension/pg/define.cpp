@@ -3,6 +3,7 @@
 #include "coverage.hpp"
 #include "define.hpp"
 #include "guard.hpp"
+#include "retention.hpp"
 #include "session.hpp"
 #include "shared.hpp"
 #include "source.hpp"
@@ -103,8 +104,8 @@ void write(const char* sql, int count, Oid* types, Datum* values, const char* nu
 void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 group) {
   const int keys = list_length(def->keys);
   const int first = keys + (def->window != nullptr ? 1 : 0);
-  Oid types[] = {INT4OID,     OIDOID,       OIDOID,  OIDOID,       OIDOID,  INT4OID, OIDOID,
-                 INTERVALOID, TEXTARRAYOID, TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID, INTERVALOID};
+  Oid types[] = {INT4OID,      OIDOID,  OIDOID,       OIDOID,  OIDOID,  INT4OID,     OIDOID,     INTERVALOID,
+                 TEXTARRAYOID, TEXTOID, TEXTARRAYOID, TEXTOID, TEXTOID, INTERVALOID, INTERVALOID};
   Datum values[] = {Int32GetDatum(def->id),
                     ObjectIdGetDatum(view),
                     ObjectIdGetDatum(state),
@@ -118,15 +119,17 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 gr
                     name_array(def->columns, first, list_length(def->columns) - first),
                     CStringGetTextDatum(upsert_sql(def, state)),
                     CStringGetTextDatum(merged_sql(def, state)),
-                    IntervalPGetDatum(def->slide)};
-  char nulls[] = "              ";
+                    IntervalPGetDatum(def->slide),
+                    IntervalPGetDatum(def->retention)};
+  char nulls[] = "               ";
   if (def->slide == nullptr) nulls[13] = 'n';
+  if (def->retention == nullptr) nulls[14] = 'n';
   if (def->window == nullptr) nulls[7] = nulls[9] = 'n';
   write(
       "INSERT INTO tick_catalog.rollup (id, view, state, definition, source, group_id, owner, window_size, "
-      "key_columns, time_column, item_columns, upsert, merged, window_slide) OVERRIDING SYSTEM VALUE "
-      "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-      14, types, values, nulls);
+      "key_columns, time_column, item_columns, upsert, merged, window_slide, retention) OVERRIDING SYSTEM "
+      "VALUE VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+      15, types, values, nulls);
   Oid pending_types[] = {INT4OID, INT8OID, INT8OID};
   Datum pending[] = {Int32GetDatum(def->id), Int64GetDatum(minus_infinity), Int64GetDatum(plus_infinity)};
   write("INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) VALUES ($1, $2, $3, true)", 3,
@@ -149,13 +152,15 @@ void enter_rollup(Definition* def, Oid view, Oid state, Oid definition) {
   act_again(caller);
 }
 
-Oid create_rollup(text* name, const char* query) {
+Oid create_rollup(text* name, const char* query, Interval* retention) {
   auto* def = static_cast<Definition*>(palloc0(sizeof(Definition)));
   def->text = query;
+  def->retention = retention;
   def->owner = GetUserId();
   check_preloaded();
   take_name(def, name);
   read_query(def);
+  check_window_retention(retention, def->window != nullptr);
 
   const int level = fixed_path();
   const char* canonical = pg_get_querydef(static_cast<Query*>(copyObjectImpl(def->query)), false);
@@ -252,9 +257,11 @@ extern "C" {
 PG_FUNCTION_INFO_V1(tick_create_rollup);
 
 PGDLLEXPORT Datum tick_create_rollup(PG_FUNCTION_ARGS) {
-  return tick::pg::entry([&] {
-    return ObjectIdGetDatum(
-        tick::pg::create_rollup(PG_GETARG_TEXT_PP(0), text_to_cstring(PG_GETARG_TEXT_PP(1))));
+  return tick::pg::entry([&]() -> Datum {
+    if (PG_ARGISNULL(0) || PG_ARGISNULL(1)) PG_RETURN_NULL();
+    return ObjectIdGetDatum(tick::pg::create_rollup(PG_GETARG_TEXT_PP(0),
+                                                    text_to_cstring(PG_GETARG_TEXT_PP(1)),
+                                                    PG_ARGISNULL(2) ? nullptr : PG_GETARG_INTERVAL_P(2)));
   });
 }
 }

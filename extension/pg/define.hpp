@@ -36,14 +36,15 @@ struct Definition {
   const char* name;
   int32 id;  // of the rollup; 0 until it has passed
 
-  List* inputs;     // Node*: expressions over the source, which is variable number 1
-  List* keys;       // int: inputs
-  List* key_order;  // int: positions in `keys` as GROUP BY lists them
-  int time;         // input or -1
-  int where;        // input or -1
-  Node* window;     // the call of tick.tumble, or nullptr
-  Interval* size;   // when `id` is set, as the catalog has it; so is slide
-  Interval* slide;  // nullptr: tumbling
+  List* inputs;         // Node*: expressions over the source, which is variable number 1
+  List* keys;           // int: inputs
+  List* key_order;      // int: positions in `keys` as GROUP BY lists them
+  int time;             // input or -1
+  int where;            // input or -1
+  Node* window;         // the call of tick.tumble, or nullptr
+  Interval* size;       // when `id` is set, as the catalog has it; so is slide
+  Interval* slide;      // nullptr: tumbling
+  Interval* retention;  // nullptr: for ever
   WindowSize window_size;
   List* items;  // DefinedItem*; the first counts rows
 

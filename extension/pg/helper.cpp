@@ -254,9 +254,10 @@ class Scan {
     if (!leaves) return refuse();
     if (!accept()) return refuse();
     relations_.push_back(rollup.source);
+    from_ = std::max(order_.lo, rollup.kept_from);
     rows_end_ = rollup.windowed ? end_of_rows(order_.hi, rollup.size) : order_.hi;
     for (const Leaf& leaf : *leaves) {
-      const bool needed = !rollup.windowed || !leaf.bounded || (leaf.lo < rows_end_ && leaf.hi > order_.lo);
+      const bool needed = !rollup.windowed || !leaf.bounded || (leaf.lo < rows_end_ && leaf.hi > from_);
       if (needed)
         relations_.push_back(leaf.relid);
       else
@@ -265,7 +266,7 @@ class Scan {
     Fold panes = empty(rollup);
     looked_at_ = GetCurrentTimestamp();
     Evaluator* evaluator = call([&] { return find_evaluator(rollup.newest); });
-    scan_leaves(rollup, evaluator, *leaves, order_.lo, rows_end_, panes, [&](int rows) {
+    scan_leaves(rollup, evaluator, *leaves, from_, rows_end_, panes, [&](int rows) {
       pg_atomic_fetch_add_u64(&helper_->rows, rows);
       look();
       if (panes.memory() < helper_memory) return;
@@ -283,7 +284,7 @@ class Scan {
  private:
   Fold empty(const Rollup& rollup) const {
     Fold fold(rollup.program);
-    if (rollup.windowed) fold.restrict_to(order_.lo, rows_end_);
+    if (rollup.windowed) fold.restrict_to(from_, rows_end_);
     return fold;
   }
 
@@ -365,6 +366,7 @@ class Scan {
 
   HelperSlot* helper_;
   const Order& order_;
+  Micros from_ = minus_infinity;     // windows before are not kept
   Micros rows_end_ = plus_infinity;  // of what the windows of the order consist of
   std::vector<Oid> relations_;       // locked
   TimestampTz looked_at_ = 0;

@@ -358,6 +358,7 @@ Merger::Verdict Merger::judge(const Rollup& rollup, const Fold& from, size_t slo
   // The recompute of what was never computed will see these rows.
   if (rollup.is_fresh(window.value_or(no_time_pane))) return {};
   if (!window) return {no_time_pane, Refusal::no_time, false};
+  if (!rollup.is_kept(*window)) return {};
   if (is_too_wide(from, slot)) return {window, Refusal::key, false};
   const auto frozen = rollup.windowed ? watermarks_.frozen_before(rollup.source) : std::nullopt;
   if (!frozen || window_end(*window, rollup.size) > *frozen) return {window, std::nullopt, false};

@@ -294,13 +294,14 @@ bool Merger::leave_to_helper(Turn& turn) {
   Rollup& rollup = *turn.recomputed;
   const Range range = turn.ranges.front();
   if (!range.fresh) return false;
-  Micros lo = range.lo;
-  const Micros hi = range.hi;
-  if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, lo, hi);
+  const Micros hi = range.hi, lowest = std::max(range.lo, rollup.kept_from);
+  Micros from = lowest;
+  if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, from, hi);
+  Micros lo = from > lowest ? from : range.lo;
   double rows = 0, blocks = 0;
   const Micros rows_end = rollup.windowed ? end_of_rows(hi, rollup.size) : hi;
   for (const Leaf& leaf : turn.leaves) {
-    if (rollup.windowed && leaf.bounded && (leaf.hi <= lo || leaf.lo >= rows_end)) continue;
+    if (rollup.windowed && leaf.bounded && (leaf.hi <= from || leaf.lo >= rows_end)) continue;
     rows += leaf.rows;
     blocks += leaf.blocks;
   }
@@ -398,7 +399,9 @@ bool Merger::merge_pieces(Turn& turn) {
         };
         const auto take = [&](Fold& into, std::optional<Refusal> wanted) {
           into.merge(piece, every_item(rollup), [&](const Fold& from, size_t slot) -> std::optional<Micros> {
-            return refusal(from, slot) == wanted ? std::make_optional(from.pane(slot)) : std::nullopt;
+            const Micros window = from.pane(slot);
+            const bool kept = window == no_time_pane || rollup.is_kept(window);
+            return kept && refusal(from, slot) == wanted ? std::make_optional(window) : std::nullopt;
           });
         };
         take(fold, std::nullopt);
@@ -440,13 +443,14 @@ void Merger::recompute(Turn& turn) {
   current_ = rollup.id;
   const bool fresh = turn.ranges.front().fresh;
   const Micros covered = rollup.first_covered();
-  turn.lo = turn.ranges.front().lo;
+  const Micros lowest = fresh ? turn.ranges.front().lo : std::max(turn.ranges.front().lo, covered);
+  const bool reaches_timeless = lowest == minus_infinity;
+  turn.lo = std::max(lowest, rollup.kept_from);
   turn.hi = turn.ranges.back().hi;
-  if (!fresh) turn.lo = std::max(turn.lo, covered);
   Evaluator* evaluator = call([&] { return find_evaluator(rollup.newest); });
   Fold fold(rollup.program);
   const Micros target = turn.lo;
-  if (turn.lo < turn.hi) {
+  if (turn.lo < turn.hi || reaches_timeless) {
     if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, turn.lo, turn.hi);
     Fold panes(rollup.program);
     const Micros rows_end = rollup.windowed ? end_of_rows(turn.hi, rollup.size) : turn.hi;
@@ -462,6 +466,7 @@ void Merger::recompute(Turn& turn) {
       turn.lo = middle;
       panes.restrict_to(turn.lo, rows_end);
     });
+    const bool timeless = reaches_timeless && turn.lo == target;
     const std::vector<int16_t> same = every_item(rollup);
     merge_into_windows(fold, rollup, panes, same, [&](const Fold& from, size_t slot, auto window) {
       return window && turn.recomputes(*window) && !is_too_wide(from, slot) ? window : std::nullopt;
@@ -481,17 +486,15 @@ void Merger::recompute(Turn& turn) {
         },
         time(turn, rollup.source));
     // The scan has seen what was listed of them; what it could not take in is listed anew.
-    if (!rollup.windowed || turn.recomputes(no_time_pane))
-      forget_late(rollup, minus_infinity, minus_infinity);
+    if (!rollup.windowed || timeless) forget_late(rollup, minus_infinity, minus_infinity);
     if (!rollup.windowed) forget_late(rollup, minus_infinity, plus_infinity);
     for (const Range& range : windows) forget_late(rollup, range.lo, range.hi);
     for (const Refusal refusal : {Refusal::key, Refusal::no_time}) {
       Fold listed(rollup.program);
       merge_into_windows(listed, rollup, panes, same, [&](const Fold& from, size_t slot, auto window) {
-        const bool timeless = refusal == Refusal::no_time;
-        if (!window)
-          return timeless && turn.recomputes(no_time_pane) ? std::make_optional(no_time_pane) : window;
-        return !timeless && turn.recomputes(*window) && is_too_wide(from, slot) ? window : std::nullopt;
+        const bool is_timeless = refusal == Refusal::no_time;
+        if (!window) return is_timeless && timeless ? std::make_optional(no_time_pane) : window;
+        return !is_timeless && turn.recomputes(*window) && is_too_wide(from, slot) ? window : std::nullopt;
       });
       list_late(rollup, listed, refusal, turn.started);
     }
@@ -501,7 +504,7 @@ void Merger::recompute(Turn& turn) {
       if (range.missed && range.lo >= std::max(turn.lo, covered) && range.hi <= turn.hi)
         shorten_pending(rollup, range, range.lo);
   // What lies below is left to a later turn, or, where the source does not reach, for good.
-  const Micros rest = turn.lo > target || fresh ? turn.lo : turn.ranges.front().lo;
+  const Micros rest = turn.lo > target ? turn.lo : turn.ranges.front().lo;
   for (const Range& range : turn.done)
     if (range.hi > rest) shorten_pending(rollup, range, rest);
   if (!fresh || rollup.status == "live") list_stale(rollup, std::min(rest, turn.hi), turn.hi);

@@ -177,6 +177,7 @@ struct Target {
   WindowSize size;
   bool partial;  // the source is complete from raw_from only
   TimestampTz raw_from;
+  TimestampTz kept_from;  // of retention, or minus_infinity
 };
 
 Target find_target(Oid view) {
@@ -185,13 +186,13 @@ Target find_target(Oid view) {
   Datum values[] = {ObjectIdGetDatum(view)};
   open_catalogs();
   SPI_execute_with_args(
-      "SELECT r.id, r.status = 'error', r.window_size, s.raw_from, r.window_slide FROM tick_catalog.rollup "
-      "AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE r.view = $1",
+      "SELECT r.id, r.status = 'error', r.window_size, s.raw_from, r.window_slide, r.kept_from FROM "
+      "tick_catalog.rollup AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE r.view = $1",
       1, types, values, nullptr, true, 1);
   if (SPI_processed == 1) {
-    Datum field[5];
-    bool null[5];
-    for (int i = 0; i < 5; ++i)
+    Datum field[6];
+    bool null[6];
+    for (int i = 0; i < 6; ++i)
       field[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &null[i]);
     target.rollup = DatumGetInt32(field[0]);
     target.failed = DatumGetBool(field[1]);
@@ -200,6 +201,7 @@ Target find_target(Oid view) {
       target.size = window_size(DatumGetIntervalP(field[2]), null[4] ? nullptr : DatumGetIntervalP(field[4]));
     target.partial = !null[3];
     target.raw_from = null[3] ? 0 : DatumGetTimestampTz(field[3]);
+    target.kept_from = null[5] ? minus_infinity : DatumGetTimestampTz(field[5]);
   }
   close_catalogs();
   return target;
@@ -237,6 +239,13 @@ void refresh(Oid view, Micros lo, Micros hi) {
                                 timestamptz_to_str(covered))));
         lo = covered;
       }
+    }
+    if (lo < target.kept_from) {
+      if (lo != minus_infinity)
+        ereport(NOTICE,
+                (errmsg("windows of \"%s\" before %s are not made again: its retention has dropped them",
+                        name, timestamptz_to_str(target.kept_from))));
+      lo = target.kept_from;
     }
   }
   if (lo >= hi) return;
@@ -301,6 +310,7 @@ void reset(Oid source) {
       act_again(again);
       begin_anew(rollup);
     }
+    run(psprintf("UPDATE tick_catalog.rollup SET kept_from = NULL WHERE source = %u", source));
     run(psprintf("UPDATE tick_catalog.source SET raw_from = NULL WHERE relid = %u", source));
     run(psprintf("DELETE FROM tick_catalog.watermark WHERE source = %u", source));
     run(psprintf("DELETE FROM tick_catalog.watermark_request WHERE source = %u", source));

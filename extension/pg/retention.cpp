@@ -24,6 +24,8 @@ constexpr TimestampTz most_time = 50 * 1000;
 constexpr int most_ahead = 1000;
 constexpr int most_behind = 366;  // partitions that a gap is filled with
 constexpr uint64 attic_rows = 20'000;
+constexpr int64 window_rows = 20'000;           // that one transaction drops, if they are not of one window
+constexpr int64 most_delay = USECS_PER_MINUTE;  // of windows that may go; else a thousandth of the retention
 
 // What one step does.
 struct Action {
@@ -286,6 +288,17 @@ void check_retention(const SourceSettings* source) {
              errhint("Give whole months, whole days, or a part of a day from a minute on.")));
 }
 
+void check_window_retention(const Interval* retention, bool windowed) {
+  if (retention == nullptr) return;
+  if (!windowed)
+    ereport(ERROR,
+            (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("a rollup without window has no retention"),
+             errhint("Its rows are of all times. Leave retention out.")));
+  if (interval_micros(retention) <= 0)
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("retention must be positive"),
+                    errhint("Give an interval such as '30 days'.")));
+}
+
 bool Retention::run() {
   const TimestampTz now = GetCurrentTimestamp();
   if (now < next_) return needed_;
@@ -297,12 +310,13 @@ bool Retention::run() {
   });
   try {
     look();
+    look_at_rollups();
   } catch (const PgError& error) {
     const int code = error.data->sqlerrcode;
     const std::string message = error.message();
     call([&] {
       AbortCurrentTransaction();
-      ereport(LOG, (errcode(code), errmsg("pg_tick could not look after partitions: %s", message.c_str())));
+      ereport(LOG, (errcode(code), errmsg("pg_tick could not look after retention: %s", message.c_str())));
     });
   }
   call([&] {
@@ -560,6 +574,160 @@ bool Retention::covered(Oid source, AttrNumber attribute, Micros hi) {
       if (fold->pane(slot) != no_time_pane && fold->pane(slot) < hi) result = false;
   call([&] { SPI_finish(); });
   return result;
+}
+
+// ---- windows of rollups
+// -----------------------------------------------------------------------------------------------
+
+// The rollups whose windows retention lets go of now.
+void Retention::look_at_rollups() {
+  struct Due {
+    int32 rollup;
+    int64 span;
+  };
+  Due* list = nullptr;
+  uint64 count = 0;
+  call([&] {
+    MemoryContext memory = CurrentMemoryContext;
+    SetCurrentStatementStartTimestamp();
+    StartTransactionCommand();
+    if (OidIsValid(get_extension_oid("pg_tick", true))) {
+      PushActiveSnapshot(GetTransactionSnapshot());
+      SPI_connect();
+      SPIPlanPtr plan = kept_plan(
+          "SELECT id, retention FROM tick_catalog.rollup WHERE retention IS NOT NULL AND status <> 'error' "
+          "ORDER BY id",
+          0, nullptr);
+      if (SPI_execute_plan(plan, nullptr, nullptr, true, 0) != SPI_OK_SELECT)
+        elog(ERROR, "pg_tick: no settings");
+      list = static_cast<Due*>(MemoryContextAlloc(memory, sizeof(Due) * (SPI_processed + 1)));
+      for (; count < SPI_processed; ++count) {
+        bool null;
+        HeapTuple tuple = SPI_tuptable->vals[count];
+        TupleDesc desc = SPI_tuptable->tupdesc;
+        list[count] = {DatumGetInt32(SPI_getbinval(tuple, desc, 1, &null)),
+                       interval_micros(DatumGetIntervalP(SPI_getbinval(tuple, desc, 2, &null)))};
+      }
+      SPI_finish();
+      PopActiveSnapshot();
+    }
+    CommitTransactionCommand();
+    MemoryContextSwitchTo(memory);
+  });
+  std::map<int32, TimestampTz> known;
+  std::swap(known, dropped_at_);
+  for (uint64 i = 0; i < count; ++i) {
+    TimestampTz& dropped_at = dropped_at_[list[i].rollup] = known[list[i].rollup];
+    const TimestampTz now = GetCurrentTimestamp();
+    if (now < dropped_at + std::min(list[i].span / 1000, most_delay)) continue;
+    MemoryContext memory = CurrentMemoryContext;
+    Dropped dropped = Dropped::all;
+    std::string trouble;
+    bool locked = false;
+    try {
+      dropped = drop_windows(list[i].rollup);
+    } catch (const PgError& error) {
+      locked = error.data->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+      trouble = error.message();
+    } catch (const Error& error) {
+      trouble = error.what();
+    }
+    if (dropped == Dropped::some) next_ = now;
+    if (dropped == Dropped::all) dropped_at = now;
+    if (trouble.empty()) continue;
+    const char* text = trouble.c_str();
+    call([&] {
+      AbortCurrentTransaction();
+      MemoryContextSwitchTo(memory);
+      // Who locks a state table for a moment is none of the log's business.
+      ereport(locked ? DEBUG1 : LOG,
+              (errmsg("pg_tick could not drop windows of rollup %d: %s", list[i].rollup, text)));
+    });
+  }
+}
+
+// Drops windows of a rollup that have ended before its retention and the watermark, oldest first, and moves
+// kept_from with them: in every snapshot there are all windows from there on, and none below.
+Retention::Dropped Retention::drop_windows(int32 id) {
+  Micros limit = minus_infinity;
+  call([&] {
+    SetCurrentStatementStartTimestamp();
+    StartTransactionCommand();
+    (void)set_config_option("lock_timeout", "100ms", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
+                            false);
+    stop_turns();
+    PushActiveSnapshot(GetTransactionSnapshot());
+    SPI_connect();
+    Oid type = INT4OID;
+    Datum value = Int32GetDatum(id);
+    SPI_execute_plan(
+        kept_plan(
+            "SELECT least(now() - r.retention, w.watermark) FROM tick_catalog.rollup r JOIN "
+            "tick_catalog.watermark w ON w.source = r.source WHERE r.id = $1 AND w.watermark IS NOT NULL "
+            "AND r.retention IS NOT NULL",
+            1, &type),
+        &value, nullptr, true, 1);
+    bool null = true;
+    if (SPI_processed == 1)
+      limit = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+  });
+  Dropped result = Dropped::nothing;
+  const std::vector<Rollup> found = limit == minus_infinity ? std::vector<Rollup>{} : load_rollups(id);
+  if (found.size() == 1) {
+    const Rollup& rollup = found.front();
+    // The first window that has not ended.
+    const Micros goal = first_window(limit, rollup.size);
+    if (goal > rollup.kept_from) result = drop_windows_before(rollup, goal);
+  }
+  call([&] {
+    SPI_finish();
+    PopActiveSnapshot();
+    CommitTransactionCommand();
+  });
+  return result;
+}
+
+Retention::Dropped Retention::drop_windows_before(const Rollup& rollup, Micros goal) {
+  const Oid type = rollup.column_types.at(rollup.program.keys.size());
+  const auto nth_oldest = [&](int64 n) {
+    return call([&] {
+      const char* time = time_text(rollup);
+      const char* sql =
+          psprintf("SELECT s.%s FROM %s AS s WHERE s.%s < $1 ORDER BY s.%s OFFSET " INT64_FORMAT " LIMIT 1",
+                   time, state_text(rollup), time, time, n);
+      Oid types[1] = {type};
+      Datum values[1] = {TimestampTzGetDatum(goal)};
+      const Actor worker = act_as_owner(rollup.owner);
+      if (SPI_execute_with_args(sql, 1, types, values, nullptr, true, 1) != SPI_OK_SELECT)
+        elog(ERROR, "pg_tick: cannot read state");
+      act_again(worker);
+      bool null;
+      return SPI_processed == 0
+                 ? goal
+                 : DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+    });
+  };
+  Micros until = nth_oldest(window_rows);
+  if (until < goal && until == nth_oldest(0)) until = std::min(goal, next_window(until, rollup.size));
+  call([&] {
+    Oid types[2] = {type, INT4OID};
+    Datum values[2] = {TimestampTzGetDatum(until), Int32GetDatum(rollup.id)};
+    const char* sql = psprintf("DELETE FROM %s AS s WHERE s.%s < $1", state_text(rollup), time_text(rollup));
+    const Actor worker = act_as_owner(rollup.owner);
+    if (SPI_execute_with_args(sql, 1, types, values, nullptr, false, 0) != SPI_OK_DELETE)
+      elog(ERROR, "pg_tick: cannot drop windows");
+    act_again(worker);
+    types[0] = TIMESTAMPTZOID;
+    for (const char* statement :
+         {"UPDATE tick_catalog.rollup SET kept_from = $1 WHERE id = $2",
+          "DELETE FROM tick_catalog.stale WHERE ts < $1 AND rollup = $2",
+          "DELETE FROM tick_catalog.late WHERE ts < $1 AND rollup = $2",
+          "UPDATE tick_catalog.generation SET value = value + 1 WHERE $1 IS NOT NULL AND $2 "
+          "IS NOT NULL"})
+      if (SPI_execute_plan(kept_plan(statement, 2, types), values, nullptr, false, 0) < 0)
+        elog(ERROR, "pg_tick: cannot run: %s", statement);
+  });
+  return until < goal ? Dropped::some : Dropped::all;
 }
 
 // Keeps tick.sources.trouble and the log true.

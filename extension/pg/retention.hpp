@@ -7,12 +7,14 @@
 #include <map>
 #include <string>
 
+#include "rollup.hpp"
 #include "source.hpp"
 
 namespace tick::pg {
 
 // Refuses settings that could not be kept.
 void check_retention(const SourceSettings* source);
+void check_window_retention(const Interval* retention, bool windowed);
 
 class Retention {
  public:
@@ -41,10 +43,15 @@ class Retention {
   Outcome step(const Wanted& wanted, bool dropping, std::string& trouble);
   bool covered(Oid source, AttrNumber attribute, Micros hi);
   void tell(Oid source);
+  void look_at_rollups();
+  enum class Dropped { nothing, some, all };
+  Dropped drop_windows(int32 rollup);
+  Dropped drop_windows_before(const Rollup& rollup, Micros goal);
 
   TimestampTz next_ = 0;
   bool needed_ = false;
   std::map<Oid, State> sources_;
+  std::map<int32, TimestampTz> dropped_at_;  // of rollups with a retention: when windows were dropped
 };
 
 }  // namespace tick::pg

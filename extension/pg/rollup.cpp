@@ -122,7 +122,8 @@ std::vector<Rollup> load_rollups(int id) {
       " (extract(epoch FROM o.raw_from - '2000-01-01 00:00+00'::timestamptz) * 1000000)::int8, r.channel,"
       " s.reltablespace <> (SELECT c.reltablespace FROM pg_catalog.pg_class c"
       "  WHERE c.oid = 'tick_catalog.frontier'::pg_catalog.regclass),"
-      " (extract(epoch FROM r.window_slide) * 1000000)::int8"
+      " (extract(epoch FROM r.window_slide) * 1000000)::int8,"
+      " (extract(epoch FROM r.kept_from - '2000-01-01 00:00+00'::timestamptz) * 1000000)::int8"
       " FROM tick_catalog.rollup r JOIN tick_catalog.source o ON o.relid = r.source"
       " JOIN pg_catalog.pg_class v ON v.oid = r.view JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace"
       " JOIN pg_catalog.pg_class s ON s.oid = r.state" +
@@ -145,6 +146,7 @@ std::vector<Rollup> load_rollups(int id) {
     rollup.channel = row[13].value_or("");
     rollup.apart = row[14] == "t";
     if (row[15]) rollup.size.slide = number(row[15]);
+    if (row[16]) rollup.kept_from = number(row[16]);
   }
   for (Rollup& rollup : rollups) {
     load_columns(rollup);

@@ -43,6 +43,7 @@ struct Rollup {
   std::vector<AttrNumber> attributes;
   AttrNumber stale_attribute = 0, revision_attribute = 0, updated_attribute = 0;
   Micros raw_from = minus_infinity;               // the source is complete from here on
+  Micros kept_from = minus_infinity;              // windows below were dropped for good
   std::map<int64_t, std::vector<int16_t>> items;  // program -> its items, in the order of the rollup's
   std::vector<Range> fresh;                       // pending and never computed: usually none or one
   std::vector<Range> dirty;                       // pending because rows have left
@@ -51,6 +52,7 @@ struct Rollup {
 
   bool pending() const { return !fresh.empty() || !dirty.empty(); }
   bool is_fresh(Micros window) const;  // and no helper scans it
+  bool is_kept(Micros window) const { return window >= kept_from; }
   // The first window that the source covers completely; plus_infinity if a rollup without window is not.
   Micros first_covered() const;
 };

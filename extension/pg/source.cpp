@@ -139,21 +139,6 @@ int setting_named(const char* name) {
                   errhint("The settings are %s.", names.data)));
 }
 
-List* read_names(Datum array) {
-  Datum* elements;
-  bool* nulls;
-  int count;
-  List* names = NIL;
-  deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
-  for (int i = 0; i < count; ++i) {
-    if (nulls[i])
-      ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("a name in an array must not be NULL"),
-                      errhint("Leave the element out.")));
-    names = lappend(names, TextDatumGetCString(elements[i]));
-  }
-  return names;
-}
-
 // Writes what was given and puts back to its default what `reset` names.
 void write_settings(Oid source, FunctionCallInfo fcinfo, List* reset) {
   StringInfoData sql;
@@ -335,6 +320,21 @@ void set_watermark(FunctionCallInfo fcinfo) {
 }
 
 }  // namespace
+
+List* read_names(Datum array) {
+  Datum* elements;
+  bool* nulls;
+  int count;
+  List* names = NIL;
+  deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
+  for (int i = 0; i < count; ++i) {
+    if (nulls[i])
+      ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("a name in an array must not be NULL"),
+                      errhint("Leave the element out.")));
+    names = lappend(names, TextDatumGetCString(elements[i]));
+  }
+  return names;
+}
 
 int64 interval_micros(const Interval* interval) {
   const __int128 micros =

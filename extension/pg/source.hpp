@@ -34,4 +34,7 @@ void check_new_rollup(Oid source);
 // Takes those rows away unless a rollup reads the source or a user has declared it. As the extension's owner.
 void forget_source(Oid source);
 
+// The texts of an array, none of which may be NULL.
+List* read_names(Datum array);
+
 }  // namespace tick::pg

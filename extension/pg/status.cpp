@@ -42,16 +42,19 @@ void put_unmerged(ReturnSetInfo* result, int id) {
     if (!delta) delta = std::make_unique<Fold>(evaluator->program);
     merge_delta(*delta, payload);
   });
+  const auto wanted = [&](std::optional<Micros> window) {
+    return window && !rollup.is_fresh(*window) && rollup.is_kept(*window);
+  };
   // What this transaction has written to leaves directly, and not flushed.
   for (const auto& [program, items] : rollup.items)
     visit_unflushed(program, [&](const Fold& unflushed) {
       merge_into_windows(fold, rollup, unflushed, items, [&](const Fold&, size_t, auto window) {
-        return window && !rollup.is_fresh(*window) ? window : std::nullopt;
+        return wanted(window) ? window : std::nullopt;
       });
     });
   for (const auto& [program, delta] : folds)
     merge_into_windows(fold, rollup, *delta, rollup.items.at(program), [&](const Fold&, size_t, auto window) {
-      return window && !rollup.is_fresh(*window) ? window : std::nullopt;
+      return wanted(window) ? window : std::nullopt;
     });
   const StateColumns state = state_columns(rollup, fold, 0, fold.slots());
   const size_t columns = state.cells.size();

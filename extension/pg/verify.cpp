@@ -20,6 +20,8 @@ struct Verified {
   const char* time_column;  // nullptr without a window
   bool has_raw_from;
   TimestampTz raw_from;
+  bool has_kept_from;
+  TimestampTz kept_from;
   WindowSize size;
   List* keys;  // char*
 };
@@ -39,15 +41,15 @@ Verified* read_rollup(Oid view) {
   open_catalogs();
   SPI_execute_with_args(
       "SELECT r.definition, r.source, r.owner, r.merged, r.time_column, r.window_size, r.key_columns, "
-      "s.raw_from, r.window_slide "
+      "s.raw_from, r.window_slide, r.kept_from "
       "FROM tick_catalog.rollup AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE r.view = $1",
       1, types, values, nullptr, true, 1);
   Verified* result = nullptr;
   if (SPI_processed == 1) {
     MemoryContext spi = MemoryContextSwitchTo(memory);
-    bool null[9];
-    Datum field[9];
-    for (int i = 0; i < 9; ++i)
+    bool null[10];
+    Datum field[10];
+    for (int i = 0; i < 10; ++i)
       field[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &null[i]);
     result = static_cast<Verified*>(palloc0(sizeof(Verified)));
     result->view = view;
@@ -61,6 +63,8 @@ Verified* read_rollup(Oid view) {
           window_size(DatumGetIntervalP(field[5]), null[8] ? nullptr : DatumGetIntervalP(field[8]));
     result->has_raw_from = !null[7];
     if (!null[7]) result->raw_from = DatumGetTimestampTz(field[7]);
+    result->has_kept_from = !null[9];
+    if (!null[9]) result->kept_from = DatumGetTimestampTz(field[9]);
     Datum* names;
     int count;
     deconstruct_array(DatumGetArrayTypePCopy(field[6]), TEXTOID, -1, false, TYPALIGN_INT, &names, nullptr,
@@ -365,10 +369,13 @@ void verify(FunctionCallInfo fcinfo) {
     close_path(level);
     return;
   }
-  if (rollup->has_raw_from && (!bounds.has_from || bounds.from < rollup->raw_from)) {
+  const auto begin_at = [&](bool given, TimestampTz from) {
+    if (!given || (bounds.has_from && bounds.from >= from)) return;
     bounds.has_from = true;
-    bounds.from = rollup->raw_from;
-  }
+    bounds.from = from;
+  };
+  begin_at(rollup->has_raw_from, rollup->raw_from);
+  begin_at(rollup->has_kept_from, rollup->kept_from);
   const Actor caller = act_as(rollup->owner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
   store_rows(fcinfo, comparison_sql(rollup, bounds), bounds);
   act_again(caller);

@@ -130,5 +130,90 @@ sql(q{CREATE TABLE lone (at timestamp NOT NULL, v int) PARTITION BY RANGE (at)})
 sql(q{SELECT tick.add_source('lone', partition_size => '6 hours', partitions_ahead => 2)});
 wait_for($node, q{SELECT count(*) FILTER (WHERE lo > now()) = 2 AND bool_or(attic) FROM tick_catalog.partitions('lone'::regclass)});
 is(sql(q{SELECT count(*) FROM pg_class WHERE relname ~ '^lone_\d{8}_(00|06|12|18)00$'}), '3', 'named by day and hour');
+
+# ---- windows of rollups: 36,000 of a second and some hundred of five minutes, of the last ten hours.
+sql(q{CREATE TABLE ticks (symbol text, ts timestamptz, price float8, qty float8)});
+my $query = sub { my ($window) = @_; return "SELECT symbol, $window AS t, max(price) AS high, sum(qty) AS volume, count(*) AS n FROM ticks GROUP BY 1, 2" };
+sub create { my ($name, $window, $more) = @_; return sql("SELECT tick.create_rollup('$name', \$\$${\$query->($window)}\$\$$more)") }
+refused(q{SELECT tick.create_rollup('r', 'SELECT symbol, count(*) AS n FROM ticks GROUP BY 1', retention => '1 day')}, qr/a rollup without window has no retention/, 'no window');
+refused(q{SELECT tick.create_rollup('r', $$SELECT tick.tumble(ts, '1 s') AS t, count(*) AS n FROM ticks GROUP BY 1$$, retention => '-1 day')}, qr/retention must be positive/, 'negative');
+my $start = sql(q{SELECT date_trunc('minute', now() - interval '10 hours')});
+sql("INSERT INTO ticks SELECT (ARRAY['A', 'B'])[1 + i % 2], timestamptz '$start' + i * interval '1 s', i % 77, i % 5 FROM generate_series(0, extract(epoch FROM now() - '$start')::int) i");
+sql(q{INSERT INTO ticks VALUES ('none', NULL, 1, 1)});
+create('whole', "tick.tumble(ts, '5 min')", '');
+create('kept', "tick.tumble(ts, '5 min')", ", retention => '2 hours'");
+create('seconds', "tick.tumble(ts, '1 s')", ", retention => '1 hour'");
+create('sliding', "tick.hop(ts, '1 hour', '10 min')", ", retention => '3 hours'");
+refused(q{SELECT tick.alter_rollup('kept', retention => '0')}, qr/retention must be positive/, 'no retention at all');
+refused(q{SELECT tick.alter_rollup('kept', retention => '1 day', reset => '{retention}')}, qr/given and reset at once/, 'both');
+refused(q{SELECT tick.alter_rollup('kept', reset => '{keep}')}, qr/"keep" is no setting of a rollup/, 'unknown setting');
+refused(q{SELECT tick.alter_rollup('ticks', retention => '1 day')}, qr/"ticks" is not a rollup/, 'not a rollup');
+refused(q{SET ROLE feeder; SELECT tick.alter_rollup('kept', retention => '1 day')}, qr/must be owner of view kept/, 'not the owner');
+
+# A window goes when all of it is older than the retention, to the window; every other is as its query says.
+my %hours = (kept => 2, seconds => 1, sliding => 3);
+my %size = (kept => '5 min', seconds => '1 s', sliding => '1 hour');
+sub dropped_to {
+  my ($rollup, $hours) = @_;
+  wait_for($node, "SELECT kept_from + interval '$size{$rollup}' BETWEEN now() - interval '$hours hours 20 min' AND now() - interval '$hours hours' + interval '$size{$rollup}' FROM tick.rollups WHERE rollup = '$rollup'::regclass");
+}
+sub windows_right {
+  my ($what) = @_;
+  merged();
+  for my $rollup (sort keys %hours) {
+    is(sql("SELECT count(*) FROM $rollup WHERE t < (SELECT kept_from FROM tick.rollups WHERE rollup = '$rollup'::regclass)"), '0', "$rollup: nothing below kept_from, $what");
+    is(sql("SELECT count(*) FROM tick.verify('$rollup')"), '0', "$rollup: exact, $what");
+  }
+  my $five = q{SELECT symbol, date_bin('5 min', ts, '2000-01-01 00:00+00') AS t, max(price) AS high, sum(qty) AS volume, count(*) AS n FROM ticks WHERE ts IS NOT NULL GROUP BY 1, 2};
+  is(sql("WITH w AS ($five), k AS (SELECT kept_from FROM tick.rollups WHERE rollup = 'kept'::regclass),
+    r AS (SELECT symbol, t, high, volume, n FROM kept), e AS (SELECT * FROM w WHERE t >= (SELECT kept_from FROM k))
+    SELECT (SELECT count(*) FROM (TABLE r EXCEPT ALL TABLE e) x), (SELECT count(*) FROM (TABLE e EXCEPT ALL TABLE r) x), (SELECT count(*) > 20 FROM r)"), '0|0|t', "kept: as by date_bin, $what");
+  is(sql("SELECT count(*) FROM tick.verify('whole')"), '0', "whole: exact, $what");
+}
+dropped_to($_, $hours{$_}) for sort keys %hours;
+windows_right('after creation');
+is(sql(q{SELECT count(*) FROM whole WHERE t < now() - interval '9 hours'}) > 10, 1, 'another rollup keeps its windows');
+is(sql(q{SELECT bool_and(rows = 1) AND count(*) = 4 FROM tick.late WHERE reason = 'no_time' AND rollup IN ('whole'::regclass, 'kept'::regclass, 'seconds'::regclass, 'sliding'::regclass)}), 't', 'rows without time are listed');
+like(sql(q{SELECT string_agg(e, ' ') FROM tick.explain('kept') e}), qr/windows are kept 02:00:00; there are none before/, 'told by explain');
+
+# What comes late for a window that was dropped does not bring it back, merged or not yet; nor does a correction.
+is(sql(qq{BEGIN; INSERT INTO ticks VALUES ('late', '$start', 1, 1); SELECT count(*) FROM tick.verify('kept'); SELECT count(*) FROM tick.verify('whole'); COMMIT}), "0\n0", 'not merged yet');
+sql(qq{UPDATE ticks SET price = 1000 WHERE ts < timestamptz '$start' + interval '1 hour' AND symbol = 'A'; DELETE FROM ticks WHERE ts < timestamptz '$start' + interval '2 hours' AND symbol = 'B'});
+windows_right('after late rows and corrections');
+is(sql(q{SELECT count(*) FROM whole WHERE symbol = 'late'}), '1', 'the other rollup has it');
+
+# Nor does any recompute: asked for, of what was truncated (in a turn, and by the helper), after it was set aside.
+my ($code, $out, $err) = $node->psql('postgres', "SELECT tick.refresh('kept', '$start', now())");
+like($err, qr/NOTICE:  windows of "kept" before .* are not made again: its retention has dropped them/, 'refresh says so');
+sql("SELECT tick.refresh(r) FROM unnest(ARRAY['kept', 'seconds', 'sliding']::regclass[]) r");
+windows_right('after refresh');
+sql('TRUNCATE kept_state, sliding_state');
+windows_right('rebuilt in a turn');
+$node->safe_psql('postgres', q{ALTER SYSTEM SET tick.scan_size = 0});
+$node->reload;
+sql('TRUNCATE kept_state, seconds_state, sliding_state');
+windows_right('rebuilt by the helper');
+is(sql(q{SELECT bool_and(rows = 1) AND count(*) = 4 FROM tick.late WHERE reason = 'no_time' AND rollup IN ('whole'::regclass, 'kept'::regclass, 'seconds'::regclass, 'sliding'::regclass)}), 't', 'rows without time are still listed');
+
+# A longer retention, or none, does not bring back what was dropped; a shorter one drops more; reset begins anew.
+my $from = sql(q{SELECT kept_from FROM tick.rollups WHERE rollup = 'kept'::regclass});
+sql(q{SELECT tick.alter_rollup('kept', reset => '{retention}'); SELECT tick.alter_rollup('sliding', retention => '1 year')});
+sql('TRUNCATE kept_state, sliding_state');
+windows_right('kept for ever');
+is(sql(q{SELECT kept_from, retention FROM tick.rollups WHERE rollup = 'kept'::regclass}), "$from|", 'nothing dropped, nothing back');
+sql(q{SELECT tick.alter_rollup('kept', retention => '1 hour')});
+dropped_to('kept', 1);
+windows_right('with a shorter retention');
+sql(q{SELECT tick.alter_source('ticks', watermark_delay => '1 day'); SELECT tick.set_watermark('ticks', now() - interval '1 day')});
+merged();
+$from = sql(q{SELECT kept_from FROM tick.rollups WHERE rollup = 'sliding'::regclass});
+sql(q{SELECT tick.alter_rollup('sliding', retention => '1 minute')});
+wait_for($node, qq{SELECT turns > $_ FROM tick_catalog.worker_counters()}) for sql('SELECT turns + 3 FROM tick_catalog.worker_counters()');
+is(sql(q{SELECT kept_from FROM tick.rollups WHERE rollup = 'sliding'::regclass}), $from, 'nothing goes that the watermark has not passed');
+sql(q{SELECT tick.reset('ticks')});
+is(sql(q{SELECT count(*) FROM tick.rollups WHERE source = 'ticks'::regclass AND kept_from IS NOT NULL}), '0', 'reset begins anew');
+sql(qq{INSERT INTO ticks VALUES ('anew', '$start', 1, 1)});
+merged();
+is(sql(q{SELECT count(*) FROM kept WHERE symbol = 'anew'}), '1', 'and so do the windows');
 $node->stop;
 done_testing();
