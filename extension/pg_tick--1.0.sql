@@ -132,8 +132,12 @@ CREATE TABLE tick_catalog.rollup (
   created_at   timestamptz NOT NULL DEFAULT pg_catalog.now(),
   retention    interval,
   kept_from    timestamptz,
+  item_from    timestamptz[],
+  filling      int4 NOT NULL DEFAULT 0,
   channel      text NOT NULL DEFAULT 'tick_' OPERATOR(pg_catalog.||) pg_catalog.replace(pg_catalog.gen_random_uuid()::text, '-', '')
 );
+COMMENT ON COLUMN tick_catalog.rollup.item_from IS 'items that were added: windows that start before have none; NULL: all have';
+COMMENT ON COLUMN tick_catalog.rollup.filling IS 'so many of the last items are still to be computed, in windows that are pending';
 COMMENT ON COLUMN tick_catalog.rollup.kept_from IS 'windows that start before were dropped by retention, for good';
 COMMENT ON COLUMN tick_catalog.rollup.channel IS 'of its notifications: anybody may listen to a channel whose name he knows';
 COMMENT ON COLUMN tick_catalog.rollup.upsert IS 'parameters: an array per key, window and partial, of stale and of the revision of new rows, then the time of the turn and the watermark before it';
@@ -474,9 +478,11 @@ COMMENT ON VIEW tick.rejected IS 'messages of one''s own feeds that could not be
 CREATE FUNCTION tick.create_rollup(name text, query text, retention interval DEFAULT NULL) RETURNS regclass
   LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_create_rollup';
 COMMENT ON FUNCTION tick.create_rollup(text, text, interval) IS 'makes a view that always equals a GROUP BY query over a table';
-CREATE FUNCTION tick.alter_rollup(name regclass, retention interval DEFAULT NULL, reset text[] DEFAULT NULL) RETURNS void
+CREATE FUNCTION tick.alter_rollup(name regclass, retention interval DEFAULT NULL, add text DEFAULT NULL, reset text[] DEFAULT NULL)
+  RETURNS void
   LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_alter_rollup';
-COMMENT ON FUNCTION tick.alter_rollup(regclass, interval, text[]) IS 'changes how long windows are kept; reset: for ever';
+COMMENT ON FUNCTION tick.alter_rollup(regclass, interval, text, text[])
+  IS 'changes how long windows are kept (reset: for ever); adds output columns, written as in a SELECT list';
 CREATE FUNCTION tick.drop_rollup(name regclass) RETURNS void
   LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_drop_rollup';
 COMMENT ON FUNCTION tick.drop_rollup(regclass) IS 'drops a rollup with its state';

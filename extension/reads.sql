@@ -4,9 +4,9 @@
 -- tick.fill: windows without rows
 -- ---------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION tick_catalog.empty_columns(definition oid, OUT number int2, OUT kind text, OUT origin int2)
+CREATE FUNCTION tick_catalog.empty_columns(definition oid, name oid, OUT number int2, OUT kind text, OUT origin int2)
   RETURNS SETOF record LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_empty_columns';
-COMMENT ON FUNCTION tick_catalog.empty_columns(oid) IS
+COMMENT ON FUNCTION tick_catalog.empty_columns(oid, oid) IS
   'what the columns of a rollup are of an empty window: total = 0, value = the value of the column origin before it, constant = that of its key';
 CREATE FUNCTION tick_catalog.window_grid(rollup int4, "from" timestamptz, "to" timestamptz,
                                          OUT start timestamptz, OUT "end" timestamptz)
@@ -92,9 +92,10 @@ BEGIN
     END, ', ' ORDER BY a.attnum) INTO columns
   FROM (SELECT c.attnum, c.attname, c.attrelid, c.atttypid, format_type(c.atttypid, NULL) AS type,
                c.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'float4'::regtype, 'float8'::regtype, 'numeric'::regtype) AS number,
-               c.attnum - (SELECT max(x.number) FROM tick_catalog.empty_columns(rollup.definition) x) AS at
+               c.attnum - (SELECT min(n) - 1 FROM generate_series(1, 1600) n WHERE n NOT IN (SELECT x.number FROM
+                 tick_catalog.empty_columns(rollup.definition, rollup.name) x)) AS at
         FROM pg_attribute c WHERE c.attrelid = rollup.name AND c.attnum > 0) a
-  LEFT JOIN tick_catalog.empty_columns(rollup.definition) e ON e.number = a.attnum
+  LEFT JOIN tick_catalog.empty_columns(rollup.definition, rollup.name) e ON e.number = a.attnum
   LEFT JOIN pg_attribute o ON o.attrelid = a.attrelid AND o.attnum = e.origin
   JOIN pg_attribute t ON t.attrelid = a.attrelid AND t.attnum = rollup.ts;
 

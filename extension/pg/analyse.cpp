@@ -271,27 +271,39 @@ bool take_aggregates(Node* node, void* context) {
   return TICK_WALK(node, take_aggregates, context);
 }
 
+bool is_aggregate(const TargetEntry* entry) {
+  return IsA(entry->expr, Aggref);
+}
+
+void take_output(Definition* def, const TargetEntry* entry) {
+  if (is_aggregate(entry))
+    return add_items(def, reinterpret_cast<Aggref*>(entry->expr), entry->resname, true);
+  Output output{def, entry->resname};
+  take_aggregates(reinterpret_cast<Node*>(entry->expr), &output);
+}
+
+// State columns are named after the first output that needs them, aggregates by themselves first. What was
+// added later does not change the names of those that were there.
 void take_items(Definition* def) {
+  List* all = outputs(def->query);
+  List* original = def->original == 0 ? all : list_truncate(list_copy(all), def->original);
   const char* row_count = nullptr;
   ListCell* cell;
-  foreach (cell, outputs(def->query)) {
+  foreach (cell, original) {
     const auto* entry = lfirst_node(TargetEntry, cell);
-    if (!IsA(entry->expr, Aggref) || row_count != nullptr) continue;
+    if (!is_aggregate(entry) || row_count != nullptr) continue;
     const auto* aggregate = reinterpret_cast<Aggref*>(entry->expr);
     if (aggregate->aggstar && aggregate->aggfilter == nullptr && family(aggregate->aggfnoid) == Family::count)
       row_count = entry->resname;
   }
   add_row_count(def, row_count);
-  foreach (cell, outputs(def->query)) {
-    const auto* entry = lfirst_node(TargetEntry, cell);
-    if (IsA(entry->expr, Aggref))
-      add_items(def, reinterpret_cast<Aggref*>(entry->expr), entry->resname, true);
+  for (const bool aggregates : {true, false}) {
+    foreach (cell, original)
+      if (is_aggregate(lfirst_node(TargetEntry, cell)) == aggregates)
+        take_output(def, lfirst_node(TargetEntry, cell));
   }
-  foreach (cell, outputs(def->query)) {
-    const auto* entry = lfirst_node(TargetEntry, cell);
-    Output output{def, entry->resname};
-    if (!IsA(entry->expr, Aggref)) take_aggregates(reinterpret_cast<Node*>(entry->expr), &output);
-  }
+  for (int i = list_length(original); i < list_length(all); ++i)
+    take_output(def, static_cast<TargetEntry*>(list_nth(all, i)));
 }
 
 }  // namespace

@@ -138,6 +138,14 @@ void take_in_table(Oid source, Oid table) {
   if (bounds.kind == Bounds::known)
     run(psprintf("UPDATE tick_catalog.source SET raw_from = %s WHERE relid = %u AND raw_from = %s",
                  time_text(bounds.lo), source, time_text(bounds.hi)));
+  // The windows that the leaf covers are computed with all their columns.
+  run(psprintf(
+      "UPDATE tick_catalog.rollup AS r SET item_from = (SELECT array_agg(CASE WHEN u.t > coalesce(%s, "
+      "'-infinity') AND u.t <= %s AND o.raw_from IS NOT DISTINCT FROM %s THEN %s ELSE u.t END ORDER BY u.n) "
+      "FROM "
+      "unnest(r.item_from) WITH ORDINALITY AS u (t, n)) FROM tick_catalog.source AS o WHERE o.relid = %u AND "
+      "r.source = o.relid AND r.item_from IS NOT NULL",
+      time_text(bounds.lo), time_text(bounds.hi), time_text(bounds.lo), time_text(bounds.lo), source));
   List* beyond = read_numbers(
       psprintf("SELECT 1::int8 FROM tick_catalog.source WHERE relid = $1 AND raw_from IS NOT NULL AND "
                "(%s::timestamptz IS NULL OR raw_from > %s)",

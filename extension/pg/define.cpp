@@ -117,8 +117,8 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 gr
                     name_array(def->columns, 0, keys),
                     def->window == nullptr ? Datum{0} : CStringGetTextDatum(column(def, keys)->name),
                     name_array(def->columns, first, list_length(def->columns) - first),
-                    CStringGetTextDatum(upsert_sql(def, state)),
-                    CStringGetTextDatum(merged_sql(def, state)),
+                    CStringGetTextDatum(upsert_sql(def)),
+                    CStringGetTextDatum(merged_sql(def)),
                     IntervalPGetDatum(def->slide),
                     IntervalPGetDatum(def->retention)};
   char nulls[] = "               ";
@@ -174,8 +174,9 @@ Oid create_rollup(text* name, const char* query, Interval* retention) {
   const char* state_name = makeObjectName(def->name, nullptr, "state");
   const char* schema = get_namespace_name(def->schema);
   run(state_sql(def, quote_qualified_identifier(schema, state_name)));
-  const Oid state = get_relname_relid(state_name, def->schema);
-  run(view_sql(def, state, quote_qualified_identifier(schema, def->name)));
+  const Oid state = def->state = get_relname_relid(state_name, def->schema);
+  run(psprintf("CREATE VIEW %s AS %s", quote_qualified_identifier(schema, def->name),
+               view_sql(def, InvalidOid)));
   const Oid view = get_relname_relid(def->name, def->schema);
 
   caller = act_as_extension();
@@ -240,6 +241,8 @@ bool adopt_rollup(Oid view) {
   def->owner = GetUserId();
   def->text = TextDatumGetCString(
       DirectFunctionCall2(pg_get_viewdef_ext, ObjectIdGetDatum(orphan.definition), BoolGetDatum(false)));
+  def->state = orphan.state;
+  def->original = original_outputs(view);
   read_query(def);
   if (renamed_column(def, orphan.state) != nullptr)
     elog(ERROR, "pg_tick: \"%s\" is not the state of \"%s\"", get_rel_name(orphan.state), def->name);

@@ -7,6 +7,7 @@
 #include "../core/types.hpp"
 #include "../core/window.hpp"
 #include "pg.hpp"
+#include "session.hpp"
 
 namespace tick::pg {
 
@@ -49,6 +50,8 @@ struct Definition {
   List* items;  // DefinedItem*; the first counts rows
 
   List* columns;     // StateColumn*: keys, window, partials
+  Oid state;         // the table that has them, once it is there
+  int original;      // outputs before window_end in the view, 0 = all; others were added by tick.alter_rollup
   const char* unit;  // name of the constant column of a rollup without keys and window, else nullptr
 };
 
@@ -136,9 +139,15 @@ Node* state_variable(const Definition* def, int column);
 
 // SQL over the state table, which must exist for all but the first.
 const char* state_sql(const Definition* def, const char* state);
-const char* view_sql(Definition* def, Oid state, const char* view);
-const char* upsert_sql(const Definition* def, Oid state);
-const char* merged_sql(Definition* def, Oid state);
+// Adds the columns that it has not got yet; nullptr if there are none.
+const char* added_columns_sql(const Definition* def);
+// The query of the view; a view that is there keeps the names that its columns have by now.
+const char* view_sql(Definition* def, Oid view);
+const char* upsert_sql(const Definition* def);
+const char* merged_sql(Definition* def);
+// How many outputs of its query come before window_end in the view of a rollup; 0 if it is another view by
+// now.
+int original_outputs(Oid view);
 
 // --- group.cpp ---------------------------------------------------------------------------------------------
 
@@ -150,6 +159,28 @@ void record_items(const Definition* def, int32 group);
 void shrink_group(int32 group);
 
 // --- refresh.cpp -------------------------------------------------------------------------------------------
+
+// A rollup that stands, with its SQL texts.
+struct Standing {
+  int32 rollup;
+  int32 group;
+  Oid view;
+  Oid state;
+  Oid definition;
+  Oid source;
+  Oid owner;
+  Oid heir;         // who owns its objects by now
+  Interval* size;   // nullptr without a window
+  Interval* slide;  // nullptr unless it hops
+  const char* upsert;
+  const char* merged;
+};
+// The rollups (Standing*) that a condition selects; `argument` is its $1.
+List* standing_rollups(const char* condition, Oid argument);
+// What a rollup's owner wrote is looked at under the owner's name.
+Actor act_as_owner(const Standing* rollup);
+// Its definition, analysed.
+Definition* read_definition(const Standing* rollup);
 
 // For the library's start: has rollups follow REASSIGN OWNED.
 void watch_owners();

@@ -96,7 +96,7 @@ void list_late(const Rollup& rollup, const Fold& fold, Refusal refusal, Timestam
     one.merge(fold, same, [&](const Fold& from, size_t at) -> std::optional<Micros> {
       return at == slot ? std::make_optional(from.pane(at)) : std::nullopt;
     });
-    if (data != nullptr) merge_delta(one, {data, size});
+    if (size > 0) merge_delta(one, {data, size});
     std::string partial;
     encode(one, partial);
     call([&] {

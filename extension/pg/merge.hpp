@@ -55,6 +55,7 @@ class Merger {
   bool leave_to_helper(Turn& turn);
   bool merge_pieces(Turn& turn);
   void become_live(Rollup& rollup);
+  void end_filling(const Turn& turn, Rollup& rollup);
   TurnTime time(const Turn& turn, Oid source) const;
   struct Verdict {
     std::optional<Micros> window;    // where a slot of a delta belongs; none = nowhere in this turn

@@ -80,22 +80,13 @@ Node* over_state(Node* node, void* context) {
   return TICK_MUTATE(node, over_state, context);
 }
 
-// The query's own columns, computed from the state's columns, which are called s.
-void append_outputs(StringInfo sql, Definition* def, Oid state) {
-  List* context = deparse_context_for("s", state);
-  const char* separator = "";
-  ListCell* cell;
-  foreach (cell, def->query->targetList) {
-    const auto* entry = lfirst_node(TargetEntry, cell);
-    if (entry->resjunk) continue;
-    Node* expr = over_state(reinterpret_cast<Node*>(entry->expr), def);
-    // A key that is shown as it is keeps the order of its index.
-    if (IsA(expr, CollateExpr) && !IsA(entry->expr, CollateExpr))
-      expr = reinterpret_cast<Node*>(reinterpret_cast<CollateExpr*>(expr)->arg);
-    appendStringInfo(sql, "%s%s AS %s", separator, deparse_expression(expr, context, true, false),
-                     quote_identifier(entry->resname));
-    separator = ", ";
-  }
+// One of the query's own columns, computed from the state's columns, which are called s.
+const char* output_text(Definition* def, const TargetEntry* entry) {
+  Node* expr = over_state(reinterpret_cast<Node*>(entry->expr), def);
+  // A key that is shown as it is keeps the order of its index.
+  if (IsA(expr, CollateExpr) && !IsA(entry->expr, CollateExpr))
+    expr = reinterpret_cast<Node*>(reinterpret_cast<CollateExpr*>(expr)->arg);
+  return deparse_expression(expr, deparse_context_for("s", def->state), true, false);
 }
 
 // How the upsert sets one column of an item.
@@ -174,7 +165,7 @@ Node* call_catalog(const char* function, List* arguments) {
 Node* state_variable(const Definition* def, int which) {
   const StateColumn* of = column(def, which);
   return reinterpret_cast<Node*>(
-      makeVar(1, static_cast<AttrNumber>(which + 1), of->type, of->typmod, of->collation, 0));
+      makeVar(1, get_attnum(def->state, of->name), of->type, of->typmod, of->collation, 0));
 }
 
 const char* state_sql(const Definition* def, const char* state) {
@@ -212,30 +203,85 @@ const char* state_sql(const Definition* def, const char* state) {
   return sql.data;
 }
 
-const char* view_sql(Definition* def, Oid state, const char* view) {
+const char* added_columns_sql(const Definition* def) {
   StringInfoData sql;
   initStringInfo(&sql);
-  appendStringInfo(&sql, "CREATE VIEW %s AS SELECT ", view);
-  append_outputs(&sql, def, state);
-  if (def->window == nullptr) {
-    appendStringInfo(&sql, ", NULL::timestamp with time zone AS window_end, NULL::boolean AS final");
-  } else {
-    appendStringInfo(
-        &sql,
-        ", %s AS window_end, COALESCE(%s <= (SELECT w.watermark%s FROM tick_catalog.watermark AS w "
-        "WHERE w.source = %s::pg_catalog.regclass::oid), false) AS final",
-        window_end_text(def), window_end_text(def), window_has_zone(def) ? "" : " AT TIME ZONE 'UTC'",
-        quote_literal_cstr(relation_text(def->source)));
+  ListCell* cell;
+  foreach (cell, def->columns) {
+    const auto* of = static_cast<StateColumn*>(lfirst(cell));
+    if (get_attnum(def->state, of->name) != InvalidAttrNumber) continue;
+    if (sql.len == 0)
+      appendStringInfo(&sql, "ALTER TABLE %s ADD ", relation_text(def->state));
+    else
+      appendStringInfoString(&sql, ", ADD ");
+    append_column_definition(&sql, of);
   }
-  appendStringInfoString(&sql, ", s.revision, s.updated_at FROM ");
+  return sql.len == 0 ? nullptr : sql.data;
+}
+
+const char* view_sql(Definition* def, Oid view) {
+  StringInfoData sql;
+  initStringInfo(&sql);
+  int columns = 0;
+  const auto add = [&](const char* text, const char* name) {
+    const char* known =
+        OidIsValid(view) ? get_attname(view, static_cast<AttrNumber>(++columns), true) : nullptr;
+    appendStringInfo(&sql, "%s%s AS %s", sql.len == 0 ? "SELECT " : ", ", text,
+                     quote_identifier(known == nullptr ? name : known));
+  };
+  const auto add_ours = [&] {
+    if (def->window == nullptr) {
+      add("NULL::timestamp with time zone", "window_end");
+      add("NULL::boolean", "final");
+    } else {
+      add(window_end_text(def), "window_end");
+      add(psprintf("COALESCE(%s <= (SELECT w.watermark%s FROM tick_catalog.watermark AS w "
+                   "WHERE w.source = %s::pg_catalog.regclass::oid), false)",
+                   window_end_text(def), window_has_zone(def) ? "" : " AT TIME ZONE 'UTC'",
+                   quote_literal_cstr(relation_text(def->source))),
+          "final");
+    }
+    add("s.revision", "revision");
+    add("s.updated_at", "updated_at");
+  };
+  int outputs = 0;
+  ListCell* cell;
+  foreach (cell, def->query->targetList) {
+    const auto* entry = lfirst_node(TargetEntry, cell);
+    if (entry->resjunk) continue;
+    if (def->original > 0 && outputs++ == def->original) add_ours();
+    add(output_text(def, entry), entry->resname);
+  }
+  if (def->original == 0 || outputs == def->original) add_ours();
+  appendStringInfoString(&sql, " FROM ");
   if (grouped(def))
-    appendStringInfo(&sql, "%s AS s", relation_text(state));
+    appendStringInfo(&sql, "%s AS s", relation_text(def->state));
   else
-    appendStringInfo(&sql, "(VALUES (true)) AS one(row) LEFT JOIN %s AS s ON true", relation_text(state));
+    appendStringInfo(&sql, "(VALUES (true)) AS one(row) LEFT JOIN %s AS s ON true",
+                     relation_text(def->state));
   return sql.data;
 }
 
-const char* upsert_sql(const Definition* def, Oid state) {
+int original_outputs(Oid view) {
+  Relation relation = table_open(view, AccessShareLock);
+  const Query* query = relation->rd_rel->relkind == RELKIND_VIEW ? get_view_query(relation) : nullptr;
+  List* columns = query == nullptr ? NIL : query->targetList;
+  int result = 0;
+  ListCell* cell;
+  foreach (cell, columns) {
+    const auto* entry = lfirst_node(TargetEntry, cell);
+    if (!IsA(entry->expr, Var)) continue;
+    const auto* var = reinterpret_cast<Var*>(entry->expr);
+    const RangeTblEntry* table = rt_fetch(var->varno, query->rtable);
+    if (table->rtekind == RTE_RELATION &&
+        strcmp(get_attname(table->relid, var->varattno, false), "revision") == 0)
+      result = Max(entry->resno - 3, 0);
+  }
+  table_close(relation, NoLock);
+  return result;
+}
+
+const char* upsert_sql(const Definition* def) {
   StringInfoData sql, names;
   initStringInfo(&sql);
   initStringInfo(&names);
@@ -245,7 +291,7 @@ const char* upsert_sql(const Definition* def, Oid state) {
   const int columns = list_length(def->columns);
   appendStringInfo(&sql,
                    "INSERT INTO %s AS s (%stick_stale, revision, updated_at) SELECT u.*, $%d FROM unnest(",
-                   relation_text(state), names.data, columns + 3);
+                   relation_text(def->state), names.data, columns + 3);
   for (int i = 0; i < columns; ++i)
     appendStringInfo(&sql, "%s$%d::%s[]", i == 0 ? "" : ", ", i + 1, type_text(column(def, i)->type, -1));
   appendStringInfo(&sql,
@@ -267,7 +313,7 @@ const char* upsert_sql(const Definition* def, Oid state) {
   return sql.data;
 }
 
-const char* merged_sql(Definition* def, Oid state) {
+const char* merged_sql(Definition* def) {
   StringInfoData sql, columns, definitions;
   initStringInfo(&sql);
   initStringInfo(&columns);
@@ -283,8 +329,12 @@ const char* merged_sql(Definition* def, Oid state) {
   appendStringInfoString(&columns, ", tick_stale");
   appendStringInfoString(&definitions, ", tick_stale boolean");
   appendStringInfoString(&sql, "SELECT ");
-  append_outputs(&sql, def, state);
-  appendStringInfoString(&sql, ", s.tick_stale FROM (SELECT bool_or(p.tick_stale) AS tick_stale, ");
+  foreach (cell, def->query->targetList) {
+    const auto* entry = lfirst_node(TargetEntry, cell);
+    if (!entry->resjunk)
+      appendStringInfo(&sql, "%s AS %s, ", output_text(def, entry), quote_identifier(entry->resname));
+  }
+  appendStringInfoString(&sql, "s.tick_stale FROM (SELECT bool_or(p.tick_stale) AS tick_stale, ");
   for (int i = 0; i < identifying(def); ++i)
     appendStringInfo(&sql, "p.%s, ", quote_identifier(column(def, i)->name));
   foreach (cell, def->items) {
@@ -293,7 +343,7 @@ const char* merged_sql(Definition* def, Oid state) {
   }
   appendStringInfo(
       &sql, " FROM (SELECT %s FROM %s UNION ALL SELECT %s FROM tick_catalog.unmerged(%d) AS u(%s)) AS p",
-      columns.data, relation_text(state), columns.data, def->id, definitions.data);
+      columns.data, relation_text(def->state), columns.data, def->id, definitions.data);
   for (int i = 0; i < identifying(def); ++i)
     appendStringInfo(&sql, "%sp.%s", i == 0 ? " GROUP BY " : ", ", quote_identifier(column(def, i)->name));
   // A group that nothing is left of is no row.

@@ -63,9 +63,13 @@ int close_of(List* columns, const Expr* expr) {
   return 0;
 }
 
-// One row a column of the definition: its number, what it is without rows, and the column whose value it
-// takes then.
-void put_columns(ReturnSetInfo* result, Oid definition) {
+// One row a column of the definition: its number in the view, what it is without rows, and the column whose
+// value it takes then.
+void put_columns(ReturnSetInfo* result, Oid definition, Oid view) {
+  const int original = original_outputs(view);
+  const auto in_view = [&](int number) {
+    return Int16GetDatum(static_cast<int16>(original == 0 || number <= original ? number : number + 4));
+  };
   Relation relation = table_open(definition, AccessShareLock);
   auto* query = static_cast<Query*>(copyObjectImpl(get_view_query(relation)));
   table_close(relation, NoLock);
@@ -77,8 +81,8 @@ void put_columns(ReturnSetInfo* result, Oid definition) {
     auto* expr = reinterpret_cast<Node*>(entry->expr);
     const int close = close_of(query->targetList, entry->expr);
     const char* kind = is_total(expr) ? "total" : is_aggregate(expr, nullptr) ? "value" : "constant";
-    Datum values[] = {Int16GetDatum(entry->resno), CStringGetTextDatum(kind),
-                      Int16GetDatum(static_cast<int16>(close != 0 ? close : entry->resno))};
+    Datum values[] = {in_view(entry->resno), CStringGetTextDatum(kind),
+                      in_view(close != 0 ? close : entry->resno)};
     bool nulls[lengthof(values)] = {};
     tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
   }
@@ -132,7 +136,7 @@ PG_FUNCTION_INFO_V1(tick_window_grid);
 PGDLLEXPORT Datum tick_empty_columns(PG_FUNCTION_ARGS) {
   return entry([&] {
     InitMaterializedSRF(fcinfo, 0);
-    put_columns(reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo), PG_GETARG_OID(0));
+    put_columns(reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo), PG_GETARG_OID(0), PG_GETARG_OID(1));
     return Datum{0};
   });
 }

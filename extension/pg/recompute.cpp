@@ -177,7 +177,7 @@ void Merger::note_missed(Turn& turn, Rollup& rollup) {
       continue;
     }
     merge_into_windows(none, rollup, *delta, items->second, [&](const Fold&, size_t, auto window) {
-      if (window) windows.insert(*window);
+      if (window && rollup.is_kept(*window)) windows.insert(*window);
       return std::optional<Micros>();
     });
   }
@@ -482,7 +482,7 @@ void Merger::recompute(Turn& turn) {
         rollup, fold, windows,
         [&](Micros window) {
           if (window < covered) return Replace::keep;
-          return fresh || turn.may_fall(window) ? Replace::all : Replace::guard;
+          return (fresh && rollup.filling == 0) || turn.may_fall(window) ? Replace::all : Replace::guard;
         },
         time(turn, rollup.source));
     // The scan has seen what was listed of them; what it could not take in is listed anew.
@@ -509,8 +509,31 @@ void Merger::recompute(Turn& turn) {
     if (range.hi > rest) shorten_pending(rollup, range, rest);
   if (!fresh || rollup.status == "live") list_stale(rollup, std::min(rest, turn.hi), turn.hi);
   if (!fresh) give_up_missed(turn, rollup, covered);
+  if (fresh && rollup.filling > 0) end_filling(turn, rollup);
   become_live(rollup);
   current_ = 0;
+}
+
+// Columns that were added stay unknown in the windows of this turn that the source no longer covers by now.
+void Merger::end_filling(const Turn& turn, Rollup& rollup) {
+  const Micros from = std::min(rollup.first_covered(), turn.hi);
+  const size_t items = rollup.program.items.size(), first = items - std::min<size_t>(items, rollup.filling);
+  if (rollup.fresh.empty()) rollup.filling = 0;
+  for (size_t item = first; item < rollup.known_from.size(); ++item)
+    rollup.known_from[item] = std::max(rollup.known_from[item], from);
+  call([&] {
+    Oid types[4] = {INT4OID, INT4OID, INT4OID, TIMESTAMPTZOID};
+    Datum values[4] = {Int32GetDatum(rollup.id), Int32GetDatum(rollup.filling),
+                       Int32GetDatum(static_cast<int32>(first)), TimestampTzGetDatum(from)};
+    const char* sql =
+        "UPDATE tick_catalog.rollup AS r SET filling = $2, item_from = (SELECT array_agg(CASE WHEN u.n > $3 "
+        "THEN "
+        "greatest(u.t, nullif($4, '-infinity')) ELSE u.t END ORDER BY u.n) FROM unnest(r.item_from) WITH "
+        "ORDINALITY AS u "
+        "(t, n)) WHERE r.id = $1";
+    if (SPI_execute_plan(kept_plan(sql, 4, types), values, nullptr, false, 0) != SPI_OK_UPDATE)
+      elog(ERROR, "pg_tick: cannot run: %s", sql);
+  });
 }
 
 void Merger::become_live(Rollup& rollup) {

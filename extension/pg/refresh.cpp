@@ -12,21 +12,6 @@
 namespace tick::pg {
 namespace {
 
-struct Texts {
-  int32 rollup;
-  int32 group;
-  Oid view;
-  Oid state;
-  Oid definition;
-  Oid source;
-  Oid owner;
-  Oid heir;         // who owns its objects by now
-  Interval* size;   // nullptr without a window
-  Interval* slide;  // nullptr unless it hops
-  const char* upsert;
-  const char* merged;
-};
-
 constexpr const char* columns =
     "SELECT r.id, r.group_id, r.view, r.state, r.definition, r.source, r.owner, "
     "CASE WHEN v.relowner <> r.owner THEN v.relowner WHEN s.relowner <> r.owner THEN s.relowner "
@@ -34,8 +19,9 @@ constexpr const char* columns =
     "JOIN pg_class AS v ON v.oid = r.view JOIN pg_class AS s ON s.oid = r.state "
     "JOIN pg_class AS d ON d.oid = r.definition WHERE ";
 
-// The rollups that a condition selects; `argument` is its $1.
-List* read_texts(const char* condition, Oid argument) {
+}  // namespace
+
+List* standing_rollups(const char* condition, Oid argument) {
   List* result = NIL;
   Oid types[] = {OIDOID};
   Datum values[] = {ObjectIdGetDatum(argument)};
@@ -49,19 +35,19 @@ List* read_texts(const char* condition, Oid argument) {
     for (int i = 0; i < 12; ++i)
       field[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &null[i]);
     MemoryContext spi = MemoryContextSwitchTo(memory);
-    auto* texts = static_cast<Texts*>(palloc(sizeof(Texts)));
-    *texts = Texts{DatumGetInt32(field[0]),
-                   DatumGetInt32(field[1]),
-                   DatumGetObjectId(field[2]),
-                   DatumGetObjectId(field[3]),
-                   DatumGetObjectId(field[4]),
-                   DatumGetObjectId(field[5]),
-                   DatumGetObjectId(field[6]),
-                   DatumGetObjectId(field[7]),
-                   null[8] ? nullptr : DatumGetIntervalP(datumCopy(field[8], false, sizeof(Interval))),
-                   null[11] ? nullptr : DatumGetIntervalP(datumCopy(field[11], false, sizeof(Interval))),
-                   TextDatumGetCString(field[9]),
-                   TextDatumGetCString(field[10])};
+    auto* texts = static_cast<Standing*>(palloc(sizeof(Standing)));
+    *texts = Standing{DatumGetInt32(field[0]),
+                      DatumGetInt32(field[1]),
+                      DatumGetObjectId(field[2]),
+                      DatumGetObjectId(field[3]),
+                      DatumGetObjectId(field[4]),
+                      DatumGetObjectId(field[5]),
+                      DatumGetObjectId(field[6]),
+                      DatumGetObjectId(field[7]),
+                      null[8] ? nullptr : DatumGetIntervalP(datumCopy(field[8], false, sizeof(Interval))),
+                      null[11] ? nullptr : DatumGetIntervalP(datumCopy(field[11], false, sizeof(Interval))),
+                      TextDatumGetCString(field[9]),
+                      TextDatumGetCString(field[10])};
     result = lappend(result, texts);
     MemoryContextSwitchTo(spi);
   }
@@ -69,19 +55,11 @@ List* read_texts(const char* condition, Oid argument) {
   return result;
 }
 
-void write(const char* sql, int count, Oid* types, Datum* values) {
-  SPI_connect();
-  if (SPI_execute_with_args(sql, count, types, values, nullptr, false, 0) < 0)
-    elog(ERROR, "pg_tick: cannot write the catalogs");
-  SPI_finish();
-}
-
-// What a rollup's owner wrote is looked at under the owner's name.
-Actor act_as_owner(const Texts* texts) {
+Actor act_as_owner(const Standing* texts) {
   return act_as(texts->owner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 }
 
-Definition* read_definition(const Texts* texts) {
+Definition* read_definition(const Standing* texts) {
   auto* def = static_cast<Definition*>(palloc0(sizeof(Definition)));
   Relation relation = table_open(texts->definition, AccessShareLock);
   if (relation->rd_rel->relkind != RELKIND_VIEW)
@@ -94,31 +72,37 @@ Definition* read_definition(const Texts* texts) {
   def->id = texts->rollup;
   def->size = texts->size;
   def->slide = texts->slide;
+  def->state = texts->state;
+  def->original = original_outputs(texts->view);
   analyse(def);
   return def;
 }
-
-}  // namespace
 
 const char* renamed_column(const Definition* def, Oid state) {
   ListCell* cell;
   foreach (cell, def->columns) {
     const char* name = static_cast<StateColumn*>(lfirst(cell))->name;
-    const AttrNumber number = static_cast<AttrNumber>(foreach_current_index(cell) + 1);
-    if (strcmp(get_attname(state, number, false), name) != 0) return name;
+    if (get_attnum(state, name) == InvalidAttrNumber) return name;
   }
   return nullptr;
 }
 
 namespace {
 
+void write(const char* sql, int count, Oid* types, Datum* values) {
+  SPI_connect();
+  if (SPI_execute_with_args(sql, count, types, values, nullptr, false, 0) < 0)
+    elog(ERROR, "pg_tick: cannot write the catalogs");
+  SPI_finish();
+}
+
 // Returns renamed_column(), and writes nothing then.
-const char* refresh(const Texts* texts) {
+const char* refresh(const Standing* texts) {
   const Actor extension = act_as_owner(texts);
   Definition* def = read_definition(texts);
   const char* renamed = renamed_column(def, texts->state);
-  const char* upsert = renamed != nullptr ? texts->upsert : upsert_sql(def, texts->state);
-  const char* merged = renamed != nullptr ? texts->merged : merged_sql(def, texts->state);
+  const char* upsert = renamed != nullptr ? texts->upsert : upsert_sql(def);
+  const char* merged = renamed != nullptr ? texts->merged : merged_sql(def);
   act_again(extension);
   if (strcmp(upsert, texts->upsert) == 0 && strcmp(merged, texts->merged) == 0) return renamed;
   Oid types[] = {INT4OID, TEXTOID, TEXTOID};
@@ -128,7 +112,7 @@ const char* refresh(const Texts* texts) {
   return nullptr;
 }
 
-void set_aside(const Texts* texts, const ErrorData* error) {
+void set_aside(const Standing* texts, const ErrorData* error) {
   Oid types[] = {INT4OID, TEXTOID};
   Datum values[] = {Int32GetDatum(texts->rollup), CStringGetTextDatum(error->message)};
   write("UPDATE tick_catalog.rollup SET status = 'error', last_error = $2 WHERE id = $1", 2, types, values);
@@ -141,7 +125,7 @@ void set_aside(const Texts* texts, const ErrorData* error) {
 }
 
 // What is wrong with somebody else's rollup must not stop whoever renames something.
-void refresh_apart(const Texts* texts) {
+void refresh_apart(const Standing* texts) {
   const char* renamed = nullptr;
   ErrorData* error = in_subtransaction([&] { renamed = refresh(texts); });
   if (renamed != nullptr)
@@ -160,9 +144,9 @@ void refresh_apart(const Texts* texts) {
 void refresh_all() {
   const Actor caller = act_as_extension();
   ListCell* cell;
-  foreach (cell, read_texts("true", InvalidOid))
-    (void)await_revival(static_cast<Texts*>(lfirst(cell))->source);
-  foreach (cell, read_texts("true", InvalidOid)) refresh_apart(static_cast<Texts*>(lfirst(cell)));
+  foreach (cell, standing_rollups("true", InvalidOid))
+    (void)await_revival(static_cast<Standing*>(lfirst(cell))->source);
+  foreach (cell, standing_rollups("true", InvalidOid)) refresh_apart(static_cast<Standing*>(lfirst(cell)));
   refresh_input_texts();
   act_again(caller);
 }
@@ -174,7 +158,7 @@ void give(Oid relation, Oid role) {
 
 // A rollup that has passed to another role is captured, merged and recomputed as that role from now on. A
 // program names its owner and is immutable, so the rollup moves to a group of the new one.
-void follow_owner(Texts* texts) {
+void follow_owner(Standing* texts) {
   lock_source(texts->source);
   for (Oid object : {texts->view, texts->state, texts->definition}) give(object, texts->heir);
   texts->owner = texts->heir;
@@ -199,11 +183,11 @@ void follow_owners() {
   if (busy) return;
   const Actor caller = act_as_extension();
   ListCell* cell;
-  foreach (cell,
-           read_texts("r.owner <> ANY (ARRAY[v.relowner, s.relowner, d.relowner]) AND EXISTS (SELECT FROM "
-                      "tick_catalog.source AS o WHERE o.relid = r.source AND o.epoch = tick_catalog.epoch())",
-                      InvalidOid))
-    follow_owner(static_cast<Texts*>(lfirst(cell)));
+  foreach (cell, standing_rollups(
+                     "r.owner <> ANY (ARRAY[v.relowner, s.relowner, d.relowner]) AND EXISTS (SELECT FROM "
+                     "tick_catalog.source AS o WHERE o.relid = r.source AND o.epoch = tick_catalog.epoch())",
+                     InvalidOid))
+    follow_owner(static_cast<Standing*>(lfirst(cell)));
   act_again(caller);
   (void)pause_audit(false);
 }
@@ -228,13 +212,13 @@ void follow_view(Node* statement) {
   const auto* rename = IsA(statement, RenameStmt) ? reinterpret_cast<RenameStmt*>(statement) : nullptr;
   if (rename != nullptr && rename->renameType != OBJECT_VIEW && rename->renameType != OBJECT_TABLE) return;
   const Actor caller = act_as_extension();
-  List* moved = read_texts(
+  List* moved = standing_rollups(
       "EXISTS (SELECT FROM pg_event_trigger_ddl_commands() AS d WHERE d.classid = 'pg_class'::regclass "
       "AND d.objsubid = 0 AND d.objid = r.view)",
       InvalidOid);
   ListCell* cell;
   foreach (cell, moved) {
-    const auto* texts = static_cast<Texts*>(lfirst(cell));
+    const auto* texts = static_cast<Standing*>(lfirst(cell));
     const Oid schema = get_rel_namespace(texts->view), lies = get_rel_namespace(texts->state);
     const char* name = get_rel_name(texts->state);
     if (rename != nullptr) {
@@ -263,14 +247,14 @@ bool changes_owner(Node* statement) {
 void resume(Oid view) {
   const char* name = get_rel_name(view);
   const Actor caller = act_as_extension();
-  List* found = read_texts("r.view = $1", view);
+  List* found = standing_rollups("r.view = $1", view);
   act_again(caller);
   if (found == NIL && name != nullptr && TICK_OWNS_RELATION(view, GetUserId()) && adopt_rollup(view)) return;
   if (found == NIL)
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
                     errmsg("\"%s\" is not a rollup", name == nullptr ? "?" : name),
                     errhint("tick.status lists the rollups.")));
-  const auto* texts = static_cast<Texts*>(linitial(found));
+  const auto* texts = static_cast<Standing*>(linitial(found));
   if (!TICK_OWNS_RELATION(view, GetUserId())) aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, name);
   const Actor again = act_as_extension();
   (void)refresh(texts);

@@ -12,8 +12,9 @@ int64_t number(const std::optional<std::string>& text) {
   return text ? std::strtoll(text->c_str(), nullptr, 10) : 0;
 }
 
-std::vector<int16_t> numbers(const std::optional<std::string>& text) {
-  std::vector<int16_t> result;
+template <typename T>
+std::vector<T> numbers(const std::optional<std::string>& text) {
+  std::vector<T> result;
   if (!text) return result;
   for (const char* at = text->c_str(); *at != '\0';) {
     char* end;
@@ -22,7 +23,7 @@ std::vector<int16_t> numbers(const std::optional<std::string>& text) {
       ++at;
       continue;
     }
-    result.push_back(static_cast<int16_t>(value));
+    result.push_back(static_cast<T>(value));
     at = end;
   }
   return result;
@@ -123,7 +124,10 @@ std::vector<Rollup> load_rollups(int id) {
       " s.reltablespace <> (SELECT c.reltablespace FROM pg_catalog.pg_class c"
       "  WHERE c.oid = 'tick_catalog.frontier'::pg_catalog.regclass),"
       " (extract(epoch FROM r.window_slide) * 1000000)::int8,"
-      " (extract(epoch FROM r.kept_from - '2000-01-01 00:00+00'::timestamptz) * 1000000)::int8"
+      " (extract(epoch FROM r.kept_from - '2000-01-01 00:00+00'::timestamptz) * 1000000)::int8,"
+      " (SELECT string_agg(coalesce((extract(epoch FROM u.t - '2000-01-01 00:00+00'::timestamptz) * "
+      "1000000)::int8, -9223372036854775808)::text, ' ' ORDER BY u.n) FROM unnest(r.item_from) WITH "
+      "ORDINALITY AS u (t, n)), r.filling"
       " FROM tick_catalog.rollup r JOIN tick_catalog.source o ON o.relid = r.source"
       " JOIN pg_catalog.pg_class v ON v.oid = r.view JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace"
       " JOIN pg_catalog.pg_class s ON s.oid = r.state" +
@@ -147,6 +151,8 @@ std::vector<Rollup> load_rollups(int id) {
     rollup.apart = row[14] == "t";
     if (row[15]) rollup.size.slide = number(row[15]);
     if (row[16]) rollup.kept_from = number(row[16]);
+    rollup.known_from = numbers<Micros>(row[17]);
+    rollup.filling = static_cast<int>(number(row[18]));
   }
   for (Rollup& rollup : rollups) {
     load_columns(rollup);
@@ -156,7 +162,7 @@ std::vector<Rollup> load_rollups(int id) {
                     " ORDER BY program")
                        .c_str())) {
       rollup.newest = number(row[0]);
-      rollup.items[rollup.newest] = numbers(row[1]);
+      rollup.items[rollup.newest] = numbers<int16_t>(row[1]);
     }
     for (const auto& row : read_text(
              ("SELECT lo, hi, fresh, scan, replace, missed FROM tick_catalog.pending WHERE rollup = " + of +
@@ -202,6 +208,11 @@ StateColumns state_columns(const Rollup& rollup, const Fold& fold, size_t from, 
   const auto bytes = [&](std::string&& value) {
     return Cell::of_bytes(result.bytes.emplace_back(std::move(value)));
   };
+  const auto forget_unknown = [&](size_t index, size_t first) {
+    for (size_t slot = from; slot < to; ++slot)
+      if (!rollup.is_known(index, fold.pane(slot)))
+        for (size_t c = first; c < result.cells.size(); ++c) result.cells[c][slot - from] = Cell::none();
+  };
   for (size_t k = 0; k < program.keys.size(); ++k) {
     auto& cells = column();
     for (size_t slot = from; slot < to; ++slot) cells.push_back(fold.key(slot, k));
@@ -213,6 +224,7 @@ StateColumns state_columns(const Rollup& rollup, const Fold& fold, size_t from, 
   for (size_t index = 0; index < program.items.size(); ++index) {
     const Partials& partials = fold.partials(index);
     const Item& item = program.items[index];
+    const size_t first = result.cells.size();
     if (partials.kind != PartialKind::extreme) {
       const size_t at = result.cells.size();
       auto& cells = column();
@@ -241,6 +253,7 @@ StateColumns state_columns(const Rollup& rollup, const Fold& fold, size_t from, 
             cells.push_back(bytes(partials.decimals[slot].numeric()));
         }
       }
+      forget_unknown(index, first);
       continue;
     }
     const auto part = [&](const Kept Extreme::*member, int16_t input) {
@@ -254,6 +267,7 @@ StateColumns state_columns(const Rollup& rollup, const Fold& fold, size_t from, 
     part(&Extreme::value, item.value);
     if (item.order >= 0) part(&Extreme::order, item.order);
     if (item.seq >= 0) part(&Extreme::seq, item.seq);
+    forget_unknown(index, first);
   }
   return result;
 }

@@ -37,7 +37,10 @@ struct Rollup {
   WindowSize size;
   bool apart = false;  // the state table is in another tablespace than the catalogs
   std::string upsert;
-  std::string channel;             // of its notifications
+  std::string channel;  // of its notifications
+  // Items that were added when the rollup had windows already are not known of older ones: there, NULL.
+  std::vector<Micros> known_from;  // by item
+  int filling = 0;                 // of the last items: windows still to be computed have none of them
   std::vector<ValueType> columns;  // of the state table: keys, window, partials
   std::vector<Oid> column_types;   // as declared
   std::vector<AttrNumber> attributes;
@@ -52,6 +55,9 @@ struct Rollup {
 
   bool pending() const { return !fresh.empty() || !dirty.empty(); }
   bool is_fresh(Micros window) const;  // and no helper scans it
+  bool is_known(size_t item, Micros window) const {
+    return item >= known_from.size() || window >= known_from[item];
+  }
   bool is_kept(Micros window) const { return window >= kept_from; }
   // The first window that the source covers completely; plus_infinity if a rollup without window is not.
   Micros first_covered() const;

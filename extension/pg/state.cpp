@@ -200,11 +200,14 @@ bool merge_row(const Slice& slice, int row, Datum* values, bool* nulls) {
     const ValueType& type = rollup.columns[c];
     const int at = rollup.attributes[c] - 1;
     const Cell& added = slice.state.cells[c][row];
+    const bool known = rollup.is_known(i, slice.fold.pane(slot));
     switch (item.kind) {
       case ItemKind::count:
       case ItemKind::sum:
       case ItemKind::sum_sq:
-        if (type.type == Type::int8) {
+        if (!known || nulls[at]) {
+          // Nobody knows what the rows before came to.
+        } else if (type.type == Type::int8) {
           int64 sum;
           if (pg_add_s64_overflow(DatumGetInt64(values[at]), added.word, &sum))
             ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE), errmsg("bigint out of range")));
@@ -234,7 +237,7 @@ bool merge_row(const Slice& slice, int row, Datum* values, bool* nulls) {
           if (nulls[at] || beats(program, item, candidate, held()))
             for (size_t part = 0; part < width; ++part) put(c + part, slice.state.cells[c + part][row]);
         }
-        if (!partials.gone.empty() && partials.gone[slot].set)
+        if (known && !partials.gone.empty() && partials.gone[slot].set)
           lost =
               lost || nulls[at] || !beats(program, item, held(), place(program, item, partials.gone[slot]));
         c += width;
@@ -262,6 +265,7 @@ bool make_row(const Slice& slice, int row, Datum* values, bool* nulls) {
   bool lost = false;
   for (size_t i = 0; slice.any_left(row) && i < program.items.size(); ++i) {
     const Partials& partials = slice.fold.partials(i);
+    if (!rollup.is_known(i, slice.fold.pane(slot))) continue;
     if (partials.kind == PartialKind::decimal) lost = lost || partials.decimals[slot].lost_special();
     if (partials.gone.empty() || !partials.gone[slot].set) continue;
     const Item& item = program.items[i];
