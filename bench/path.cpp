@@ -32,13 +32,13 @@ double thread_cpu() {
 // Sends the same messages to whoever connects, as fast as they are taken.
 class Sender final : public ingest::ServerHandler {
  public:
-  explicit Sender(const std::vector<std::string>& messages)
-      : messages_(messages), server_({}, *this), thread_([this] { server_.run(); }) {}
+  Sender(const std::vector<std::string>& messages, const ingest::ServerOptions& options)
+      : messages_(messages), server_(options, *this), thread_([this] { server_.run(); }) {}
   ~Sender() override {
     server_.stop();
     thread_.join();
   }
-  std::uint16_t port() const { return server_.port(); }
+  std::uint16_t port(bool tls) const { return tls ? server_.tls_port() : server_.port(); }
 
   bool serves(std::string_view) override { return true; }
   void open(ingest::ClientId client, std::string_view) override {
@@ -99,7 +99,7 @@ class Receiver final : public ingest::FrameHandler {
   std::vector<ingest::Tick> ticks_;
 };
 
-bool receive() {
+bool receive(const std::string& certificate) {
   const auto count = static_cast<std::size_t>(std::max<long>(setting("MESSAGES", 300000), 1000));
   const long rounds = std::max<long>(setting("ROUNDS", 7), 1);
   std::vector<std::string> messages(count);
@@ -117,31 +117,37 @@ bool receive() {
                            ingest::Stream::trade);
     message += '}';
   }
-  Sender sender(messages);
-  const ingest::Url url{false, "127.0.0.1", std::to_string(sender.port()), "/"};
-  std::vector<double> rate[2], cpu[2], ratio, cpu_ratio;
-  for (long round = 0; round < rounds; ++round) {
-    for (const bool decodes : {false, true}) {
-      ingest::Client client;
-      Receiver receiver(client, count, decodes);
-      const std::string why = client.run(url, {}, receiver);
-      if (!receiver.complete()) {
-        std::fprintf(stderr, "bench: not every message came: %s\n", why.c_str());
-        return false;
-      }
-      rate[decodes].push_back(static_cast<double>(count) / receiver.took);
-      cpu[decodes].push_back(receiver.cpu * 1e9 / static_cast<double>(count));
-    }
-    ratio.push_back(rate[true].back() / rate[false].back());
-    cpu_ratio.push_back(cpu[false].back() / cpu[true].back());
-  }
+  ingest::ServerOptions served;
+  served.tls_certificate = certificate;
+  Sender sender(messages, served);
   std::printf("\n%zu messages of %zu bytes over one WebSocket, %ld interleaved rounds, medians\n", count,
               messages[0].size(), rounds);
   std::printf("%-34s %12s %8s %12s %8s\n", "", "messages/s", "ratio", "CPU ns", "ratio");
-  std::printf("%-34s %12.0f %8.2f %12.0f %8.2f\n", "receive", median(rate[false]), 1.0, median(cpu[false]),
-              1.0);
-  std::printf("%-34s %12.0f %8.2f %12.0f %8.2f\n", "receive + decode", median(rate[true]), median(ratio),
-              median(cpu[true]), median(cpu_ratio));
+  for (const bool tls : {false, true}) {
+    const ingest::Url url{tls, "127.0.0.1", std::to_string(sender.port(tls)), "/"};
+    std::vector<double> rate[2], cpu[2], ratio, cpu_ratio;
+    for (long round = 0; round < rounds; ++round) {
+      for (const bool decodes : {false, true}) {
+        ingest::Client client;
+        ingest::ClientOptions options;
+        options.tls.verify = false;
+        Receiver receiver(client, count, decodes);
+        const std::string why = client.run(url, options, receiver);
+        if (!receiver.complete()) {
+          std::fprintf(stderr, "bench: not every message came: %s\n", why.c_str());
+          return false;
+        }
+        rate[decodes].push_back(static_cast<double>(count) / receiver.took);
+        cpu[decodes].push_back(receiver.cpu * 1e9 / static_cast<double>(count));
+      }
+      ratio.push_back(rate[true].back() / rate[false].back());
+      cpu_ratio.push_back(cpu[false].back() / cpu[true].back());
+    }
+    const char* how = tls ? "TLS: receive" : "receive";
+    std::printf("%-34s %12.0f %8.2f %12.0f %8.2f\n", how, median(rate[false]), 1.0, median(cpu[false]), 1.0);
+    std::printf("%-34s %12.0f %8.2f %12.0f %8.2f\n", (std::string(how) + " + decode").c_str(),
+                median(rate[true]), median(ratio), median(cpu[true]), median(cpu_ratio));
+  }
   std::printf("CPU: of the receiving thread, per message\n");
   std::fflush(stdout);
   return true;
@@ -316,7 +322,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   signal(SIGPIPE, SIG_IGN);
-  if (!receive()) return 1;
+  if (!receive(std::string(argv[3]) + "/cert.pem")) return 1;
   Path path(argv[1], argv[2], argv[3]);
   const char* rates = std::getenv("RATES");
   std::istringstream list(rates == nullptr || *rates == '\0' ? "5000 20000" : rates);
