@@ -184,13 +184,17 @@ bool Chain::watch(const std::function<void()>& interrupt, const std::function<vo
   return false;
 }
 
+std::string progress_bar(double progress) {
+  constexpr std::size_t width = 20;
+  const auto full = static_cast<std::size_t>(progress * width);
+  return "[" + std::string(full, '=') + std::string(width - full, ' ') + "] " +
+         std::to_string(static_cast<int>(100 * progress)) + " %  ";
+}
+
 std::string Chain::line(std::uint64_t rows, double rate) {
   std::string text = "rows " + grouped(rows) + "  " + grouped(static_cast<std::uint64_t>(rate)) + "/s";
   if (const double progress = stats_.progress; progress > 0) {
-    constexpr std::size_t width = 20;
-    const auto full = static_cast<std::size_t>(progress * width);
-    text = "[" + std::string(full, '=') + std::string(width - full, ' ') + "] " +
-           std::to_string(static_cast<int>(100 * progress)) + " %  " + text;
+    text = progress_bar(progress) + text;
   } else if (!replay_) {
     const double lag = static_cast<double>(stats_.max_lag_us.exchange(0)) / 1000;
     char number[32];

@@ -19,6 +19,7 @@ namespace tick::ingest {
 WriterOptions writer_options(const Config& config);
 
 std::string grouped(std::uint64_t value);  // 1,234,567
+std::string progress_bar(double progress);
 
 class Chain {
  public:

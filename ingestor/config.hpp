@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "calendar.hpp"
 #include "feed.hpp"
 
 namespace tick::ingest {
@@ -31,6 +32,7 @@ struct Config {
   std::chrono::microseconds max_silence = std::chrono::seconds(60);
   std::chrono::microseconds max_data_silence{0};
   std::chrono::microseconds max_stream_silence{0};
+  Calendar session;  // outside of it silence means nothing
   std::chrono::microseconds ping = std::chrono::seconds(15);
   std::chrono::microseconds max_age = std::chrono::minutes(23 * 60 + 50);
   std::size_t max_frame = 4u << 20;

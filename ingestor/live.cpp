@@ -72,6 +72,8 @@ struct Shared {
   Stats& stats;
   Rejects& rejects;
   std::chrono::microseconds max_stream_silence;
+  const Calendar& session;
+  std::chrono::microseconds max_data_silence;  // 0: none, or the socket watches it
   std::mutex guard;
   std::shared_ptr<const Symbols> symbols;
   std::atomic<std::uint64_t> version{1};
@@ -96,6 +98,7 @@ class Session final : public FrameHandler {
     open_ = true;
     const auto time = Clock::now();
     for (auto& [symbol, last] : last_data_) last = time;
+    last_message_ = time;
     log::info("connected");
     shared_.changed();
   }
@@ -103,6 +106,7 @@ class Session final : public FrameHandler {
   bool frame(std::string_view text) override {
     if (version_ != shared_.version) refresh();
     ++shared_.stats.messages;
+    heard();
     const std::size_t before = pending_.size();
     const Decoded decoded = feed_->decode(text, now(), pending_);
     switch (decoded.verdict) {
@@ -131,6 +135,7 @@ class Session final : public FrameHandler {
   }
 
   bool room() override {
+    heard();  // while reading pauses nothing can come
     const std::size_t taken = shared_.ring.push(pending_);
     pending_.erase(pending_.begin(), pending_.begin() + static_cast<std::ptrdiff_t>(taken));
     const bool room = pending_.empty();
@@ -140,10 +145,17 @@ class Session final : public FrameHandler {
     return room;
   }
 
+  // Outside of sessions silence means nothing, and it does not count towards what comes after.
   std::string overdue() override {
-    if (shared_.max_stream_silence.count() == 0) return "";
-    if (version_ != shared_.version) refresh();
     const auto time = Clock::now();
+    if (shared_.max_stream_silence.count() > 0 && version_ != shared_.version) refresh();
+    if (!shared_.session.open(now())) {
+      last_message_ = time;
+      for (auto& [symbol, last] : last_data_) last = time;
+      return "";
+    }
+    if (shared_.max_data_silence.count() > 0 && time - last_message_ > shared_.max_data_silence)
+      return "no message within the session for longer than feed.max_data_silence";
     for (const auto& [symbol, last] : last_data_)
       if (time - last > shared_.max_stream_silence)
         return "no trade of " + symbol + " for longer than feed.max_stream_silence";
@@ -167,6 +179,10 @@ class Session final : public FrameHandler {
         fresh.emplace(symbol, known == last_data_.end() ? Clock::now() : known->second);
       }
     last_data_.swap(fresh);
+  }
+
+  void heard() {
+    if (shared_.max_data_silence.count() > 0) last_message_ = Clock::now();
   }
 
   // Gives the new ticks their name in the table; false when there was a symbol that nobody asked for.
@@ -201,6 +217,7 @@ class Session final : public FrameHandler {
   std::shared_ptr<const Symbols> symbols_;
   std::uint64_t version_ = 0;
   std::unordered_map<std::string, Clock::time_point, TextHash, std::equal_to<>> last_data_;
+  Clock::time_point last_message_{};
   std::vector<Tick> pending_;
   std::atomic<bool> got_data_{false};
   std::atomic<bool> open_{false};
@@ -339,8 +356,9 @@ class Connections {
     const auto url = parse_url(feed->url(config_.url, config_.symbols, config_.stream));
     if (!url) throw std::runtime_error("impossible address " + config_.url);
     log::info("connecting to " + config_.url);
-    return std::make_unique<Connection>(*url, client_options(config_, *feed), venue_.make(config_.stream),
-                                        shared_);
+    ClientOptions options = client_options(config_, *feed);
+    if (shared_.max_data_silence.count() > 0) options.max_data_silence = options.max_data_silence.zero();
+    return std::make_unique<Connection>(*url, options, venue_.make(config_.stream), shared_);
   }
 
   Clock::duration backoff() {
@@ -427,7 +445,15 @@ int run_live(const Config& config, const std::function<std::optional<Config>()>&
   int code = exit_failed;
   {
     Rejects rejects(config.database, options.feed + "/" + options.connection, stats);
-    Shared shared{chain.ring(), stats, rejects, config.max_stream_silence, {}, make_symbols(config, nullptr),
+    const auto watched = config.session.always() ? std::chrono::microseconds(0) : config.max_data_silence;
+    Shared shared{chain.ring(),
+                  stats,
+                  rejects,
+                  config.max_stream_silence,
+                  config.session,
+                  watched,
+                  {},
+                  make_symbols(config, nullptr),
                   {1}};
 
     RepairOptions repair_options;

@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 
 #include "backfill.hpp"
+#include "candles.hpp"
 #include "check.hpp"
 #include "config.hpp"
 #include "fake.hpp"
@@ -108,12 +109,14 @@ tick.toml:
 constexpr const char* replay_footer = R"(
 Reads raw WebSocket recordings (both framings: "<ns> <frame>" and "<s>: <frame>"), JSON arrays and lines of trade
 objects, and CSV with a header, in the layout of Binance's dumps, or as told by --columns; plain, gzip or a zip file of one.
-Running it again goes on after the last committed record, so nothing is imported twice.
+Running it again goes on after the last committed record, so nothing is imported twice. Candles (klines) go to a
+table of their own: dumps and REST answers of 12 columns, or CSV with open, high, low, close and a time.
 
 Examples:
   tick-ingest replay spot_btcusdt.gz --database "dbname=market"
   tick-ingest replay --symbol BTCUSDT trades.csv --columns ts=event_time,price=px,qty=size
-  tick-ingest import BTCUSDT-trades-2024-08-08.zip)";
+  tick-ingest import BTCUSDT-trades-2024-08-08.zip
+  tick-ingest import BTCUSDT-1m-2024-08.zip --candles candles)";
 
 constexpr const char* fake_footer = R"(
 Examples:
@@ -196,6 +199,11 @@ int main(int argc, char** argv) {
   replay->add_option("--columns", replay_columns, "which column is what: ts=event_time,price=px,qty=3");
   std::string replay_zone;
   replay->add_option("--tz", replay_zone, "UTC or an offset such as +02:00, of times that tell no zone");
+  replay->add_option("--candles", replay_options.candles, "table that candles go to, made if it is missing")
+      ->capture_default_str();
+  std::string replay_size;
+  replay->add_option("--size", replay_size,
+                     "how long a candle is (1m, 4h, 1d), when neither name nor rows of a file tell");
   replay->add_option("--speed", replay_speed, "times the recorded pace, or max")->capture_default_str();
 
   SettingFlags backfill_flags;
@@ -361,6 +369,10 @@ int main(int argc, char** argv) {
     if (!replay_zone.empty()) {
       replay_options.decode.rows.offset = parse_offset(replay_zone);
       if (!replay_options.decode.rows.offset) mistake = "--tz must be UTC or an offset such as +02:00";
+    }
+    if (!replay_size.empty()) {
+      replay_options.candle_size = candle_size(replay_size);
+      if (replay_options.candle_size.empty()) mistake = "--size must be like 30s, 1m, 4h, 1d, 1w or 1mo";
     }
     if (replay_stream == "trade")
       replay_options.decode.stream = Stream::trade;

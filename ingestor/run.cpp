@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "chain.hpp"
+#include "import.hpp"
 #include "log.hpp"
 #include "number.hpp"
 
@@ -63,6 +64,15 @@ void wake_supervision() {
 
 int run_replay(const Config& config, const ReplayOptions& replay) {
   for (const auto& file : replay.files) {
+    try {
+      if (const auto code = import_candles(config, file, replay)) {
+        if (*code != exit_ok) return *code;
+        continue;
+      }
+    } catch (const std::exception& error) {
+      log::error(error.what());
+      return exit_failed;
+    }
     WriterOptions options = writer_options(config);
     options.feed = "replay";
     options.replay = true;

@@ -23,7 +23,9 @@ void wake_supervision();  // from any thread
 struct ReplayOptions {
   std::vector<std::string> files;
   DecodeOptions decode;
-  double speed = 0;  // times the recorded pace; 0 = as fast as the database takes it
+  double speed = 0;                 // times the recorded pace; 0 = as fast as the database takes it
+  std::string candles = "candles";  // the table of candles, should a file hold such
+  std::string candle_size;          // an interval; from the file's name or rows unless given
 };
 
 int run_replay(const Config& config, const ReplayOptions& options);

@@ -110,6 +110,15 @@ write_config('"BTCUSDT", "DOGEUSDT"', "max_stream_silence = \"500ms\"\n");
 $ingest = launch('ingest_mute', $ENV{TICK_INGEST}, 'run', '-c', "$dir/tick.toml");
 until_true(20, 'it is noticed', sub { slurp($ingest->{log}) =~ /disconnected: no trade of DOGEUSDT for longer than feed\.max_stream_silence/ });
 is(finish($ingest, 'TERM'), 0, 'the ingestor stops cleanly');
+
+# The same while the market is closed: three times as long as a moment ago, silence means nothing.
+my $holidays = $node->safe_psql('postgres', q{SELECT string_agg(format('"%s"', (now() AT TIME ZONE 'Asia/Tokyo')::date + d), ', ') FROM generate_series(-1, 1) d});
+write_config('"BTCUSDT", "DOGEUSDT"', "max_stream_silence = \"500ms\"\nmax_data_silence = \"500ms\"\n[session]\ntz = \"Asia/Tokyo\"\ndays = \"Mon-Sun\"\n"
+  . "hours = [\"00:00-12:00\", \"12:00-24:00\"]\nholidays = [$holidays]\n");
+$ingest = launch('ingest_closed', $ENV{TICK_INGEST}, 'run', '-c', "$dir/tick.toml");
+until_true(20, 'ticks are taken all the same', sub { metric('rows_total') > 350 });
+unlike(slurp($ingest->{log}), qr/disconnected/, 'no watchdog outside the session');
+is(finish($ingest, 'TERM'), 0, 'the ingestor stops cleanly');
 finish($fake, 'TERM');
 unlike(join('', map { slurp($_) } glob "$dir/ingest*.log"), qr/verysecret/, 'no password in any log');
 

@@ -100,6 +100,40 @@ truncate "$dir/$name.zip", 10_000;
 command_fails_like([ $ENV{TICK_INGEST}, 'import', "$dir/$name.zip", '--database', $database ], qr/cut off/, 'half an archive');
 $sql->('SELECT tick.wait(NULL)');
 is($sql->('SELECT count(*) FROM tick.status s, tick.verify(s.rollup)'), '0', 'every rollup is exact');
+
+# ---- candles
+
+# Trades and one-minute candles that an exchange made of them: ours of the trades are theirs.
+my ($trades, $candles) = shared_data('oracle/XRP_OLD-trades.json.gz', 'oracle/XRP_ETH-1m.csv');
+said('trades', $ENV{TICK_INGEST}, 'import', $trades, '--database', $database);
+$said = said('candles', $ENV{TICK_INGEST}, 'import', $candles, '--symbol', 'XRPETH', '--database', $database);
+like($said, qr/2,469 candles of XRPETH read, 2,469 new or changed in candles, 0 malformed/, 'all of them');
+$sql->('SELECT tick.wait(NULL)');
+my $values = 'exchange, symbol, ts, open, high, low, close, round(volume::numeric, 4)';
+is($sql->("SELECT count(*) FROM (SELECT $values FROM candles WHERE size = '1 minute' INTERSECT ALL SELECT $values FROM candles_1m) c"), 2469, 'ours are theirs');
+
+# A zipped dump of klines, twice; then as the exchange replaced it; then with mistakes.
+sub dump_candles {
+  my ($change) = @_;
+  my $rows = $sql->(q{SELECT string_agg(concat_ws(',', us / 1000, open, high, low, close, volume, us / 1000 + 59999, volume * vwap, trades, 1, 1, 0), E'\n' ORDER BY us)
+    FROM (SELECT (extract(epoch FROM ts) * 1000000)::int8 AS us, * FROM candles_1m WHERE symbol = 'XRPETH') c}) . "\n";
+  $change->($rows) if $change;
+  unlink "$dir/XRPETH-1m-2019-10.zip";
+  zip(\$rows => "$dir/XRPETH-1m-2019-10.zip", Name => 'XRPETH-1m-2019-10.csv') or die $ZipError;
+}
+my @import = ($ENV{TICK_INGEST}, 'import', "$dir/XRPETH-1m-2019-10.zip", '--candles', 'klines', '--database', $database);
+dump_candles();
+like(said('a dump of klines', @import), qr/2,469 candles of XRPETH read, 2,469 new or changed in klines, 0 malformed/, 'all in');
+is($sql->("SELECT count(*) FROM (SELECT $values, quote_volume, trades FROM klines WHERE size = '1 minute' INTERSECT ALL
+    SELECT $values, volume * vwap, trades FROM candles_1m) c"), 2469, 'as they were');
+like(said('again', @import), qr/ 0 new or changed in klines/, 'nothing to do');
+dump_candles(sub { $_[0] =~ s/^(\d+,)[\d.]+,[\d.]+/${1}0.002,0.9/ });
+like(said('replaced', @import), qr/ 1 new or changed in klines/, 'one is another');
+is($sql->('SELECT open, high FROM klines ORDER BY ts LIMIT 1'), '0.002|0.9', 'and what the newest file says counts');
+dump_candles(sub { $_[0] =~ s/\A(.*\n).*\n/${1}nonsense,,,,,,,,,,,\n/ });
+like(said('with a mistake', @import), qr/row 2: impossible time.* 1 new or changed in klines, 1 malformed/s, 'it is named and passed over');
+command_fails_like([ $ENV{TICK_INGEST}, 'import', $candles, '--database', 'dbname=nowhere host=/nowhere' ], qr/nowhere/, 'no database');
+command_fails_like([ $ENV{TICK_INGEST}, 'import', '/dev/null', '--size', '5 parsecs' ], qr/--size must be like/, 'an impossible size');
 $node->stop;
 stop_all();
 done_testing();
