@@ -267,6 +267,10 @@ superset:
 	@rm -rf build/bundle
 	@echo '$(ZIP)'
 
+# In a real Superset and a real browser: downloads about a gigabyte once, so it is no part of `check`.
+check-superset:
+	@SHOTS='$(SHOTS)' superset/check
+
 run start stop status:
 	@FEED='$(FEED)' SYMBOLS='$(SYMBOLS)' RATE='$(RATE)' DURATION='$(SECONDS)' ingestor/demo $@
 
@@ -282,10 +286,11 @@ help:
 	@echo 'make check           all tests; KIND="unit regress isolation tap" TESTS="name ..." select'
 	@echo 'make check-all       the same on PostgreSQL 15, 17 and 18, in chroots (root, debootstrap); KIND and TESTS as above'
 	@echo 'make superset        build/pg_tick_superset.zip, a dashboard to import; URI=postgresql+psycopg2://dashboard:PASSWORD@HOST:5432/DATABASE'
+	@echo 'make check-superset  imports it into a real Superset and looks at it in Chromium; downloads about 1 GB'
 	@echo 'make soak            the random test on 200 seeds, faults and outages of the ingestor; RANDOM_SEEDS=1000; SEED=17 repeats one'
 	@echo 'make unit|sanitize   unit tests alone; the same under ASan and UBSan'
 	@echo 'make fuzz            libFuzzer on all that reads bytes from outside, FUZZ_SECONDS each; FUZZ="batch delta" selects'
 	@echo 'make docs            docs/reference.md anew, from the comments in the database'
 	@echo 'make lint fmt bench faults clean'
 
-.PHONY: all install check check-all clean ingest unit unit-binaries sanitize fuzz deps lint fmt bench soak run start stop status clean-demo faults docs superset help
+.PHONY: all install check check-all clean ingest unit unit-binaries sanitize fuzz deps lint fmt bench soak run start stop status clean-demo faults docs superset check-superset help
