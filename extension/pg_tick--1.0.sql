@@ -642,8 +642,10 @@ CREATE VIEW tick.rollups AS
          t.state,
          (SELECT count(*) FROM tick_catalog.pending p WHERE p.rollup = r.id) AS pending_ranges,
          r.retention, r.kept_from,
-         r.created_at
-  FROM tick_catalog.rollup r JOIN tick.status t ON t.rollup = r.view;
+         r.created_at, t.stale, g.rows AS rows_done, g.rows_expected, g.rows_per_second,
+         pg_catalog.make_interval(secs => greatest(g.rows_expected - g.rows, 0) / nullif(g.rows_per_second, 0)) AS remaining
+  FROM tick_catalog.rollup r JOIN tick.status t ON t.rollup = r.view
+  LEFT JOIN tick_catalog.scan_progress() g ON g.rollup = r.id;
 COMMENT ON VIEW tick.rollups IS 'one row a rollup: what it is and how it is kept';
 
 CREATE VIEW tick.sources AS

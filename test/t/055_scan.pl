@@ -93,7 +93,8 @@ $node->safe_psql('postgres', 'INSERT INTO trades SELECT * FROM random_trades(100
 my $writer = writer('writer_before', 'trades');
 in_the_middle('');
 my ($rollup, $expected, $seen, $running) = split /[|\n]/, $node->safe_psql('postgres', q{
-  SELECT view::regclass, rows_expected > 80000 FROM tick_catalog.scan_progress() p JOIN tick_catalog.rollup r ON r.id = p.rollup;
+  SELECT rollup, rows_expected > 80000 AND rows_done BETWEEN 0 AND 200000 AND rows_per_second >= 0 AND (rows_per_second = 0) = (remaining IS NULL)
+    AND stale = 0 FROM tick.rollups WHERE rows_expected IS NOT NULL;
   INSERT INTO trades VALUES ('NEW', '2030-01-01 00:00+00', 7, 1, 0);
   DO $$ BEGIN FOR i IN 1 .. 2000 LOOP EXIT WHEN EXISTS (SELECT FROM slow WHERE symbol = 'NEW'); PERFORM pg_sleep(0.002); END LOOP; END $$;
   SELECT close, (SELECT count(*) FROM tick_catalog.scan_progress()) FROM slow WHERE symbol = 'NEW'});
