@@ -251,6 +251,28 @@ CREATE TABLE tick_catalog.queue_2 (xid xid8 NOT NULL, program int8 NOT NULL, pay
 ALTER TABLE tick_catalog.queue_2 ALTER payload SET STORAGE EXTERNAL, REPLICA IDENTITY FULL;
 CREATE INDEX queue_2_xid ON tick_catalog.queue_2 (xid);
 
+-- What turns have done, for tick.changes: kind c = rows of windows [lo, hi) have changed (those updated_at `turn`),
+-- f = the window lo has become final, g = the row with this key has gone from the window lo. Never dumped.
+CREATE TABLE tick_catalog.change_0 (
+  xid    int8 NOT NULL,
+  rollup int4 NOT NULL,
+  turn   timestamptz NOT NULL,
+  lo     timestamptz NOT NULL,
+  hi     timestamptz NOT NULL,
+  kind   "char" NOT NULL,
+  key    jsonb
+) WITH (autovacuum_enabled = false);
+CREATE INDEX change_0_xid ON tick_catalog.change_0 (xid);
+CREATE TABLE tick_catalog.change_1 (LIKE tick_catalog.change_0) WITH (autovacuum_enabled = false);
+CREATE INDEX change_1_xid ON tick_catalog.change_1 (xid);
+CREATE TABLE tick_catalog.change_log (
+  id        bool PRIMARY KEY DEFAULT true CHECK (id),
+  current   int4 NOT NULL,
+  kept_from int8 NOT NULL
+);
+COMMENT ON COLUMN tick_catalog.change_log.kept_from IS 'tokens after this one are all in the log';
+INSERT INTO tick_catalog.change_log (current, kept_from) VALUES (0, pg_catalog.pg_current_xact_id()::text::int8);
+
 -- Deltas that could not be read, kept for people; their rollups were set aside.
 CREATE TABLE tick_catalog.held (
   held_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
@@ -760,7 +782,7 @@ BEGIN
                    WHERE i.indrelid OPERATOR(pg_catalog.=) catalog::pg_catalog.oid AND i.indisprimary) THEN
       EXECUTE pg_catalog.format('ALTER TABLE %s REPLICA IDENTITY FULL', catalog);
     END IF;
-    CONTINUE WHEN catalog::text OPERATOR(pg_catalog.~) '[.](frontier|generation|rejected)$';
+    CONTINUE WHEN catalog::text OPERATOR(pg_catalog.~) '[.](frontier|generation|rejected|change_.+)$';
     PERFORM pg_catalog.pg_extension_config_dump(catalog, CASE WHEN catalog::text OPERATOR(pg_catalog.~) '[.]queue_' THEN
       'WHERE NOT pg_catalog.pg_visible_in_snapshot(xid, (SELECT CASE WHEN program OPERATOR(pg_catalog.<) 0 '
       'THEN coalesce(f.ids, f.snapshot) ELSE f.snapshot END FROM tick_catalog.frontier f))' ELSE '' END);

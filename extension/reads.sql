@@ -140,3 +140,61 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION tick.fill(anyelement, timestamptz, timestamptz, text, float8) IS
   'rows of a rollup, tick.fill(null::candles_1m, t1, t2, method), with one for each window that starts in [from, to), of each key; method null, prev, linear or value';
+
+-- ---------------------------------------------------------------------------------------------------------
+-- tick.changes: what has changed since a token
+-- ---------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION tick_catalog.changes_after(rollup oid, since int8, OUT token int8, OUT turn timestamptz, OUT lo timestamptz,
+                                           OUT hi timestamptz, OUT kind "char", OUT key jsonb)
+  RETURNS SETOF record LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'tick_changes_after';
+COMMENT ON FUNCTION tick_catalog.changes_after(oid, int8) IS
+  'the log of a rollup after a token, as the calling query sees it and as no crash will undo it; since NULL: one row, the newest token';
+
+CREATE FUNCTION tick.changes(type anyelement, since int8 DEFAULT NULL, OUT token int8, OUT change text, OUT candle anyelement)
+  RETURNS SETOF record LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  rollup record := tick_catalog.readable(pg_typeof(type));
+  utc text := CASE WHEN rollup.ts_type = 'timestamp'::regtype THEN ' AT TIME ZONE ''UTC''' ELSE '' END;
+  ts text;       -- quoted
+  near text;     -- rows of the windows in the log
+  here text;     -- keys and window of a row v as one record
+  there text;    -- of a row d that has gone
+  named text;    -- its keys by their names in the view
+BEGIN
+  IF since IS NULL THEN
+    RETURN QUERY EXECUTE format('SELECT l.token, ''upsert''::text, v FROM tick_catalog.changes_after($1, NULL) AS l CROSS JOIN %s AS v',
+      rollup.name) USING rollup.name::oid;
+    RETURN;
+  END IF;
+  SELECT format('%I', a.attname) INTO ts FROM pg_attribute a WHERE a.attrelid = rollup.name AND a.attnum = rollup.ts;
+  SELECT 'ROW(true' || coalesce(string_agg(format(', v.%I', a.attname), '' ORDER BY a.attnum), '') || ')::record',
+         'ROW(true' || coalesce(string_agg(format(', (d.candle).%I', a.attname), '' ORDER BY a.attnum), '') || ')::record',
+         coalesce(string_agg(format('%L, g.key -> %L', a.attname, d.attname), ', '), '')
+    INTO here, there, named
+    FROM pg_attribute a JOIN pg_attribute d ON d.attrelid = rollup.definition AND d.attnum = a.attnum
+    WHERE a.attrelid = rollup.name AND a.attnum = ANY (rollup.keys);
+  -- Each stretch of windows is read through the index, so that a late row of long ago costs no history.
+  near := CASE WHEN ts IS NULL THEN format('SELECT v FROM %s AS v WHERE EXISTS (SELECT FROM log)', rollup.name) ELSE
+    format('SELECT v FROM (SELECT unnest(range_agg(tstzrange(l.lo, l.hi, CASE l.kind WHEN ''f'' THEN ''[]'' ELSE ''[)'' END))) AS r '
+           'FROM log AS l WHERE l.kind <> ''g'') AS w CROSS JOIN LATERAL (SELECT v FROM %1$s AS v WHERE v.%2$s >= lower(w.r)%3$s '
+           'AND v.%2$s <= upper(w.r)%3$s AND v.%2$s%3$s <@ w.r) AS x (v)', rollup.name, ts, utc) END;
+  RETURN QUERY EXECUTE format(
+    'WITH log AS MATERIALIZED (SELECT * FROM tick_catalog.changes_after($1, $2)), near AS (%1$s), '
+    'changed AS (SELECT l.turn, max(l.token) AS token FROM log AS l WHERE l.kind = ''c'' GROUP BY 1), '
+    'final AS (SELECT l.lo, max(l.token) AS token FROM log AS l WHERE l.kind = ''f'' GROUP BY 1), '
+    'gone AS (SELECT g.token, jsonb_populate_record(NULL::%2$s, jsonb_build_object(%3$s)) AS candle FROM '
+    '(SELECT max(l.token) AS token, l.lo, l.key FROM log AS l WHERE l.kind = ''g'' GROUP BY l.lo, l.key) AS g) '
+    'SELECT greatest(c.token, f.token), ''upsert''::text, n.v FROM near AS n LEFT JOIN changed AS c ON c.turn = (n.v).updated_at '
+    'LEFT JOIN final AS f ON %4$s WHERE c.token IS NOT NULL OR f.token IS NOT NULL '
+    'UNION ALL SELECT d.token, ''delete'', d.candle FROM gone AS d WHERE NOT EXISTS (SELECT FROM %2$s AS v WHERE %5$s%6$s = %7$s) '
+    'ORDER BY 1',
+    near, rollup.name,
+    named || CASE WHEN ts IS NULL THEN '' ELSE format('%s%L, to_jsonb(g.lo%s)', CASE named WHEN '' THEN '' ELSE ', ' END,
+      (SELECT a.attname FROM pg_attribute a WHERE a.attrelid = rollup.name AND a.attnum = rollup.ts), utc) END,
+    CASE WHEN ts IS NULL THEN 'false' ELSE format('f.lo%s = (n.v).%s', utc, ts) END,
+    CASE WHEN ts IS NULL THEN '' ELSE format('v.%1$s = (d.candle).%1$s AND ', ts) END, here, there)
+    USING rollup.name::oid, since;
+END $$;
+COMMENT ON FUNCTION tick.changes(anyelement, int8) IS
+  'what has changed in a rollup since a token, tick.changes(null::candles_1m, token): each row once, with the token to go on from; without a token all rows';

@@ -108,6 +108,8 @@ bool Merger::is_stuck(int rollup, int sqlstate) {
 TurnResult Merger::attempt(TimestampTz since) {
   Turn turn;
   turn.since = since;
+  log_.clear();
+  gone_.clear();
   plan_recompute(turn);
   bool installed = true;
   call([&] {
@@ -183,6 +185,8 @@ TurnResult Merger::attempt(TimestampTz since) {
   }
   turn.result.changed = merged || !turn.folds.empty() || turn.ids || turn.recomputed != nullptr;
   move_watermarks(turn);
+  const int64_t token = log_.write(turn.started);
+  if (token != 0) token_ = std::to_string(token);
   if (turn.result.changed) move_frontier(turn);
   call([&] {
     table_close(turn.frontier, NoLock);
@@ -233,7 +237,8 @@ void Merger::load(Turn& turn) {
   turn.before = Frontier::parse(before);
   turn.now = Frontier::parse(now);
   turn.ids_before = Frontier::parse(ids);
-  token_ = std::to_string(turn.before.xmax);
+  // What was left to be told of belongs to some turn before this one.
+  token_ = std::to_string(turn.now.xmax - 1);
   if (generation == generation_) {
     watermarks_.read();
     return;
@@ -349,8 +354,13 @@ void Merger::set_aside_failures(Turn& turn) {
   }
 }
 
-TurnTime Merger::time(const Turn& turn, Oid source) const {
-  return {turn.started, watermarks_.of(source)};
+TurnTime Merger::time(const Turn& turn, Oid source) {
+  return {turn.started, watermarks_.of(source), &gone_};
+}
+
+void Merger::note_gone(const Rollup& rollup) {
+  log_.gone(rollup, gone_);
+  gone_.clear();
 }
 
 Merger::Verdict Merger::judge(const Rollup& rollup, const Fold& from, size_t slot,
@@ -400,11 +410,13 @@ void Merger::merge_deltas(Turn& turn) {
     }
     if (fold.slots() > 0) check_source_rights(rollup);
     note_windows(turn.touched, rollup, fold);
+    log_.changed(rollup, fold);
     if (has_listeners() && fold.slots() > 0) add_change(turn.changes[rollup.id], rollup, fold);
     // In a bounded turn a row may leave before it has come, and so it may while its history is being scanned.
     const bool scanned = std::any_of(rollup.fresh.begin(), rollup.fresh.end(),
                                      [](const Range& range) { return range.scan != 0; });
     lost.merge(merge_state(rollup, fold, time(turn, rollup.source), turn.cut == 0 && !scanned));
+    note_gone(rollup);
     mark_dirty(rollup, lost);
     for (const auto& [refusal, listed] : refused) list_late(rollup, *listed, refusal, turn.started);
     current_ = 0;
@@ -418,7 +430,9 @@ void Merger::merge_deltas(Turn& turn) {
 }
 
 void Merger::move_watermarks(Turn& turn) {
+  std::map<Oid, std::optional<TimestampTz>> before;
   for (const Rollup& rollup : rollups_) {
+    before[rollup.source] = watermarks_.stored(rollup.source);
     const auto after = watermarks_.after(rollup.source);
     if (const auto windows = turn.replaced.find(rollup.id); windows != turn.replaced.end())
       windows_.touch_recomputed(rollup, windows->second, after);
@@ -427,13 +441,21 @@ void Merger::move_watermarks(Turn& turn) {
     if (after && windows_.earliest_end(rollup) <= *after) watermarks_.touch(rollup.source);
   }
   watermarks_.write();
+  // What has become final now: some of what had before may only wait to be told of.
+  for (const Rollup& rollup : rollups_) {
+    const auto after = watermarks_.stored(rollup.source), reached = before[rollup.source];
+    if (rollup.status == "error" || !after || after == reached) continue;
+    std::vector<Micros> windows = windows_.ended(rollup, *after);
+    std::erase_if(windows,
+                  [&](Micros window) { return reached && window_end(window, rollup.size) <= *reached; });
+    log_.closed(rollup, windows);
+  }
 }
 
 void Merger::move_frontier(Turn& turn) {
   if (turn.recomputed != nullptr && planted("chunk_outside_turn")) return;
   const Frontier frontier = turn.cut != 0 ? turn.now.below(turn.cut) : turn.now;
   const std::string text = frontier.text(), ids = turn.now.text();
-  token_ = std::to_string(frontier.xmax);
   call([&] {
     Datum values[5] = {0, DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(text.c_str())),
                        DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(ids.c_str())), 0, 0};
@@ -480,6 +502,8 @@ void Merger::tell(Turn& turn) {
         notify_closed(rollup, windows->second[i], token_);
     }
     call([&] {
+      // Nobody is told of a turn that a crash may undo.
+      if (listeners) ForceSyncCommit();
       SPI_finish();
       PopActiveSnapshot();
       CommitTransactionCommand();

@@ -7,6 +7,7 @@
 #include <memory>
 #include <set>
 
+#include "changes.hpp"
 #include "late.hpp"
 #include "notify.hpp"
 #include "rollup.hpp"
@@ -56,7 +57,8 @@ class Merger {
   bool merge_pieces(Turn& turn);
   void become_live(Rollup& rollup);
   void end_filling(const Turn& turn, Rollup& rollup);
-  TurnTime time(const Turn& turn, Oid source) const;
+  TurnTime time(const Turn& turn, Oid source);
+  void note_gone(const Rollup& rollup);
   struct Verdict {
     std::optional<Micros> window;    // where a slot of a delta belongs; none = nowhere in this turn
     std::optional<Refusal> refusal;  // it is listed instead
@@ -83,7 +85,9 @@ class Merger {
   Watermarks watermarks_;
   OpenWindows windows_;
   ItemPointerData frontier_place_{}, generation_place_{};
-  std::string token_;           // the frontier's xmax
+  ChangeLog log_;
+  std::vector<GoneRow> gone_;   // of the rollup at work
+  std::string token_;           // of the newest turn that has changed something
   TimestampTz tell_after_ = 0;  // telling has failed: not before
   TimestampTz failure_told_ = 0;
   bool was_cut_ = false;  // the turn before left deltas behind

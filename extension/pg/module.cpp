@@ -1,5 +1,6 @@
 // Loads the library: settings, shared memory, the launcher, and the transaction callbacks of the capture.
 #include "capture.hpp"
+#include "changes.hpp"
 #include "define.hpp"
 #include "guard.hpp"
 #include "notify.hpp"
@@ -47,6 +48,9 @@ void define_settings() {
   DefineCustomStringVariable("tick.debug_bug", "Plants a bug that the tests must notice.", nullptr,
                              &tick_debug_bug, "", PGC_SUSET, 0, nullptr, nullptr, nullptr);
 #endif
+  DefineCustomIntVariable("tick.change_log_size", "How much of the log behind tick.changes is kept.",
+                          "Half of it at least.", &tick_change_log_size, 65536, 32, INT_MAX, PGC_SIGHUP,
+                          GUC_UNIT_KB, nullptr, nullptr, nullptr);
   DefineCustomIntVariable("tick.lock_timeout", "How long a definition tries to lock its source.", nullptr,
                           &tick_lock_timeout, 10000, 0, INT_MAX, PGC_USERSET, GUC_UNIT_MS, nullptr, nullptr,
                           nullptr);

@@ -59,23 +59,6 @@ void append_value(StringInfo json, const Cell& cell, const ValueType& type, Oid 
     escape_json(json, text);
 }
 
-const char* key_json(const Rollup& rollup, const Fold& fold, size_t slot) {
-  StringInfoData json;
-  initStringInfo(&json);
-  const size_t keys = rollup.program.keys.size();
-  for (size_t k = 0; k < keys; ++k) {
-    appendStringInfoString(&json, k == 0 ? "{" : ", ");
-    escape_json(&json, get_attname(rollup.state, rollup.attributes[k], false));
-    appendStringInfoString(&json, ": ");
-    Oid output;
-    bool is_varlena;
-    getTypeOutputInfo(rollup.columns[k].oid, &output, &is_varlena);
-    append_value(&json, fold.key(slot, k), rollup.columns[k], output);
-  }
-  appendStringInfoString(&json, keys == 0 ? "{}" : "}");
-  return json.data;
-}
-
 void append_time(StringInfo json, const Rollup& rollup, Micros time) {
   if (!rollup.windowed || TIMESTAMP_NOT_FINITE(time)) {
     appendStringInfoString(json, "null");
@@ -126,6 +109,23 @@ Datum channel(Oid view) {
 
 }  // namespace
 
+const char* key_json(const Rollup& rollup, const Cell* cells) {
+  StringInfoData json;
+  initStringInfo(&json);
+  const size_t keys = rollup.program.keys.size();
+  for (size_t k = 0; k < keys; ++k) {
+    appendStringInfoString(&json, k == 0 ? "{" : ", ");
+    escape_json(&json, get_attname(rollup.state, rollup.attributes[k], false));
+    appendStringInfoString(&json, ": ");
+    Oid output;
+    bool is_varlena;
+    getTypeOutputInfo(rollup.columns[k].oid, &output, &is_varlena);
+    append_value(&json, cells[k], rollup.columns[k], output);
+  }
+  appendStringInfoString(&json, keys == 0 ? "{}" : "}");
+  return json.data;
+}
+
 void watch_listeners() {
   previous_utility = ProcessUtility_hook;
   ProcessUtility_hook = on_utility;
@@ -144,7 +144,11 @@ void add_change(Change& change, const Rollup& rollup, const Fold& fold) {
     change.from = std::min(change.from, fold.pane(slot));
     if (rollup.windowed) change.to = std::max(change.to, window_end(fold.pane(slot), rollup.size));
     if (change.many) continue;
-    const char* json = call([&] { return key_json(rollup, fold, slot); });
+    const char* json = call([&] {
+      auto* cells = static_cast<Cell*>(palloc(sizeof(Cell) * (rollup.program.keys.size() + 1)));
+      for (size_t k = 0; k < rollup.program.keys.size(); ++k) cells[k] = fold.key(slot, k);
+      return key_json(rollup, cells);
+    });
     std::string key = json;
     call([&] { pfree(const_cast<char*>(json)); });
     if (std::find(change.keys.begin(), change.keys.end(), key) != change.keys.end()) continue;

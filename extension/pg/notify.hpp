@@ -15,6 +15,10 @@ void watch_listeners();
 // True if a session of this database has listened to a rollup's channel, and is still there.
 bool has_listeners();
 
+// The keys of a row as a JSON object, palloc'ed. Their output functions may be a user's. Throws nothing,
+// ereports.
+const char* key_json(const Rollup& rollup, const Cell* keys);
+
 // What has changed in one rollup. Window starts; none = minus_infinity.
 struct Change {
   Micros from = plus_infinity, to = minus_infinity;

@@ -341,6 +341,7 @@ bool Merger::leave_to_helper(Turn& turn) {
     replace_state(
         rollup, Fold(rollup.program), {range}, [](Micros) { return Replace::all; },
         time(turn, rollup.source));
+    note_gone(rollup);
     lost_.erase(range.scan);
   }
   forget_late(rollup, lo, hi);  // the scan sees what was listed
@@ -416,6 +417,7 @@ bool Merger::merge_pieces(Turn& turn) {
         if (has_listeners()) add_change(turn.changes[rollup.id], rollup, fold);
         watermarks_.note(rollup.source, fold, true);
         note_windows(turn.replaced, rollup, fold);
+        log_.changed(rollup, fold);
         left = has_piece(range.scan);
         if (GetCurrentTimestamp() >= until) break;
       }
@@ -473,6 +475,7 @@ void Merger::recompute(Turn& turn) {
     });
     watermarks_.note(rollup.source, panes, true);
     note_windows(turn.replaced, rollup, fold);
+    log_.changed(rollup, fold);
     if (has_listeners() && fold.slots() > 0) add_change(turn.changes[rollup.id], rollup, fold);
     std::vector<Range> windows;
     for (const Range& range : turn.ranges)

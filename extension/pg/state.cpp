@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "guard.hpp"
+#include "notify.hpp"
 #include "session.hpp"
 
 namespace tick::pg {
@@ -36,6 +37,18 @@ size_t identifying(const Rollup& rollup) {
   return rollup.program.keys.size() + (rollup.windowed ? 1 : 0);
 }
 
+// Notes that the row with these keys is deleted. Plain PostgreSQL code.
+template <typename KeyCell>
+void note_gone(const TurnTime& time, const Rollup& rollup, Micros window, KeyCell&& key) {
+  if (time.gone == nullptr) return;
+  const Actor before = act_as_owner(rollup.owner);
+  auto* cells = static_cast<Cell*>(palloc(sizeof(Cell) * (rollup.program.keys.size() + 1)));
+  for (size_t k = 0; k < rollup.program.keys.size(); ++k) cells[k] = key(k);
+  const char* json = key_json(rollup, cells);
+  act_again(before);
+  time.gone->push_back({window, json});
+}
+
 // ---- by the upsert
 // -----------------------------------------------------------------------------------------
 
@@ -45,7 +58,11 @@ void remove_empty(const Slice& slice) {
   auto* windows = static_cast<Datum*>(palloc(sizeof(Datum) * slice.rows));
   int count = 0;
   for (int row = 0; slice.complete && row < slice.rows; ++row)
-    if (slice.any_left(row)) windows[count++] = TimestampTzGetDatum(slice.fold.pane(slice.from + row));
+    if (slice.any_left(row)) {
+      windows[count++] = TimestampTzGetDatum(slice.fold.pane(slice.from + row));
+      note_gone(slice.time, rollup, slice.fold.pane(slice.from + row),
+                [&](size_t k) { return slice.fold.key(slice.from + row, k); });
+    }
   if (count == 0) return;
   StringInfoData sql;
   initStringInfo(&sql);
@@ -425,6 +442,10 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
       ExecClearTuple(slot);
       CatalogTupleDelete(table, &before);
       places.forget(key);
+      MemoryContextSwitchTo(old);
+      note_gone(slice.time, slice.rollup, slice.fold.pane(slice.from + row),
+                [&](size_t k) { return slice.fold.key(slice.from + row, k); });
+      MemoryContextSwitchTo(memory);
     } else if (!empty && (!same || lost)) {
       const int revision = slice.rollup.revision_attribute - 1;
       if (found && !same && was_final(slice.rollup, slice.fold.pane(slice.from + row), slice.time))
@@ -650,6 +671,8 @@ void replace_state(const Rollup& rollup, const Fold& fold, const std::vector<Ran
             continue;
           }
           revisions[*slot] = page.revisions[row] + (was_final(rollup, window, time) ? 1 : 0);
+        } else {
+          call([&] { note_gone(time, rollup, window, [&](size_t k) { return cells[k]; }); });
         }
         removed.push_back(page.places[row]);
       }

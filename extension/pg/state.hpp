@@ -16,6 +16,13 @@ namespace tick::pg {
 struct TurnTime {
   TimestampTz now;
   std::optional<TimestampTz> watermark;
+  std::vector<struct GoneRow>* gone =
+      nullptr;  // rows that are deleted; by the upsert, also some that are not
+};
+
+struct GoneRow {
+  Micros window;
+  const char* key;  // JSON, palloc'ed where the turn works
 };
 
 // Merges all slots of a fold of the rollup. A row whose count falls to zero goes; `complete` says that the

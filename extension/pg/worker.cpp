@@ -10,6 +10,7 @@
 
 #include "audit.hpp"
 #include "catalog.hpp"
+#include "changes.hpp"
 #include "guard.hpp"
 #include "merge.hpp"
 #include "observe.hpp"
@@ -337,6 +338,7 @@ class Cycle {
     if (ended - last_rotation_ > 500 * 1000 && result.rollups && !result.restored) {
       last_rotation_ = ended;
       rotate_queue();
+      rotate_changes();
     }
     if (result.more) return;
     const TimestampTz held_for = horizon_.held_for();
