@@ -198,3 +198,115 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION tick.changes(anyelement, int8) IS
   'what has changed in a rollup since a token, tick.changes(null::candles_1m, token): each row once, with the token to go on from; without a token all rows';
+
+-- ---------------------------------------------------------------------------------------------------------
+-- For users' own SQL
+-- ---------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION tick_catalog.vwap_final(moments float8[]) RETURNS float8
+  LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+  -- count, sum of qty, its squares, sum of price, its squares, products about the means
+  SELECT CASE WHEN $1[1] > 0 THEN ($1[6] + $1[2] * ($1[4] / $1[1])) / nullif($1[2], 0) END $$;
+CREATE AGGREGATE tick.vwap(price float8, qty float8) (
+  SFUNC = pg_catalog.float8_regr_accum, STYPE = float8[], INITCOND = '{0,0,0,0,0,0}', FINALFUNC = tick_catalog.vwap_final,
+  COMBINEFUNC = pg_catalog.float8_regr_combine, PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE tick.vwap(float8, float8) IS 'average price, weighted by quantity; rows without one of them are left out';
+CREATE FUNCTION tick_catalog.vwap_step(numeric[], price numeric, qty numeric) RETURNS numeric[]
+  LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS 'SELECT ARRAY[$1[1] OPERATOR(pg_catalog.+) ($2 OPERATOR(pg_catalog.*) $3), $1[2] OPERATOR(pg_catalog.+) $3]';
+CREATE FUNCTION tick_catalog.vwap_combine(numeric[], numeric[]) RETURNS numeric[]
+  LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS 'SELECT ARRAY[$1[1] OPERATOR(pg_catalog.+) $2[1], $1[2] OPERATOR(pg_catalog.+) $2[2]]';
+CREATE FUNCTION tick_catalog.vwap_final(numeric[]) RETURNS numeric
+  LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS 'SELECT $1[1] OPERATOR(pg_catalog./) nullif($1[2], 0)';
+CREATE AGGREGATE tick.vwap(price numeric, qty numeric) (
+  SFUNC = tick_catalog.vwap_step, STYPE = numeric[], INITCOND = '{0,0}', FINALFUNC = tick_catalog.vwap_final,
+  COMBINEFUNC = tick_catalog.vwap_combine, PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE tick.vwap(numeric, numeric) IS 'average price, weighted by quantity; rows without one of them are left out';
+
+CREATE TYPE tick.candle AS (open float8, high float8, low float8, close float8, volume float8, trades int8);
+COMMENT ON TYPE tick.candle IS 'what tick.ohlcv gives';
+CREATE FUNCTION tick_catalog.ohlcv_step(internal, price float8, qty float8, ts timestamptz) RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_ohlcv_step';
+CREATE FUNCTION tick_catalog.ohlcv_step(internal, price float8, qty float8, ts timestamptz, seq int8) RETURNS internal
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_ohlcv_step';
+CREATE FUNCTION tick_catalog.ohlcv_final(internal) RETURNS tick.candle
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_ohlcv_final';
+CREATE AGGREGATE tick.ohlcv(price float8, qty float8, ts timestamptz) (
+  SFUNC = tick_catalog.ohlcv_step, STYPE = internal, FINALFUNC = tick_catalog.ohlcv_final, PARALLEL = SAFE
+);
+CREATE AGGREGATE tick.ohlcv(price float8, qty float8, ts timestamptz, seq int8) (
+  SFUNC = tick_catalog.ohlcv_step, STYPE = internal, FINALFUNC = tick_catalog.ohlcv_final, PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE tick.ohlcv(float8, float8, timestamptz) IS 'a candle: (tick.ohlcv(price, qty, ts)).*';
+COMMENT ON AGGREGATE tick.ohlcv(float8, float8, timestamptz, int8) IS 'a candle: (tick.ohlcv(price, qty, ts, seq)).*';
+
+CREATE FUNCTION tick_catalog.ema_step(float8, x float8, n int4) RETURNS float8
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_ema_step';
+CREATE AGGREGATE tick.ema(x float8, n int4) (SFUNC = tick_catalog.ema_step, STYPE = float8, PARALLEL = SAFE);
+COMMENT ON AGGREGATE tick.ema(float8, int4) IS
+  'exponential moving average over n values, alpha = 2 / (n + 1), begun by the first: tick.ema(close, 12) OVER (PARTITION BY symbol ORDER BY ts)';
+
+CREATE FUNCTION tick_catalog.query_columns(query text) RETURNS text[]
+  LANGUAGE C STABLE STRICT AS 'MODULE_PATHNAME', 'tick_query_columns';
+COMMENT ON FUNCTION tick_catalog.query_columns(text) IS 'names of the columns of a query, which is not run';
+
+-- Everything runs as the caller, and names are found as he finds them.
+CREATE FUNCTION tick.upsert(target regclass, query text, key text[] DEFAULT NULL, newest_by text DEFAULT NULL,
+                            OUT inserted int8, OUT updated int8)
+  LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+  given text[] := tick_catalog.query_columns(query);
+  keys text[] := key;
+  values_list text;
+  old_values text;
+  new_values text;
+  assignments text;
+BEGIN
+  IF target IS NULL OR query IS NULL THEN
+    RAISE EXCEPTION 'tick.upsert needs a table and a query' USING ERRCODE = 'null_value_not_allowed';
+  END IF;
+  IF keys IS NULL THEN
+    SELECT pg_catalog.array_agg(a.attname::pg_catalog.text ORDER BY k.at) INTO keys
+      FROM (SELECT i.indrelid, i.indkey, i.indnkeyatts FROM pg_catalog.pg_index AS i
+            WHERE i.indrelid OPERATOR(pg_catalog.=) target AND i.indisunique AND i.indimmediate AND i.indisvalid
+              AND i.indpred IS NULL AND i.indexprs IS NULL
+            ORDER BY i.indisprimary DESC, i.indexrelid LIMIT 1) AS i
+      CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY AS k (attnum, at)
+      JOIN pg_catalog.pg_attribute AS a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) k.attnum
+      WHERE k.at OPERATOR(pg_catalog.<=) i.indnkeyatts;
+  END IF;
+  IF keys IS NULL OR NOT keys OPERATOR(pg_catalog.<@) given THEN
+    RAISE EXCEPTION 'tick.upsert cannot tell which rows of "%" are new', target USING ERRCODE = 'invalid_parameter_value',
+      DETAIL = CASE WHEN keys IS NULL THEN 'The table has no unique index over columns.'
+                    ELSE pg_catalog.format('The query does not give all columns of the key: %s.', pg_catalog.array_to_string(keys, ', ')) END,
+      HINT = 'Columns of query and table are matched by name; key names those of a unique index.';
+  END IF;
+  SELECT pg_catalog.string_agg(pg_catalog.format('%I', g.name), ', ' ORDER BY g.at),
+         pg_catalog.string_agg(pg_catalog.format('t.%I', g.name), ', ' ORDER BY g.at) FILTER (WHERE NOT g.is_key),
+         pg_catalog.string_agg(pg_catalog.format('excluded.%I', g.name), ', ' ORDER BY g.at) FILTER (WHERE NOT g.is_key),
+         pg_catalog.string_agg(pg_catalog.format('%1$I = excluded.%1$I', g.name), ', ' ORDER BY g.at) FILTER (WHERE NOT g.is_key)
+    INTO values_list, old_values, new_values, assignments
+    FROM (SELECT u.name, u.at, u.name OPERATOR(pg_catalog.=) ANY (keys) AS is_key
+          FROM pg_catalog.unnest(given) WITH ORDINALITY AS u (name, at)) AS g;
+  -- A row that is the same byte for byte is not written.
+  EXECUTE pg_catalog.format(
+    'WITH given AS (SELECT pg_catalog.row_number() OVER () AS tick_row, q.* FROM (%1$s) AS q), '
+    'done AS (INSERT INTO %2$s AS t (%3$s) SELECT %3$s FROM (SELECT DISTINCT ON (%4$s) * FROM given ORDER BY %4$s, %5$stick_row DESC) AS g '
+    'ON CONFLICT (%4$s) DO %6$s RETURNING %7$s AS is_new) '
+    'SELECT pg_catalog.count(*) FILTER (WHERE is_new), pg_catalog.count(*) FILTER (WHERE NOT is_new) FROM done',
+    query, target, values_list,
+    (SELECT pg_catalog.string_agg(pg_catalog.format('%I', k), ', ') FROM pg_catalog.unnest(keys) AS k),
+    CASE WHEN newest_by IS NULL THEN '' ELSE pg_catalog.format('%I DESC NULLS LAST, ', newest_by) END,
+    CASE WHEN assignments IS NULL THEN 'NOTHING' ELSE pg_catalog.format(
+      'UPDATE SET %s WHERE ROW(%s)::pg_catalog.record OPERATOR(pg_catalog.*<>) ROW(%s)::pg_catalog.record', assignments, old_values, new_values) END,
+    -- A partitioned table does not tell what has become of a row: what was there when the statement began counts.
+    (SELECT CASE WHEN c.relkind OPERATOR(pg_catalog.<>) 'p' THEN 't.xmax OPERATOR(pg_catalog.=) ''0''::pg_catalog.xid'
+       ELSE pg_catalog.format('NOT EXISTS (SELECT FROM %s AS o WHERE ROW(%s) = ROW(%s))', target,
+         (SELECT pg_catalog.string_agg(pg_catalog.format('o.%I', k), ', ') FROM pg_catalog.unnest(keys) AS k),
+         (SELECT pg_catalog.string_agg(pg_catalog.format('t.%I', k), ', ') FROM pg_catalog.unnest(keys) AS k)) END
+     FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) target))
+    INTO inserted, updated;
+END $$;
+COMMENT ON FUNCTION tick.upsert(regclass, text, text[], text) IS
+  'inserts the rows of a query, or updates those that are there by a unique index; of rows with one key the last, or the newest by a column, counts';

@@ -124,6 +124,25 @@ void put_windows(ReturnSetInfo* result, int id, Micros from, Micros to) {
   });
 }
 
+// The names of the columns of a query, by the caller's own means.
+Datum query_columns(const char* query) {
+  SPI_connect();
+  SPIPlanPtr plan = SPI_prepare(query, 0, nullptr);
+  List* sources = plan == nullptr ? NIL : SPI_plan_get_plan_sources(plan);
+  TupleDesc desc =
+      list_length(sources) != 1 ? nullptr : static_cast<CachedPlanSource*>(linitial(sources))->resultDesc;
+  if (desc == nullptr)
+    ereport(ERROR,
+            (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("one query that returns rows is needed")));
+  auto* names = static_cast<Datum*>(SPI_palloc(sizeof(Datum) * (desc->natts + 1)));
+  for (int i = 0; i < desc->natts; ++i)
+    names[i] = CStringGetTextDatum(NameStr(TupleDescAttr(desc, i)->attname));
+  const Datum local = PointerGetDatum(construct_array(names, desc->natts, TEXTOID, -1, false, TYPALIGN_INT));
+  const Datum result = SPI_datumTransfer(local, false, -1);
+  SPI_finish();
+  return result;
+}
+
 }  // namespace
 }  // namespace tick::pg
 
@@ -132,6 +151,7 @@ using namespace tick::pg;
 extern "C" {
 PG_FUNCTION_INFO_V1(tick_empty_columns);
 PG_FUNCTION_INFO_V1(tick_window_grid);
+PG_FUNCTION_INFO_V1(tick_query_columns);
 
 PGDLLEXPORT Datum tick_empty_columns(PG_FUNCTION_ARGS) {
   return entry([&] {
@@ -148,5 +168,9 @@ PGDLLEXPORT Datum tick_window_grid(PG_FUNCTION_ARGS) {
                 PG_GETARG_TIMESTAMPTZ(1), PG_GETARG_TIMESTAMPTZ(2));
     return Datum{0};
   });
+}
+
+PGDLLEXPORT Datum tick_query_columns(PG_FUNCTION_ARGS) {
+  return entry([&] { return query_columns(text_to_cstring(PG_GETARG_TEXT_PP(0))); });
 }
 }
