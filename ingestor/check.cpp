@@ -14,6 +14,8 @@
 #include "live.hpp"
 #include "log.hpp"
 #include "number.hpp"
+#include "poll.hpp"
+#include "rows.hpp"
 #include "run.hpp"
 #include "socket.hpp"
 
@@ -188,6 +190,30 @@ void check_feed(const Config& config, Findings& findings) {
   findings.good(text);
 }
 
+void check_poll(const Config& config, Findings& findings) {
+  const auto url = parse_url(poll_address(config), "http");
+  const HttpReply reply = http_get(*url, {config.tls_verify, config.tls_ca}, feed_patience);
+  if (reply.status != 200)
+    return findings.mistake(
+        "feed.url",
+        config.url + ": " + (reply.status == 0 ? reply.body : "HTTP status " + std::to_string(reply.status)),
+        "is the address right, and does the server want to be asked less often?");
+  RowOptions options;
+  std::string mistake;
+  options.columns = parse_columns(config.columns, mistake).value_or(std::map<Role, std::string>());
+  options.offset = config.zone;
+  options.items = config.items;
+  std::vector<Tick> ticks;
+  const Decoded decoded = JsonItems(options).decode(reply.body, Timestamp{}, ticks);
+  if (decoded.verdict != Verdict::tick)
+    return findings.mistake(
+        "rows.columns",
+        std::string("the answer cannot be read: ") + decoded.reason + ": " + reply.body.substr(0, 200),
+        "do rows.items and rows.columns point to what is there?");
+  findings.good("the answer is understood: " + std::to_string(ticks.size()) + " rows, " +
+                std::string(ticks[0].symbol.view()) + " at " + format_time(ticks[0].ts));
+}
+
 // Whether gaps could be filled.
 void check_repair(const Config& config, Findings& findings) {
   if (!config.repair || config.symbols.empty()) return;
@@ -224,7 +250,10 @@ int run_check(const ConfigResult& read) {
   if (read.mistakes.empty()) {
     findings.good("configuration");
     check_database(read.config, findings);
-    if (find_venue(read.config.feed)->way == Venue::Way::topic) {
+    const auto way = find_venue(read.config.feed)->way;
+    if (way == Venue::Way::poll) {
+      check_poll(read.config, findings);
+    } else if (way == Venue::Way::topic) {
       for (const auto& finding :
            check_kafka(read.config, [&](const std::string& text) { findings.good(text); }))
         findings.mistake(finding.key, finding.what, finding.cure);

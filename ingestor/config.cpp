@@ -59,7 +59,7 @@ std::string set_bool(bool& field, std::string_view text) {
 }
 
 std::string set_url(Config& config, std::string_view text) {
-  if (!parse_url(text))
+  if (!parse_url(text) && !parse_url(text, "http"))
     return "must look like ws://host:port or wss://host[/path], not " + in_quotes(redact(text));
   config.url = text;
   return "";
@@ -131,7 +131,7 @@ std::string set_zone(Config& config, std::string_view text) {
 constexpr Setting table[] = {
     {"feed.name", "--feed", "TICK_FEED",
      "binance, binance.data, binance.us, coinbase, coinbase.advanced, kraken, okx, bybit, bybit.linear, "
-     "bitstamp, gemini or kafka",
+     "bitstamp, gemini, kafka, coinlore, coingecko or http",
      set_feed, [](const Config& c) { return c.feed; }},
     {"feed.url", "--url", "TICK_URL", "WebSocket address (default: the venue's)", set_url,
      [](const Config& c) { return c.url; }},
@@ -244,6 +244,16 @@ constexpr Setting table[] = {
      "which member of a JSON message is what: symbol=s,ts=time,price=p (- = none), or the name of a shape: "
      "binance-prices, raw_trades, clean_trades, yahoo",
      set_columns, [](const Config& c) { return c.columns; }},
+    {"rows.items", "--items", "TICK_ITEMS",
+     "polled documents: JSON pointer to the array or object of rows; columns are pointers then: /price from "
+     "the row, "
+     "^/info/time from the document, @key",
+     [](Config& c, std::string_view t) { return set_text(c.items, t); },
+     [](const Config& c) { return c.items; }},
+    {"poll.interval", "--poll-interval", "TICK_POLL_INTERVAL",
+     "time between requests, give or take a tenth; 0 = 30s",
+     [](Config& c, std::string_view t) { return set_duration(c.poll_interval, t); },
+     [](const Config& c) { return show_duration(c.poll_interval); }},
     {"rows.tz", "--tz", "TICK_TZ", "UTC or an offset such as +02:00, of times that tell no zone", set_zone,
      [](const Config& c) { return c.zone ? std::to_string(c.zone->count()) + "min" : std::string(); }},
     {"database.conninfo", "--database", "TICK_DATABASE",
@@ -479,6 +489,24 @@ ConfigResult read_config(const ConfigSource& source) {
          {std::pair("kafka.brokers", &result.config.brokers), {"kafka.topic", &result.config.topic}})
       if (value->empty() && result.mistakes.empty())
         result.mistakes.push_back(std::string(key) + " is not given, and feed.name is " + result.config.feed);
+  if (result.config.columns.empty() && result.config.feed == "coinlore") {
+    result.config.items = "/data";
+    result.config.columns = "symbol=/symbol,ts=^/info/time,price=/price_usd";
+  }
+  if (result.config.columns.empty() && result.config.feed == "coingecko")
+    result.config.columns = "symbol=@key,ts=/last_updated_at,price=/usd";
+  if (result.config.feed == "http" && (result.config.url.empty() || result.config.columns.empty()) &&
+      result.mistakes.empty())
+    result.mistakes.push_back("feed.name is http: feed.url and rows.columns must be given");
+  const bool polled = venue.way == Venue::Way::poll;
+  if (!result.config.url.empty() && !parse_url(result.config.url, polled ? "http" : "ws")) {
+    const auto place = result.places.find("feed.url");
+    result.mistakes.push_back(
+        (place == result.places.end() ? "" : place->second + ": ") + "feed.url must look like " +
+        (polled ? "http://host[/path] or https://host[/path]" : "ws://host:port or wss://host[/path]") +
+        ", not " + in_quotes(redact(result.config.url)));
+    result.config.url.clear();
+  }
   if (result.config.exchange.empty()) result.config.exchange = venue.exchange;
   if (result.config.url.empty()) result.config.url = venue.url;
   if (result.config.repair_url.empty()) {

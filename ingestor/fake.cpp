@@ -414,7 +414,10 @@ class Exchange final : public ServerHandler {
   void lost(ClientId client) override {
     log::warn("client " + std::to_string(client) + " answers no pings, dropped");
   }
-  HttpReply get(std::string_view target) override { return history_.rest(target); }
+  HttpReply get(std::string_view target) override {
+    auto quotes = history_.quotes(target);
+    return quotes ? std::move(*quotes) : history_.rest(target);
+  }
 
   std::chrono::microseconds turn() override {
     if (wait_ && !subscriptions_.any()) return turn_interval;

@@ -19,6 +19,7 @@
 #include "live.hpp"
 #include "log.hpp"
 #include "number.hpp"
+#include "poll.hpp"
 #include "run.hpp"
 #include "socket.hpp"
 #include "status.hpp"
@@ -393,9 +394,9 @@ int main(int argc, char** argv) {
     return exit_usage;
   }
   auto config = run_flags.read();
-  const bool topic = config && find_venue(config->feed)->way == Venue::Way::topic;
-  const bool named_by_path = config && !topic && parse_url(config->url)->target != "/";
-  if (config && config->symbols.empty() && !topic && !named_by_path && !check_only) {
+  const auto way = config ? find_venue(config->feed)->way : Venue::Way::socket;
+  const bool named_by_path = config && way == Venue::Way::socket && parse_url(config->url)->target != "/";
+  if (config && config->symbols.empty() && way == Venue::Way::socket && !named_by_path && !check_only) {
     log::error("no symbols: give --symbols, TICK_SYMBOLS or feed.symbols");
     config.reset();
   }
@@ -408,6 +409,7 @@ int main(int argc, char** argv) {
       std::printf("%s = %s\n", setting.key, setting.show(*config).c_str());
     return exit_ok;
   }
-  if (topic) return run_kafka(*config);
+  if (way == Venue::Way::topic) return run_kafka(*config);
+  if (way == Venue::Way::poll) return run_poll(*config);
   return run_live(*config, [&] { return run_flags.read(); });
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <charconv>
 #include <stdexcept>
 
 #include <simdjson.h>
@@ -307,6 +308,84 @@ Decoded JsonRows::decode(std::string_view text, Timestamp received, std::vector<
     symbol = scratch_->symbol;
   }
   return assemble(texts, options_, received, out);
+}
+
+// ---- documents
+
+struct JsonItems::Scratch {
+  simdjson::dom::parser parser;
+  std::array<std::string, role_count> texts;
+};
+
+JsonItems::JsonItems(RowOptions options)
+    : options_(std::move(options)), scratch_(std::make_unique<Scratch>()) {}
+
+JsonItems::~JsonItems() = default;
+
+namespace {
+
+// A scalar as text; a double in its shortest form, which is the same double again.
+std::optional<std::string> scalar_text(const simdjson::dom::element& value) {
+  std::string_view text;
+  std::int64_t whole = 0;
+  double number = 0;
+  bool flag = false;
+  if (!value.get(text)) return std::string(text);
+  if (!value.get(whole)) return std::to_string(whole);
+  if (!value.get(flag)) return flag ? "true" : "false";
+  if (value.get(number)) return std::nullopt;
+  char digits[40];
+  return std::string(digits, std::to_chars(digits, std::end(digits), number).ptr);
+}
+
+}  // namespace
+
+Decoded JsonItems::decode(std::string_view text, Timestamp received, std::vector<Tick>& out) {
+  namespace dom = simdjson::dom;
+  dom::element root;
+  dom::element items;
+  if (scratch_->parser.parse(text.data(), text.size()).get(root)) return {Verdict::malformed, "not JSON"};
+  if (root.at_pointer(options_.items).get(items))
+    return {Verdict::malformed, "there is nothing at rows.items"};
+  const std::size_t before = out.size();
+  Decoded result{Verdict::ignored, ""};
+  const auto take = [&](std::string_view key, const dom::element& item) {
+    Texts texts;
+    for (const auto& [role, path] : options_.columns) {
+      auto& kept = scratch_->texts[static_cast<std::size_t>(role)];
+      dom::element value;
+      if (path == "@key") {
+        kept = key;
+      } else {
+        const bool outer = path.starts_with('^');
+        if ((outer ? root.at_pointer(path.substr(1)) : item.at_pointer(path)).get(value)) continue;
+        auto found = scalar_text(value);
+        if (!found) continue;
+        kept = std::move(*found);
+      }
+      texts[static_cast<std::size_t>(role)] = kept;
+    }
+    const Decoded one = assemble(texts, options_, received, out);
+    if (one.verdict == Verdict::tick) return;
+    ++result.bad;
+    result.reason = one.reason;
+  };
+  dom::array array;
+  dom::object object;
+  if (!items.get(array)) {
+    for (const auto element : array) take("", element);
+  } else if (!items.get(object)) {
+    const bool members = std::all_of(object.begin(), object.end(),
+                                     [](const auto& member) { return member.value.is_object(); });
+    if (!members) take("", items);
+    if (members)
+      for (const auto member : object) take(member.key, member.value);
+  } else {
+    return {Verdict::malformed, "rows.items names no object and no array"};
+  }
+  if (out.size() > before) result.verdict = Verdict::tick;
+  if (out.size() == before && result.bad > 0) result.verdict = Verdict::malformed;
+  return result;
 }
 
 }  // namespace tick::ingest

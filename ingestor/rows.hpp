@@ -24,6 +24,7 @@ struct RowOptions {
   std::optional<std::chrono::minutes>
       offset;                           // from UTC, of times that tell no zone; they are refused without it
   std::map<Role, std::string> columns;  // role -> column name or 1-based number; overrides the search by name
+  std::string items;                    // JSON pointer to the objects of a document (JsonItems)
 };
 
 // "ts=event_time,price=px,qty=3" -> columns; nothing and a mistake when a role is not known.
@@ -47,6 +48,20 @@ class CsvRows {
   char delimiter_ = ',';
   bool started_ = false;
   bool header_ = false;
+};
+
+// A document that holds many rows: the elements of the array at options.items, or the members of the object
+// there. Columns are JSON pointers from the row (/price), from the document (^/info/time), or @key.
+class JsonItems {
+ public:
+  explicit JsonItems(RowOptions options);
+  ~JsonItems();
+  Decoded decode(std::string_view text, Timestamp received, std::vector<Tick>& out);
+
+ private:
+  struct Scratch;
+  RowOptions options_;
+  std::unique_ptr<Scratch> scratch_;
 };
 
 class JsonRows {

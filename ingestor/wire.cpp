@@ -273,6 +273,36 @@ std::string History::coinbase_last_match(std::string_view name) const {
   return out;
 }
 
+std::optional<HttpReply> History::quotes(std::string_view target) const {
+  const std::string_view path = target.substr(0, target.find('?'));
+  if (path == "/api/tickers/" || path == "/api/tickers") {
+    std::string out = R"({"data":[)";
+    std::int64_t newest = 0;
+    for (const auto& [name, kept] : kept_) {
+      if (kept.empty()) continue;
+      const std::string coin = name.ends_with("USDT") ? name.substr(0, name.size() - 4) : name;
+      out += (out.back() == '[' ? "" : ",") + (R"({"id":"1","symbol":")" + coin) + R"(","price_usd":")" +
+             kept.back().price + R"(","volume24":1.5,"msupply":""})";
+      newest = std::max(newest, kept.back().time_us);
+    }
+    return HttpReply{200, out + R"(],"info":{"coins_num":)" + std::to_string(kept_.size()) + R"(,"time":)" +
+                              std::to_string(newest / 1'000'000) + "}}"};
+  }
+  if (path != "/api/v3/simple/price") return std::nullopt;
+  std::string out = "{";
+  std::string ids = parameter(target, "ids");
+  for (std::size_t at = 0; at < ids.size();) {
+    const auto end = std::min(ids.find(',', at), ids.size());
+    const std::string id = ids.substr(at, end - at);
+    at = end + 1;
+    const auto* kept = find(id == "bitcoin" ? "BTCUSDT" : id == "ethereum" ? "ETHUSDT" : id + "USDT");
+    if (kept == nullptr) continue;
+    out += (out.size() > 1 ? ",\"" : "\"") + id + R"(":{"usd":)" + kept->back().price +
+           R"(,"last_updated_at":)" + std::to_string(kept->back().time_us / 1'000'000) + "}";
+  }
+  return HttpReply{200, out + "}"};
+}
+
 HttpReply History::rest(std::string_view target) {
   const std::string_view path = target.substr(0, target.find('?'));
   const bool binance = path.starts_with("/api/v3/");

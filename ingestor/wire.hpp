@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -62,6 +63,8 @@ class History {
   // GET of Binance's historicalTrades and aggTrades, Coinbase's trades, Kraken's Trades, OKX's
   // history-trades.
   HttpReply rest(std::string_view target);
+  // The newest prices as CoinLore and CoinGecko tell them; nothing for another target.
+  std::optional<HttpReply> quotes(std::string_view target) const;
   std::uint64_t requests() const { return requests_; }
   std::uint64_t turned_away() const { return turned_away_; }
 

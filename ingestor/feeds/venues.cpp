@@ -33,6 +33,12 @@ constexpr Venue table[] = {
     {"bitstamp", "bitstamp", "wss://ws.bitstamp.net", "", make_bitstamp_feed, '\0', false},
     {"gemini", "gemini", "wss://api.gemini.com/v2/marketdata", "", make_gemini_feed, '\0', false},
     {"kafka", "kafka", "", "", nullptr, '\0', true, Venue::Way::topic},
+    {"coinlore", "coinlore", "https://api.coinlore.net/api/tickers/?start=0&limit=100", "", nullptr, '\0',
+     false, Venue::Way::poll},
+    {"coingecko", "coingecko",
+     "https://api.coingecko.com/api/v3/simple/price?vs_currencies=usd&include_last_updated_at=true", "",
+     nullptr, '\0', false, Venue::Way::poll},
+    {"http", "http", "", "", nullptr, '\0', false, Venue::Way::poll},
 };
 
 std::string_view host_of(std::string_view url) {

@@ -288,4 +288,41 @@ TEST(RecordReader, IdentityFollowsTheContentAndSurvivesGrowth) {
   EXPECT_EQ(symbol_of_file("trades.csv"), "");
 }
 
+TEST(JsonItems, CoinLoreAndCoinGecko) {
+  RowOptions lore;
+  lore.items = "/data";
+  std::string mistake;
+  lore.columns = *parse_columns("symbol=/symbol,ts=^/info/time,price=/price_usd", mistake);
+  std::vector<Tick> out;
+  const char* answer =
+      R"({"data":[{"id":"90","symbol":"BTC","rank":1,"price_usd":"77146.66","volume24":26551212429.49,"msupply":"21000000"},)"
+      R"({"id":"91","symbol":"X","price_usd":"0"},{"id":"80","symbol":"ETH","price_usd":3000.5}],"info":{"coins_num":14993,"time":1788363842}})";
+  const Decoded decoded = JsonItems(lore).decode(answer, Timestamp{}, out);
+  EXPECT_EQ(decoded.verdict, Verdict::tick);
+  EXPECT_EQ(decoded.bad, 1u);
+  ASSERT_EQ(out.size(), 2u);
+  EXPECT_EQ(out[0].symbol.view(), "BTC");
+  EXPECT_EQ(out[0].price, 77146.66);
+  EXPECT_EQ(out[0].ts.time_since_epoch().count(), 1788363842000000);
+  EXPECT_FALSE(out[0].has_qty || out[0].has_id);
+  EXPECT_EQ(out[1].price, 3000.5);
+
+  RowOptions gecko;
+  gecko.columns = *parse_columns("symbol=@key,ts=/last_updated_at,price=/usd", mistake);
+  out.clear();
+  EXPECT_EQ(
+      JsonItems(gecko)
+          .decode(R"({"bitcoin":{"usd":64250.123456789,"last_updated_at":1711356300}})", Timestamp{}, out)
+          .verdict,
+      Verdict::tick);
+  ASSERT_EQ(out.size(), 1u);
+  EXPECT_EQ(out[0].symbol.view(), "bitcoin");
+  EXPECT_EQ(out[0].price, 64250.123456789);
+  for (const char* text : {"", "[", "7", R"({"a":1})", R"({"error":{"status":"rate limit"}})"}) {
+    out.clear();
+    EXPECT_EQ(JsonItems(gecko).decode(text, Timestamp{}, out).verdict, Verdict::malformed) << text;
+    EXPECT_TRUE(out.empty());
+  }
+}
+
 }  // namespace

@@ -1,0 +1,166 @@
+// One request after another, with jitter and patience; see poll.hpp.
+#include "poll.hpp"
+
+#include <algorithm>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <set>
+
+#include "chain.hpp"
+#include "log.hpp"
+#include "rejects.hpp"
+#include "rows.hpp"
+#include "run.hpp"
+#include "socket.hpp"
+#include "status.hpp"
+
+namespace tick::ingest {
+
+namespace {
+
+constexpr auto default_interval = std::chrono::seconds(30);
+constexpr auto longest_pause = std::chrono::minutes(10);
+constexpr auto request_timeout = std::chrono::seconds(20);
+constexpr double jitter = 0.1;
+
+Timestamp now() {
+  return std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now());
+}
+
+std::string folded(std::string_view text, int (*fold)(int)) {
+  std::string out(text);
+  std::transform(out.begin(), out.end(), out.begin(),
+                 [fold](unsigned char c) { return static_cast<char>(fold(c)); });
+  return out;
+}
+
+class Poller {
+ public:
+  Poller(const Config& config, Chain& chain, Rejects& rejects)
+      : config_(config), chain_(chain), rejects_(rejects), rows_(items_options(config)) {
+    for (const auto& symbol : config.symbols) wanted_.insert(symbol);
+  }
+
+  void run() {
+    const auto url = parse_url(poll_address(config_), "http");
+    if (!url) throw std::runtime_error("impossible address " + config_.url);
+    log::info("asking " + config_.url);
+    const std::chrono::microseconds interval =
+        config_.poll_interval.count() > 0 ? config_.poll_interval : default_interval;
+    int failures = 0;
+    for (;;) {
+      const HttpReply reply = http_get(*url, {config_.tls_verify, config_.tls_ca}, request_timeout);
+      ++chain_.stats().messages;
+      std::chrono::microseconds wait = interval;
+      if (reply.status == 200) {
+        if (failures > 0) log::info("the server answers again");
+        failures = 0;
+        chain_.stats().connected = true;
+        take(reply.body);
+      } else {
+        if (failures++ == 0)
+          log::warn(config_.url + ": " +
+                    (reply.status == 0 ? reply.body : "HTTP status " + std::to_string(reply.status)));
+        if (failures == 1) ++chain_.stats().feed_reconnects;
+        chain_.stats().connected = reply.status == 429;
+        wait = std::min<std::chrono::microseconds>(interval * (1 << std::min(failures, 5)), longest_pause);
+        if (reply.retry_after > 0) wait = std::chrono::seconds(reply.retry_after);
+      }
+      const double factor = std::uniform_real_distribution<>(1 - jitter, 1 + jitter)(random_);
+      std::unique_lock hold(guard_);
+      if (changed_.wait_for(hold, wait * factor, [&] { return stop_; })) return;
+    }
+  }
+
+  void stop() {
+    const std::lock_guard hold(guard_);
+    stop_ = true;
+    changed_.notify_all();
+  }
+
+ private:
+  static RowOptions items_options(const Config& config) {
+    RowOptions options;
+    std::string mistake;
+    options.columns = parse_columns(config.columns, mistake).value_or(std::map<Role, std::string>());
+    options.offset = config.zone;
+    options.items = config.items;
+    return options;
+  }
+
+  void take(const std::string& body) {
+    std::vector<Tick> ticks;
+    const Decoded decoded = rows_.decode(body, now(), ticks);
+    if (decoded.verdict == Verdict::malformed || decoded.bad > 0) rejects_.add(decoded.reason, body);
+    std::erase_if(ticks, [&](Tick& tick) {
+      const std::string symbol = folded(tick.symbol.view(), std::toupper);
+      if (!wanted_.empty() && !wanted_.contains(symbol)) return true;
+      tick.symbol.assign(table_name(config_, symbol));
+      auto& last = last_[symbol];
+      const std::pair moved{tick.ts, tick.price};
+      if (last == moved) {
+        ++chain_.stats().ignored;
+        return true;
+      }
+      last = moved;
+      return false;
+    });
+    chain_.stats().ticks += ticks.size();
+    chain_.ring().push_wait(ticks);
+  }
+
+  const Config& config_;
+  Chain& chain_;
+  Rejects& rejects_;
+  JsonItems rows_;
+  std::set<std::string> wanted_;
+  std::map<std::string, std::pair<Timestamp, double>> last_;
+  std::minstd_rand random_{std::random_device{}()};
+  std::mutex guard_;
+  std::condition_variable changed_;
+  bool stop_ = false;
+};
+
+}  // namespace
+
+std::string poll_address(const Config& config) {
+  if (config.feed != "coingecko" || config.symbols.empty()) return config.url;
+  std::string ids;
+  for (const auto& symbol : config.symbols) ids += (ids.empty() ? "" : ",") + folded(symbol, std::tolower);
+  return config.url + (config.url.find('?') == std::string::npos ? "?ids=" : "&ids=") + ids;
+}
+
+int run_poll(const Config& config) try {
+  WriterOptions options = writer_options(config);
+  options.feed = find_venue(config.feed)->exchange;
+  options.by_index = true;
+  options.connection = config.connection.empty() ? "poll" : config.connection;
+  Chain chain(config, options);
+  const std::string name = options.feed + "/" + options.connection;
+  int code = exit_failed;
+  {
+    Rejects rejects(config.database, name, chain.stats());
+    std::optional<StatusServer> status;
+    if (!config.listen.empty())
+      status.emplace(
+          config.listen, chain.stats(),
+          [&] {
+            return Gauges{chain.ring().size(), chain.ring().spooled(), chain.ring().dropped()};
+          },
+          name);
+    Poller poller(config, chain, rejects);
+    code = chain.supervise([&] { poller.run(); }, [&] { poller.stop(); });
+  }
+  log::info("stopped: " + grouped(chain.stats().rows) + " rows committed, " +
+            grouped(chain.stats().messages) + " requests, " + grouped(chain.stats().duplicates) +
+            " duplicates, " + grouped(chain.stats().ignored) + " unchanged");
+  return code;
+} catch (const std::exception& error) {
+  log::error(error.what());
+  return exit_failed;
+}
+
+}  // namespace tick::ingest
