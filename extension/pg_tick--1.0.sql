@@ -122,6 +122,8 @@ CREATE TABLE tick_catalog.rollup (
   owner        oid NOT NULL,
   window_size  interval,
   window_slide interval,
+  window_zone  text,
+  window_origin timestamptz,
   key_columns  text[] NOT NULL,
   time_column  text,
   item_columns text[] NOT NULL,

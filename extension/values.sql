@@ -6,23 +6,63 @@
 
 CREATE FUNCTION tick.tumble(ts timestamptz, size interval) RETURNS timestamptz
   LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_tumble';
-COMMENT ON FUNCTION tick.tumble(timestamptz, interval) IS 'start of the window of a size that holds a time, in UTC';
+COMMENT ON FUNCTION tick.tumble(timestamptz, interval)
+  IS 'start of the window of a size that holds a time, in UTC';
+CREATE FUNCTION tick.tumble(ts timestamptz, size interval, tz text) RETURNS timestamptz
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_tumble_in';
+COMMENT ON FUNCTION tick.tumble(timestamptz, interval, text)
+  IS 'start of the window of a size that holds a time, by the calendar and midnights of a time zone';
+CREATE FUNCTION tick.tumble(ts timestamptz, size interval, origin timestamptz) RETURNS timestamptz
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_tumble_from';
+COMMENT ON FUNCTION tick.tumble(timestamptz, interval, timestamptz)
+  IS 'start of the window of a size that holds a time, days beginning at the time of day of an origin';
+CREATE FUNCTION tick.tumble(ts timestamptz, size interval, tz text, origin timestamptz) RETURNS timestamptz
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_tumble_in';
+COMMENT ON FUNCTION tick.tumble(timestamptz, interval, text, timestamptz)
+  IS 'start of the window of a size that holds a time, by the calendar of a time zone, days beginning at the time of day of an origin there';
+CREATE FUNCTION tick.tumble(ts timestamp, size interval) RETURNS timestamp
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_tumble';
+COMMENT ON FUNCTION tick.tumble(timestamp, interval)
+  IS 'start of the window of a size that holds a time read as UTC';
+CREATE FUNCTION tick.tumble(ts timestamp, size interval, tz text) RETURNS timestamp
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_tumble_in';
+COMMENT ON FUNCTION tick.tumble(timestamp, interval, text)
+  IS 'start of the window of a size that holds a time read as UTC, by the calendar and midnights of a time zone';
+CREATE FUNCTION tick.tumble(ts timestamp, size interval, origin timestamp) RETURNS timestamp
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_tumble_from';
+COMMENT ON FUNCTION tick.tumble(timestamp, interval, timestamp)
+  IS 'start of the window of a size that holds a time read as UTC, days beginning at the time of day of an origin';
+CREATE FUNCTION tick.tumble(ts timestamp, size interval, tz text, origin timestamp) RETURNS timestamp
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_tumble_in';
+COMMENT ON FUNCTION tick.tumble(timestamp, interval, text, timestamp)
+  IS 'start of the window of a size that holds a time read as UTC, by the calendar of a time zone, days beginning at the time of day of an origin there';
 CREATE FUNCTION tick.hop(ts timestamptz, size interval, slide interval) RETURNS SETOF timestamptz
   LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 5 AS 'MODULE_PATHNAME', 'tick_hop';
 COMMENT ON FUNCTION tick.hop(timestamptz, interval, interval)
   IS 'starts of the windows of a size, one every slide, that hold a time, in UTC';
+CREATE FUNCTION tick.hop(ts timestamptz, size interval, slide interval, tz text) RETURNS SETOF timestamptz
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 5 AS 'MODULE_PATHNAME', 'tick_hop';
+COMMENT ON FUNCTION tick.hop(timestamptz, interval, interval, text)
+  IS 'starts of the windows of a size, one every slide from midnight of a time zone, that hold a time';
 CREATE FUNCTION tick.hop(ts timestamp, size interval, slide interval) RETURNS SETOF timestamp
   LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 5 AS 'MODULE_PATHNAME', 'tick_hop';
 COMMENT ON FUNCTION tick.hop(timestamp, interval, interval)
   IS 'starts of the windows of a size, one every slide, that hold a time read as UTC';
-CREATE FUNCTION tick.tumble(ts timestamp, size interval) RETURNS timestamp
-  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_tumble';
-COMMENT ON FUNCTION tick.tumble(timestamp, interval) IS 'start of the window of a size that holds a time read as UTC';
+CREATE FUNCTION tick.hop(ts timestamp, size interval, slide interval, tz text) RETURNS SETOF timestamp
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 5 AS 'MODULE_PATHNAME', 'tick_hop';
+COMMENT ON FUNCTION tick.hop(timestamp, interval, interval, text)
+  IS 'starts of the windows of a size, one every slide from midnight of a time zone, that hold a time read as UTC';
 
 CREATE FUNCTION tick_catalog.window_end(start timestamptz, size interval) RETURNS timestamptz
   LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_window_end';
+CREATE FUNCTION tick_catalog.window_end(start timestamptz, size interval, slide interval, tz text, origin timestamptz) RETURNS timestamptz
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_window_end_in';
 CREATE FUNCTION tick_catalog.window_end(start timestamp, size interval) RETURNS timestamp
   LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_window_end';
+CREATE FUNCTION tick_catalog.window_end(start timestamp, size interval, slide interval, tz text, origin timestamp) RETURNS timestamp
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_window_end_in';
+CREATE FUNCTION tick_catalog.window_reach(first timestamptz, last timestamptz, size interval, slide interval, tz text, origin timestamptz) RETURNS timestamptz[]
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_window_reach';
 
 CREATE TYPE tick.exact_sum;
 CREATE FUNCTION tick_catalog.exact_sum_in(cstring) RETURNS tick.exact_sum
@@ -156,12 +196,9 @@ GRANT SELECT ON tick.seen TO PUBLIC;
 CREATE VIEW tick.gaps AS
   SELECT source, tick_catalog.key_json(dedup, key) AS key, g.from_id, g.to_id,
          g.to_id::numeric - g.from_id + 1 AS missing, g.from_time, g.to_time,
-         (SELECT jsonb_object_agg(r.view::pg_catalog.regclass::text, jsonb_build_array(
-                   tick.tumble(least(g.from_time, g.to_time), coalesce(r.window_slide, r.window_size))
-                     - coalesce(r.window_size - r.window_slide, '0'),
-                   CASE WHEN r.window_slide IS NULL
-                     THEN tick_catalog.window_end(tick.tumble(greatest(g.from_time, g.to_time), r.window_size), r.window_size)
-                     ELSE tick.tumble(greatest(g.from_time, g.to_time), r.window_slide) + r.window_size END))
+         (SELECT jsonb_object_agg(r.view::pg_catalog.regclass::text, tick_catalog.window_reach(
+                   least(g.from_time, g.to_time), greatest(g.from_time, g.to_time),
+                   r.window_size, r.window_slide, r.window_zone, r.window_origin))
           FROM tick_catalog.rollup r WHERE r.source = u.source AND r.window_size IS NOT NULL
             AND g.from_time IS NOT NULL AND g.to_time IS NOT NULL) AS windows,
          g.since,

@@ -1,13 +1,14 @@
-// Calendar arithmetic of tumbling and hopping windows in UTC: where a window starts, where it ends, and the
-// finest pane that subdivides it. Timestamps are PostgreSQL's: microseconds since 2000-01-01 00:00 UTC,
-// proleptic Gregorian. Every function is total and free of overflow: results beyond the 64-bit range become
-// the infinities.
+// Calendar arithmetic of tumbling and hopping windows in UTC or a time zone: where a window starts, where it
+// ends, and the widest pane that subdivides it. Timestamps are PostgreSQL's: microseconds since 2000-01-01
+// 00:00 UTC, proleptic Gregorian. Every function is total and free of overflow: results beyond the 64-bit
+// range become the infinities.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
 #include "types.hpp"
+#include "zone.hpp"
 
 namespace tick {
 
@@ -27,6 +28,17 @@ struct WindowSize {
   Micros micros = 0;
   Micros slide = 0;  // 0: tumbling; else a window of `micros` starts every `slide`
 
+  const Zone* zone = nullptr;  // nullptr: UTC
+  // The origin, as clocks of the zone read: days begin at its time of day, days and months are counted from
+  // its date, months begin on its day. Without one, midnight, Monday 2000-01-03 (7 days are ISO weeks) and
+  // 2000-01-01 (3 months are quarters, 12 are years).
+  Micros day_begins = 0;
+  int64_t first_day = 2;  // since 2000-01-01
+  int32_t first_month = 0;
+  int32_t month_begins = 0;  // days after its first
+
+  // `moment` becomes the origin; the zone must be set before.
+  void begin_at(Micros moment);
   // Returns an empty text if the size is usable, else the reason why not.
   std::string validate() const;
   bool operator==(const WindowSize&) const = default;
@@ -43,14 +55,17 @@ constexpr int64_t windows_of_time(const WindowSize& size) {
 }
 
 // Returns the start of the last window that holds `t`; an infinity is its own window. `size` must be valid.
-//   micros: a grid anchored at each midnight; days: steps counted from Monday 2000-01-03 (7 are ISO weeks);
-//   months: calendar months counted from 2000-01 (3 are quarters, 12 are years).
+//   micros: a grid anchored at each midnight of the zone, so that the last window of a day may be short (4 h
+//   of New York: five and one of 3 h on 2026-03-08); 24 hours and days: local days, whatever their length;
+//   months: calendar months. A day begins when clocks have done with the day before (see Zone::moment).
 Micros window_start(Micros t, const WindowSize& size);
 
-// Returns the start of the first window that holds `t`.
+// Returns the start of the nth window that holds `t`, counted from 0, the last one; and of the first one.
+Micros nth_window(Micros t, int64_t nth, const WindowSize& size);
 Micros first_window(Micros t, const WindowSize& size);
 
-// Returns the start of the next window.
+// Returns the start of the window before, and of the next one.
+Micros previous_window(Micros start, const WindowSize& size);
 Micros next_window(Micros start, const WindowSize& size);
 
 // Returns the end of the rows that windows with a start before `end`, any time, consist of.
@@ -59,8 +74,8 @@ Micros end_of_rows(Micros end, const WindowSize& size);
 // Returns the start of the window that ends at `end`.
 Micros window_ending(Micros end, const WindowSize& size);
 
-// Returns the end of the window that starts at `start`. A micros window never crosses midnight: the last one
-// of a day is short if the size does not divide the day.
+// Returns the end of the window that starts at `start`. A micros window that tumbles never crosses midnight;
+// one that hops is as long as its slides, of which the last of a day may be short.
 Micros window_end(Micros start, const WindowSize& size);
 
 // Returns the widest pane whose grid, aligned at 2000-01-01 00:00 UTC, subdivides every window of `size`.

@@ -90,6 +90,8 @@ void read_added(Definition* def, const Definition* before, const Query* standing
   def->id = before->id;
   def->size = before->size;
   def->slide = before->slide;
+  def->zone = before->zone;
+  def->origin = before->origin;
   def->state = before->state;
   def->original = before->original;
   analyse(def);

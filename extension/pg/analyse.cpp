@@ -46,12 +46,6 @@ void check_names(const Definition* def) {
   }
 }
 
-bool is_window(Node* node) {
-  if (!IsA(node, FuncExpr)) return false;
-  const Oid function = reinterpret_cast<FuncExpr*>(node)->funcid;
-  return is_tick_function(function, "tumble") || is_tick_function(function, "hop");
-}
-
 struct WindowOver {
   Node* time;
   Node* found;
@@ -60,7 +54,7 @@ struct WindowOver {
 bool find_window_over(Node* node, void* context) {
   if (node == nullptr) return false;
   auto* search = static_cast<WindowOver*>(context);
-  if (is_window(node) && equal(linitial(reinterpret_cast<FuncExpr*>(node)->args), search->time)) {
+  if (is_window(node) && equal(linitial(window_arguments(node)), search->time)) {
     search->found = node;
     return true;
   }
@@ -99,13 +93,47 @@ bool calls_user(Node* node, void* context) {
 
 // Folded once, when the rollup is created; from then on the catalog has it. No user's function has a say: it
 // could answer otherwise tomorrow.
-Interval* constant_size(const Definition* def, Node* given) {
-  Node* size = calls_user(given, nullptr) ? given : eval_const_expressions(nullptr, given);
-  if (!IsA(size, Const) || reinterpret_cast<Const*>(size)->constisnull)
+Datum constant(const Definition* def, Node* given, const char* what) {
+  Node* value = calls_user(given, nullptr) ? given : eval_const_expressions(nullptr, given);
+  if (!IsA(value, Const) || reinterpret_cast<Const*>(value)->constisnull)
     ereport(ERROR,
-            (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the size of a window must be a constant"),
+            (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the %s of a window must be a constant", what),
              errhint("Write it as in tick.tumble(ts, '1 minute')."), at(def->text, exprLocation(given))));
-  return DatumGetIntervalP(reinterpret_cast<Const*>(size)->constvalue);
+  return reinterpret_cast<Const*>(value)->constvalue;
+}
+
+// What a window's call says beside the time.
+void take_arguments(Definition* def, List* arguments) {
+  def->size = DatumGetIntervalP(constant(def, static_cast<Node*>(lsecond(arguments)), "size"));
+  for (int i = 2; i < list_length(arguments); ++i) {
+    Node* argument = static_cast<Node*>(list_nth(arguments, i));
+    switch (exprType(argument)) {
+      case INTERVALOID:
+        def->slide = DatumGetIntervalP(constant(def, argument, "slide"));
+        break;
+      case TEXTOID:
+        def->zone = TextDatumGetCString(constant(def, argument, "time zone"));
+        break;
+      default:
+        def->origin = static_cast<TimestampTz*>(palloc(sizeof(TimestampTz)));
+        *def->origin = DatumGetTimestampTz(constant(def, argument, "origin"));
+    }
+  }
+}
+
+// Makes the window of them; `reason` becomes why it cannot be kept, or stays empty.
+void make_window(Definition* def, char* reason, size_t room) {
+  try {
+    def->window_size = window_size(def->size, def->slide);
+    if (def->zone != nullptr) def->window_size.zone = find_zone(def->zone);
+    if (def->origin != nullptr && TIMESTAMP_NOT_FINITE(*def->origin))
+      strlcpy(reason, "the origin of a window must be finite", room);
+    else if (def->origin != nullptr)
+      def->window_size.begin_at(*def->origin);
+    if (reason[0] == '\0') strlcpy(reason, def->window_size.validate().c_str(), room);
+  } catch (const Error& error) {
+    strlcpy(reason, error.what(), room);
+  }
 }
 
 void take_window(Definition* def, Node* node) {
@@ -115,33 +143,29 @@ void take_window(Definition* def, Node* node) {
             (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("a rollup cannot have more than one window"),
              errhint("Create one rollup for each window."), at(def->text, exprLocation(node))));
   }
-  const auto* call = reinterpret_cast<FuncExpr*>(node);
+  List* arguments = window_arguments(node);
   def->window = node;
-  if (def->id == 0) {
-    def->size = constant_size(def, static_cast<Node*>(lsecond(call->args)));
-    if (list_length(call->args) > 2) def->slide = constant_size(def, static_cast<Node*>(lthird(call->args)));
-  }
-  def->window_size = window_size(def->size, def->slide);
+  if (def->id == 0) take_arguments(def, arguments);
+  char reason[256] = "";
+  make_window(def, reason, sizeof reason);
   if (def->slide != nullptr) {  // in the catalog both are times, a day is 24 hours
     def->size = static_cast<Interval*>(palloc0(sizeof(Interval)));
     def->size->time = def->window_size.micros;
     def->slide = static_cast<Interval*>(palloc0(sizeof(Interval)));
     def->slide->time = def->window_size.slide;
   }
-  char reason[256];
-  strlcpy(reason, def->window_size.validate().c_str(), sizeof reason);
   if (reason[0] != '\0')
     ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s", reason),
                     errhint("Use a size such as '10 seconds', '1 minute', '1 hour', '1 day' or '1 month'."),
-                    at(def->text, exprLocation(static_cast<Node*>(lsecond(call->args))))));
+                    at(def->text, exprLocation(static_cast<Node*>(lsecond(arguments))))));
   if (windows_of_time(def->window_size) > max_windows_of_time)
     ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
                     errmsg("a time would be in %lld windows, a rollup keeps at most %lld",
                            static_cast<long long>(windows_of_time(def->window_size)),
                            static_cast<long long>(max_windows_of_time)),
                     errhint("Make the slide longer, or sum up windows of a shorter rollup when you read it."),
-                    at(def->text, exprLocation(static_cast<Node*>(lsecond(call->args))))));
-  def->time = add_input(def, static_cast<Node*>(linitial(call->args)));
+                    at(def->text, exprLocation(static_cast<Node*>(lsecond(arguments))))));
+  def->time = add_input(def, static_cast<Node*>(linitial(arguments)));
 }
 
 // A key on its way: its expression and its canonical text, by which the keys of a group are ordered.
@@ -307,6 +331,27 @@ void take_items(Definition* def) {
 }
 
 }  // namespace
+
+bool is_window(const Node* node) {
+  if (!IsA(node, FuncExpr)) return false;
+  const Oid function = reinterpret_cast<const FuncExpr*>(node)->funcid;
+  return is_tick_function(function, "tumble") || is_tick_function(function, "hop");
+}
+
+List* window_arguments(const Node* window) {
+  List* given = reinterpret_cast<const FuncExpr*>(window)->args;
+  List* result = NIL;
+  for (int i = 0; i < list_length(given); ++i) {
+    ListCell* cell;
+    foreach (cell, given) {
+      Node* argument = static_cast<Node*>(lfirst(cell));
+      const auto* named = IsA(argument, NamedArgExpr) ? reinterpret_cast<NamedArgExpr*>(argument) : nullptr;
+      if ((named == nullptr ? foreach_current_index(cell) : named->argnumber) == i)
+        result = lappend(result, named == nullptr ? argument : reinterpret_cast<Node*>(named->arg));
+    }
+  }
+  return result;
+}
 
 void analyse(Definition* def) {
   TICK_UNGROUP(def->query);

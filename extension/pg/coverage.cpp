@@ -106,17 +106,15 @@ void mark_pending(int32 rollup, Oid source, Oid table) {
   Datum values[] = {Int32GetDatum(rollup)};
   open_catalogs();
   SPI_execute_with_args(
-      "SELECT r.window_size, (SELECT max(p.program) FROM tick_catalog.rollup_program AS p WHERE p.rollup = "
-      "r.id), r.window_slide FROM tick_catalog.rollup AS r WHERE r.id = $1",
+      "SELECT (SELECT max(p.program) FROM tick_catalog.rollup_program AS p WHERE p.rollup = "
+      "r.id), " TICK_WINDOW_COLUMNS " FROM tick_catalog.rollup AS r WHERE r.id = $1",
       1, types, values, nullptr, true, 1);
-  bool null, none, tumbles;
-  const Datum window = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null);
-  program = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &none));
-  const Datum slide = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &tumbles);
-  if (!null) size = window_size(DatumGetIntervalP(window), tumbles ? nullptr : DatumGetIntervalP(slide));
+  bool none;
+  program = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &none));
+  const bool windowed = read_window(0, 2, &size);
   close_catalogs();
   int64 lo = minus_infinity, hi = plus_infinity;
-  if (!null && !none) {
+  if (windowed && !none) {
     const Evaluator* evaluator = find_evaluator(program);
     const int time =
         evaluator == nullptr || evaluator->program.time < 0 ? -1 : evaluator->plain[evaluator->program.time];
@@ -140,7 +138,8 @@ void take_in_table(Oid source, Oid table) {
                  time_text(bounds.lo), source, time_text(bounds.hi)));
   // The windows that the leaf covers are computed with all their columns.
   run(psprintf(
-      "UPDATE tick_catalog.rollup AS r SET item_from = (SELECT array_agg(CASE WHEN u.t > coalesce(%s, "
+      "UPDATE tick_catalog.rollup AS r SET item_from = (SELECT array_agg(CASE WHEN u.t > "
+      "coalesce(%s::timestamptz, "
       "'-infinity') AND u.t <= %s AND o.raw_from IS NOT DISTINCT FROM %s THEN %s ELSE u.t END ORDER BY u.n) "
       "FROM "
       "unnest(r.item_from) WITH ORDINALITY AS u (t, n)) FROM tick_catalog.source AS o WHERE o.relid = %u AND "

@@ -43,8 +43,10 @@ struct Definition {
   int time;             // input or -1
   int where;            // input or -1
   Node* window;         // the call of tick.tumble, or nullptr
-  Interval* size;       // when `id` is set, as the catalog has it; so is slide
+  Interval* size;       // when `id` is set, as the catalog has it; so are slide, zone and origin
   Interval* slide;      // nullptr: tumbling
+  const char* zone;     // nullptr: UTC
+  TimestampTz* origin;  // nullptr: midnight
   Interval* retention;  // nullptr: for ever
   WindowSize window_size;
   List* items;  // DefinedItem*; the first counts rows
@@ -116,6 +118,11 @@ Family family(Oid function);
 // True if the function is one of the named ones of schema tick.
 bool is_tick_function(Oid function, const char* name);
 
+// True for a call that says which windows a row is in.
+bool is_window(const Node* node);
+// Its arguments as the function has them, without the names a caller may have given.
+List* window_arguments(const Node* window);
+
 // Returns the index of an equal input, adding it if there is none.
 int add_input(Definition* def, Node* expr);
 // Adds the items of one aggregate and the state columns of new ones, named after the output column. `direct`:
@@ -169,9 +176,11 @@ struct Standing {
   Oid definition;
   Oid source;
   Oid owner;
-  Oid heir;         // who owns its objects by now
-  Interval* size;   // nullptr without a window
-  Interval* slide;  // nullptr unless it hops
+  Oid heir;             // who owns its objects by now
+  Interval* size;       // nullptr without a window
+  Interval* slide;      // nullptr unless it hops
+  const char* zone;     // nullptr: UTC
+  TimestampTz* origin;  // nullptr: midnight
   const char* upsert;
   const char* merged;
 };

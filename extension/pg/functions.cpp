@@ -7,31 +7,73 @@
 namespace tick::pg {
 namespace {
 
-WindowSize valid_size(const Interval* size, const Interval* slide = nullptr) {
-  const WindowSize result = window_size(size, slide);
+// The zone in an argument that is most often the same from call to call.
+const Zone* zone_argument(FunctionCallInfo fcinfo, int argument) {
+  struct Known {
+    const Zone* zone;
+    size_t length;
+    char name[TZ_STRLEN_MAX + 1];
+  };
+  const text* name = PG_GETARG_TEXT_PP(argument);
+  const std::string_view wanted(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
+  auto* known = static_cast<Known*>(fcinfo->flinfo->fn_extra);
+  if (known != nullptr && wanted == std::string_view(known->name, known->length)) return known->zone;
+  const Zone* zone = find_zone(wanted);
+  if (known == nullptr)
+    known = static_cast<Known*>(MemoryContextAlloc(fcinfo->flinfo->fn_mcxt, sizeof(Known)));
+  *known = Known{zone, wanted.size(), {}};
+  wanted.copy(known->name, wanted.size());
+  fcinfo->flinfo->fn_extra = known;
+  return zone;
+}
+
+WindowSize valid_size(const Interval* size, const Interval* slide = nullptr, const Zone* zone = nullptr,
+                      const Timestamp* origin = nullptr) {
+  WindowSize result = window_size(size, slide);
+  result.zone = zone;
+  if (origin != nullptr && TIMESTAMP_NOT_FINITE(*origin))
+    throw Error{Error::Code::invalid_argument, "the origin of a window must be finite"};
+  if (origin != nullptr) result.begin_at(*origin);
   std::string reason = result.validate();
   if (!reason.empty()) throw Error{Error::Code::invalid_argument, std::move(reason)};
   return result;
 }
 
+// The window that arguments from `first` on describe, NULL what it has not.
+WindowSize full_size(FunctionCallInfo fcinfo, int first) {
+  const Timestamp origin = PG_ARGISNULL(first + 3) ? 0 : PG_GETARG_TIMESTAMP(first + 3);
+  return valid_size(PG_GETARG_INTERVAL_P(first),
+                    PG_ARGISNULL(first + 1) ? nullptr : PG_GETARG_INTERVAL_P(first + 1),
+                    PG_ARGISNULL(first + 2) ? nullptr : zone_argument(fcinfo, first + 2),
+                    PG_ARGISNULL(first + 3) ? nullptr : &origin);
+}
+
+struct Hop {
+  Micros start;
+  WindowSize size;
+};
+
 Datum hop(FunctionCallInfo fcinfo) {
   if (SRF_IS_FIRSTCALL()) {
-    const WindowSize size = valid_size(PG_GETARG_INTERVAL_P(1), PG_GETARG_INTERVAL_P(2));
+    const text* name = PG_NARGS() > 3 ? PG_GETARG_TEXT_PP(3) : nullptr;
+    const Zone* zone = name == nullptr
+                           ? nullptr
+                           : find_zone({VARDATA_ANY(name), static_cast<size_t>(VARSIZE_ANY_EXHDR(name))});
+    const WindowSize size = valid_size(PG_GETARG_INTERVAL_P(1), PG_GETARG_INTERVAL_P(2), zone);
     const Micros time = PG_GETARG_TIMESTAMP(0);
     call([&] {
       FuncCallContext* calls = SRF_FIRSTCALL_INIT();
-      auto* next = static_cast<Micros*>(MemoryContextAlloc(calls->multi_call_memory_ctx, sizeof(Micros) * 2));
-      next[0] = first_window(time, size);
-      next[1] = size.slide;
+      auto* next = static_cast<Hop*>(MemoryContextAlloc(calls->multi_call_memory_ctx, sizeof(Hop)));
+      *next = Hop{first_window(time, size), size};
       calls->user_fctx = next;
       calls->max_calls = TIMESTAMP_NOT_FINITE(time) ? 1 : static_cast<uint64>(windows_of_time(size));
     });
   }
   FuncCallContext* calls = SRF_PERCALL_SETUP();
-  auto* next = static_cast<Micros*>(calls->user_fctx);
+  auto* next = static_cast<Hop*>(calls->user_fctx);
   if (calls->call_cntr >= calls->max_calls) SRF_RETURN_DONE(calls);
-  const Micros start = next[0];
-  next[0] += next[1];
+  const Micros start = next->start;
+  next->start = next_window(start, next->size);
   SRF_RETURN_NEXT(calls, TimestampGetDatum(start));
 }
 
@@ -91,8 +133,12 @@ Datum finish_moments(FunctionCallInfo fcinfo, bool sample, bool deviation) {
 
 extern "C" {
 PG_FUNCTION_INFO_V1(tick_tumble);
+PG_FUNCTION_INFO_V1(tick_tumble_from);
+PG_FUNCTION_INFO_V1(tick_tumble_in);
 PG_FUNCTION_INFO_V1(tick_hop);
 PG_FUNCTION_INFO_V1(tick_window_end);
+PG_FUNCTION_INFO_V1(tick_window_end_in);
+PG_FUNCTION_INFO_V1(tick_window_reach);
 PG_FUNCTION_INFO_V1(tick_finish_sum);
 PG_FUNCTION_INFO_V1(tick_finish_avg);
 PG_FUNCTION_INFO_V1(tick_finish_var_pop);
@@ -107,6 +153,25 @@ PGDLLEXPORT Datum tick_tumble(PG_FUNCTION_ARGS) {
   });
 }
 
+PGDLLEXPORT Datum tick_tumble_from(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] {
+    const Timestamp origin = PG_GETARG_TIMESTAMP(2);
+    return TimestampGetDatum(tick::window_start(
+        PG_GETARG_TIMESTAMP(0), tick::pg::valid_size(PG_GETARG_INTERVAL_P(1), nullptr, nullptr, &origin)));
+  });
+}
+
+// In a time zone, with an origin or without.
+PGDLLEXPORT Datum tick_tumble_in(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] {
+    const Timestamp origin = PG_NARGS() > 3 ? PG_GETARG_TIMESTAMP(3) : 0;
+    const auto size =
+        tick::pg::valid_size(PG_GETARG_INTERVAL_P(1), nullptr, tick::pg::zone_argument(fcinfo, 2),
+                             PG_NARGS() > 3 ? &origin : nullptr);
+    return TimestampGetDatum(tick::window_start(PG_GETARG_TIMESTAMP(0), size));
+  });
+}
+
 // One value a call.
 PGDLLEXPORT Datum tick_hop(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&]() -> Datum { return tick::pg::hop(fcinfo); });
@@ -116,6 +181,29 @@ PGDLLEXPORT Datum tick_window_end(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&] {
     return TimestampGetDatum(
         tick::window_end(PG_GETARG_TIMESTAMP(0), tick::pg::valid_size(PG_GETARG_INTERVAL_P(1))));
+  });
+}
+
+// (start, size, slide, zone, origin): all that a window can have, NULL what it has not.
+PGDLLEXPORT Datum tick_window_end_in(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum {
+    if (PG_ARGISNULL(0) || PG_ARGISNULL(1)) PG_RETURN_NULL();
+    return TimestampGetDatum(tick::window_end(PG_GETARG_TIMESTAMP(0), tick::pg::full_size(fcinfo, 1)));
+  });
+}
+
+// (from, to, size, slide, zone, origin): the first start and the last end of windows that times from .. to
+// may be in.
+PGDLLEXPORT Datum tick_window_reach(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum {
+    if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2)) PG_RETURN_NULL();
+    const tick::WindowSize size = tick::pg::full_size(fcinfo, 2);
+    const Timestamp first = tick::first_window(PG_GETARG_TIMESTAMP(0), size);
+    const Timestamp last = tick::window_end(tick::window_start(PG_GETARG_TIMESTAMP(1), size), size);
+    return tick::pg::call([&] {
+      Datum both[] = {TimestampTzGetDatum(first), TimestampTzGetDatum(last)};
+      return PointerGetDatum(construct_array(both, 2, TIMESTAMPTZOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+    });
   });
 }
 

@@ -197,13 +197,13 @@ int64 window_length(const WindowSize& size) {
 int64 group_pane(int32 group, int64 with, int64* narrowest) {
   int64 pane = with;
   open_catalogs();
-  const uint64 rows = read(
-      "SELECT window_size, window_slide FROM tick_catalog.rollup WHERE group_id = $1 AND window_size IS "
-      "NOT NULL",
-      Int32GetDatum(group), INT4OID);
+  const uint64 rows =
+      read("SELECT " TICK_WINDOW_COLUMNS
+           " FROM tick_catalog.rollup AS r WHERE r.group_id = $1 AND r.window_size IS NOT NULL",
+           Int32GetDatum(group), INT4OID);
   for (uint64 row = 0; row < rows; ++row) {
-    const WindowSize window =
-        window_size(DatumGetIntervalP(field(row, 1)), DatumGetIntervalP(field(row, 2)));  // NULL: nullptr
+    WindowSize window;
+    (void)read_window(row, 1, &window);
     const int64 width = pane_width(window);
     pane = pane == 0 ? width : common_pane(pane, width);
     *narrowest = Min(*narrowest, window_length(window));

@@ -327,6 +327,8 @@ void Merger::set_aside_in_turn(Turn& turn, Rollup& rollup, const std::string& re
 
 // A delta whose writer could not evaluate an expression: the rollups that use it cannot be right any more.
 void Merger::set_aside_failures(Turn& turn) {
+  for (Rollup& rollup : rollups_)
+    if (!rollup.broken.empty() && rollup.status != "error") set_aside_in_turn(turn, rollup, rollup.broken);
   for (const auto& [program, fold] : turn.folds) {
     if (!fold) continue;
     for (const Fold::Failure& failure : fold->failures()) {

@@ -45,12 +45,30 @@ const char* identity_list(const Definition* def) {
   return list.data;
 }
 
+const char* interval_text(const Interval* interval) {
+  if (interval == nullptr) return "NULL";
+  return psprintf("'%d months %d days " INT64_FORMAT " microseconds'::pg_catalog.interval", interval->month,
+                  interval->day, static_cast<int64>(interval->time));
+}
+
 const char* size_text(const Definition* def) {
-  return psprintf("'%d months %d days " INT64_FORMAT " microseconds'::pg_catalog.interval", def->size->month,
-                  def->size->day, static_cast<int64>(def->size->time));
+  return interval_text(def->size);
+}
+
+// In UTC, whatever the session's zone is when the text is read.
+const char* origin_text(const Definition* def) {
+  if (def->origin == nullptr) return "NULL";
+  const char* utc = DatumGetCString(DirectFunctionCall1(timestamp_out, TimestampGetDatum(*def->origin)));
+  return window_has_zone(def) ? psprintf("'%s+00'::pg_catalog.timestamptz", utc)
+                              : psprintf("'%s'::pg_catalog.timestamp", utc);
 }
 
 const char* window_end_text(const Definition* def) {
+  if (def->zone != nullptr || def->origin != nullptr)
+    return psprintf("tick_catalog.window_end(s.%s, %s, %s, %s, %s)", quote_identifier(window_name(def)),
+                    interval_text(def->size), interval_text(def->slide),
+                    def->zone == nullptr ? "NULL" : psprintf("%s::text", quote_literal_cstr(def->zone)),
+                    origin_text(def));
   if (def->slide != nullptr)
     return psprintf("(s.%s + %s)", quote_identifier(window_name(def)), size_text(def));
   return psprintf("tick_catalog.window_end(s.%s, %s)", quote_identifier(window_name(def)), size_text(def));

@@ -105,6 +105,7 @@ void put_windows(ReturnSetInfo* result, int id, Micros from, Micros to) {
   });
   if (rollups.size() != 1 || !rollups.front().windowed)
     throw Error{Error::Code::invalid_argument, "the rollup has no windows"};
+  if (!rollups.front().broken.empty()) throw Error{Error::Code::invalid_argument, rollups.front().broken};
   const WindowSize size = rollups.front().size;
   const Micros step = size.slide != 0 ? size.slide : size.micros + size.days * micros_per_day;
   call([&] {

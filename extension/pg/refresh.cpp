@@ -15,7 +15,8 @@ namespace {
 constexpr const char* columns =
     "SELECT r.id, r.group_id, r.view, r.state, r.definition, r.source, r.owner, "
     "CASE WHEN v.relowner <> r.owner THEN v.relowner WHEN s.relowner <> r.owner THEN s.relowner "
-    "ELSE d.relowner END, r.window_size, r.upsert, r.merged, r.window_slide FROM tick_catalog.rollup AS r "
+    "ELSE d.relowner END, r.window_size, r.upsert, r.merged, r.window_slide, "
+    "r.window_zone, r.window_origin FROM tick_catalog.rollup AS r "
     "JOIN pg_class AS v ON v.oid = r.view JOIN pg_class AS s ON s.oid = r.state "
     "JOIN pg_class AS d ON d.oid = r.definition WHERE ";
 
@@ -30,9 +31,9 @@ List* standing_rollups(const char* condition, Oid argument) {
   SPI_execute_with_args(psprintf("%s%s ORDER BY r.id", columns, condition), 1, types, values, nullptr, true,
                         0);
   for (uint64 row = 0; row < SPI_processed; ++row) {
-    bool null[12];
-    Datum field[12];
-    for (int i = 0; i < 12; ++i)
+    bool null[14];
+    Datum field[14];
+    for (int i = 0; i < 14; ++i)
       field[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &null[i]);
     MemoryContext spi = MemoryContextSwitchTo(memory);
     auto* texts = static_cast<Standing*>(palloc(sizeof(Standing)));
@@ -46,8 +47,11 @@ List* standing_rollups(const char* condition, Oid argument) {
                       DatumGetObjectId(field[7]),
                       null[8] ? nullptr : DatumGetIntervalP(datumCopy(field[8], false, sizeof(Interval))),
                       null[11] ? nullptr : DatumGetIntervalP(datumCopy(field[11], false, sizeof(Interval))),
+                      null[12] ? nullptr : TextDatumGetCString(field[12]),
+                      null[13] ? nullptr : static_cast<TimestampTz*>(palloc(sizeof(TimestampTz))),
                       TextDatumGetCString(field[9]),
                       TextDatumGetCString(field[10])};
+    if (!null[13]) *texts->origin = DatumGetTimestampTz(field[13]);
     result = lappend(result, texts);
     MemoryContextSwitchTo(spi);
   }
@@ -72,6 +76,8 @@ Definition* read_definition(const Standing* texts) {
   def->id = texts->rollup;
   def->size = texts->size;
   def->slide = texts->slide;
+  def->zone = texts->zone;
+  def->origin = texts->origin;
   def->state = texts->state;
   def->original = original_outputs(texts->view);
   analyse(def);

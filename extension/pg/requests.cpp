@@ -186,22 +186,20 @@ Target find_target(Oid view) {
   Datum values[] = {ObjectIdGetDatum(view)};
   open_catalogs();
   SPI_execute_with_args(
-      "SELECT r.id, r.status = 'error', r.window_size, s.raw_from, r.window_slide, r.kept_from FROM "
-      "tick_catalog.rollup AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE r.view = $1",
+      "SELECT r.id, r.status = 'error', s.raw_from, r.kept_from, " TICK_WINDOW_COLUMNS
+      " FROM tick_catalog.rollup AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE r.view = $1",
       1, types, values, nullptr, true, 1);
   if (SPI_processed == 1) {
-    Datum field[6];
-    bool null[6];
-    for (int i = 0; i < 6; ++i)
+    Datum field[4];
+    bool null[4];
+    for (int i = 0; i < 4; ++i)
       field[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &null[i]);
     target.rollup = DatumGetInt32(field[0]);
     target.failed = DatumGetBool(field[1]);
-    target.windowed = !null[2];
-    if (target.windowed)
-      target.size = window_size(DatumGetIntervalP(field[2]), null[4] ? nullptr : DatumGetIntervalP(field[4]));
-    target.partial = !null[3];
-    target.raw_from = null[3] ? 0 : DatumGetTimestampTz(field[3]);
-    target.kept_from = null[5] ? minus_infinity : DatumGetTimestampTz(field[5]);
+    target.windowed = read_window(0, 5, &target.size);
+    target.partial = !null[2];
+    target.raw_from = null[2] ? 0 : DatumGetTimestampTz(field[2]);
+    target.kept_from = null[3] ? minus_infinity : DatumGetTimestampTz(field[3]);
   }
   close_catalogs();
   return target;

@@ -29,6 +29,22 @@ std::vector<T> numbers(const std::optional<std::string>& text) {
   return result;
 }
 
+void load_window(Rollup& rollup) {
+  const std::string sql = "SELECT " TICK_WINDOW_COLUMNS " FROM tick_catalog.rollup AS r WHERE r.id = " +
+                          std::to_string(rollup.id);
+  const char* text = sql.c_str();
+  try {
+    call([&] {
+      if (SPI_execute(text, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
+        elog(ERROR, "pg_tick: unexpected result of: %s", text);
+      rollup.windowed = read_window(0, 1, &rollup.size);
+    });
+  } catch (const Error& error) {
+    rollup.windowed = true;
+    rollup.broken = error.message;
+  }
+}
+
 // Types of the state table's columns, in the order of the parameters of the upsert.
 void load_columns(Rollup& rollup) {
   const std::string sql =
@@ -113,17 +129,10 @@ std::vector<Rollup> load_rollups(int id) {
   const std::string sql =
       "SELECT r.id, pg_catalog.format('%I.%I', n.nspname, v.relname), r.state::int8, r.source::int8, "
       "r.owner::int8,"
-      " r.group_id, r.status, r.window_size IS NOT NULL,"
-      " (pg_catalog.date_part('year', r.window_size) * 12 + pg_catalog.date_part('month', "
-      "r.window_size))::int8,"
-      " pg_catalog.date_part('day', r.window_size)::int8,"
-      " (extract(hour FROM r.window_size) * 3600000000 + extract(minute FROM r.window_size) * 60000000"
-      "  + extract(microseconds FROM r.window_size))::int8,"
-      " r.upsert,"
+      " r.group_id, r.status, r.upsert,"
       " (extract(epoch FROM o.raw_from - '2000-01-01 00:00+00'::timestamptz) * 1000000)::int8, r.channel,"
       " s.reltablespace <> (SELECT c.reltablespace FROM pg_catalog.pg_class c"
       "  WHERE c.oid = 'tick_catalog.frontier'::pg_catalog.regclass),"
-      " (extract(epoch FROM r.window_slide) * 1000000)::int8,"
       " (extract(epoch FROM r.kept_from - '2000-01-01 00:00+00'::timestamptz) * 1000000)::int8,"
       " (SELECT string_agg(coalesce((extract(epoch FROM u.t - '2000-01-01 00:00+00'::timestamptz) * "
       "1000000)::int8, -9223372036854775808)::text, ' ' ORDER BY u.n) FROM unnest(r.item_from) WITH "
@@ -141,20 +150,16 @@ std::vector<Rollup> load_rollups(int id) {
     rollup.owner = static_cast<Oid>(number(row[4]));
     rollup.group = static_cast<int>(number(row[5]));
     rollup.status = row[6].value_or("");
-    rollup.windowed = row[7] == "t";
-    rollup.size.months = static_cast<int32_t>(number(row[8]));
-    rollup.size.days = static_cast<int32_t>(number(row[9]));
-    rollup.size.micros = number(row[10]);
-    rollup.upsert = row[11].value_or("");
-    if (row[12]) rollup.raw_from = number(row[12]);
-    rollup.channel = row[13].value_or("");
-    rollup.apart = row[14] == "t";
-    if (row[15]) rollup.size.slide = number(row[15]);
-    if (row[16]) rollup.kept_from = number(row[16]);
-    rollup.known_from = numbers<Micros>(row[17]);
-    rollup.filling = static_cast<int>(number(row[18]));
+    rollup.upsert = row[7].value_or("");
+    if (row[8]) rollup.raw_from = number(row[8]);
+    rollup.channel = row[9].value_or("");
+    rollup.apart = row[10] == "t";
+    if (row[11]) rollup.kept_from = number(row[11]);
+    rollup.known_from = numbers<Micros>(row[12]);
+    rollup.filling = static_cast<int>(number(row[13]));
   }
   for (Rollup& rollup : rollups) {
+    load_window(rollup);
     load_columns(rollup);
     const std::string of = std::to_string(rollup.id);
     for (const auto& row :
@@ -191,7 +196,7 @@ std::vector<int16_t> every_item(const Rollup& rollup) {
 std::optional<Micros> window_of(const Rollup& rollup, Micros pane, int64_t nth) {
   if (!rollup.windowed) return 0;
   if (pane == no_time_pane) return std::nullopt;
-  return window_start(pane, rollup.size) - nth * rollup.size.slide;
+  return nth_window(pane, nth, rollup.size);
 }
 
 int64_t windows_of_pane(const Rollup& rollup) {

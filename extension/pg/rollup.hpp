@@ -35,6 +35,7 @@ struct Rollup {
   std::string status;
   bool windowed = false;
   WindowSize size;
+  std::string broken;  // why it cannot be kept: its time zone is not known any more
   bool apart = false;  // the state table is in another tablespace than the catalogs
   std::string upsert;
   std::string channel;  // of its notifications

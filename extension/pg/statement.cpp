@@ -283,8 +283,7 @@ void check_query(const Query* query, const char* text) {
       const auto* entry = lfirst_node(TargetEntry, cell);
       Node* node = reinterpret_cast<Node*>(entry->expr);
       // The window itself may be one, nothing within it.
-      if (entry->ressortgroupref != 0 && IsA(node, FuncExpr) &&
-          is_tick_function(reinterpret_cast<FuncExpr*>(node)->funcid, "hop"))
+      if (entry->ressortgroupref != 0 && is_window(node))
         node = reinterpret_cast<Node*>(reinterpret_cast<FuncExpr*>(node)->args);
       if (find_set_returning(node, &location)) refuse(text, location, "set-returning functions", on_view);
     }

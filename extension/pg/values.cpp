@@ -1,5 +1,8 @@
 #include "values.hpp"
 
+#include <map>
+#include <memory>
+
 #include "guard.hpp"
 
 namespace tick::pg {
@@ -139,6 +142,54 @@ WindowSize window_size(const Interval* size, const Interval* slide) {
   };
   const Micros step = micros(slide);
   return {0, 0, micros(size), step == 0 ? Micros{-1} : step};
+}
+
+const Zone* find_zone(std::string_view name) {
+  // Without a zone: UTC.
+  static auto& known = *new std::map<std::string, std::unique_ptr<Zone>, std::less<>>;
+  const auto found = known.find(name);
+  if (found != known.end()) return found->second.get();
+  const std::string text(name);
+  const char* wanted = text.c_str();
+  const pg_tz* zone = text.size() > TZ_STRLEN_MAX ? nullptr : call([&] {
+    pg_tz* loaded = pg_tzset(wanted);
+    return loaded != nullptr && pg_tz_acceptable(loaded) ? loaded : nullptr;
+  });
+  if (zone == nullptr)
+    throw Error{Error::Code::invalid_argument, "time zone \"" + text + "\" is not recognized"};
+  const auto micros = [](pg_time_t seconds) {
+    return (seconds - (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY) * USECS_PER_SEC;
+  };
+  std::vector<Zone::Change> changes;
+  pg_time_t at = -170 * 366 * pg_time_t{SECS_PER_DAY}, next;
+  long before = 0, after = 0, first = 0;
+  int dst;
+  // POSIX rules have no beginning: before 1800 there is standard time.
+  for (bool begun = false;; begun = true) {
+    const int result = pg_next_dst_boundary(&at, &before, &dst, &next, &after, &dst, zone);
+    if (!begun) first = before;
+    if (result != 1 || micros(next) >= Zone::changes_until) break;
+    changes.push_back({micros(next), after * USECS_PER_SEC});
+    at = next;
+  }
+  auto loaded =
+      first == 0 && changes.empty() ? nullptr : std::make_unique<Zone>(first * USECS_PER_SEC, changes);
+  return known.emplace(text, std::move(loaded)).first->second.get();
+}
+
+bool read_window(uint64 number, int first, WindowSize* size) {
+  HeapTuple row = SPI_tuptable->vals[number];
+  const TupleDesc desc = SPI_tuptable->tupdesc;
+  bool none, tumbles, utc, plain;
+  const Datum length = SPI_getbinval(row, desc, first, &none);
+  const Datum slide = SPI_getbinval(row, desc, first + 1, &tumbles);
+  const Datum zone = SPI_getbinval(row, desc, first + 2, &utc);
+  const Datum origin = SPI_getbinval(row, desc, first + 3, &plain);
+  if (none) return false;
+  *size = window_size(DatumGetIntervalP(length), tumbles ? nullptr : DatumGetIntervalP(slide));
+  if (!utc) size->zone = find_zone(TextDatumGetCString(zone));
+  if (!plain) size->begin_at(DatumGetTimestampTz(origin));
+  return true;
 }
 
 }  // namespace tick::pg

@@ -35,4 +35,14 @@ int compare_text(std::string_view a, std::string_view b, uint32_t collation);
 // The windows of a size; with `slide`, which may be nullptr, they hop. To be validated.
 WindowSize window_size(const Interval* size, const Interval* slide = nullptr);
 
+// The time zone of a name as PostgreSQL knows it, kept for the life of the process; nullptr is UTC. Throws
+// Error if there is none, or none that windows can be in.
+const Zone* find_zone(std::string_view name);
+
+// The columns of tick_catalog.rollup, there called r, that say what its windows are.
+#define TICK_WINDOW_COLUMNS "r.window_size, r.window_slide, r.window_zone, r.window_origin"
+// Reads them from a row of the last SPI result, `first` being the number of the first; false if the rollup
+// has no windows. May ereport; throws Error.
+bool read_window(uint64 row, int first, WindowSize* size);
+
 }  // namespace tick::pg

@@ -40,16 +40,16 @@ Verified* read_rollup(Oid view) {
   const Actor caller = act_as_extension();
   open_catalogs();
   SPI_execute_with_args(
-      "SELECT r.definition, r.source, r.owner, r.merged, r.time_column, r.window_size, r.key_columns, "
-      "s.raw_from, r.window_slide, r.kept_from "
-      "FROM tick_catalog.rollup AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE r.view = $1",
+      "SELECT r.definition, r.source, r.owner, r.merged, r.time_column, r.key_columns, "
+      "s.raw_from, r.kept_from, " TICK_WINDOW_COLUMNS
+      " FROM tick_catalog.rollup AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE r.view = $1",
       1, types, values, nullptr, true, 1);
   Verified* result = nullptr;
   if (SPI_processed == 1) {
     MemoryContext spi = MemoryContextSwitchTo(memory);
-    bool null[10];
-    Datum field[10];
-    for (int i = 0; i < 10; ++i)
+    bool null[8];
+    Datum field[8];
+    for (int i = 0; i < 8; ++i)
       field[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &null[i]);
     result = static_cast<Verified*>(palloc0(sizeof(Verified)));
     result->view = view;
@@ -58,16 +58,14 @@ Verified* read_rollup(Oid view) {
     result->owner = DatumGetObjectId(field[2]);
     result->merged = TextDatumGetCString(field[3]);
     if (!null[4]) result->time_column = TextDatumGetCString(field[4]);
-    if (!null[5])
-      result->size =
-          window_size(DatumGetIntervalP(field[5]), null[8] ? nullptr : DatumGetIntervalP(field[8]));
-    result->has_raw_from = !null[7];
-    if (!null[7]) result->raw_from = DatumGetTimestampTz(field[7]);
-    result->has_kept_from = !null[9];
-    if (!null[9]) result->kept_from = DatumGetTimestampTz(field[9]);
+    (void)read_window(0, 9, &result->size);
+    result->has_raw_from = !null[6];
+    if (!null[6]) result->raw_from = DatumGetTimestampTz(field[6]);
+    result->has_kept_from = !null[7];
+    if (!null[7]) result->kept_from = DatumGetTimestampTz(field[7]);
     Datum* names;
     int count;
-    deconstruct_array(DatumGetArrayTypePCopy(field[6]), TEXTOID, -1, false, TYPALIGN_INT, &names, nullptr,
+    deconstruct_array(DatumGetArrayTypePCopy(field[5]), TEXTOID, -1, false, TYPALIGN_INT, &names, nullptr,
                       &count);
     for (int i = 0; i < count; ++i) result->keys = lappend(result->keys, TextDatumGetCString(names[i]));
     MemoryContextSwitchTo(spi);
@@ -87,9 +85,8 @@ void check_reader(const Verified* rollup) {
 
 bool find_window(Node* node, void* context) {
   if (node == nullptr) return false;
-  if (IsA(node, FuncExpr) && (is_tick_function(reinterpret_cast<FuncExpr*>(node)->funcid, "tumble") ||
-                              is_tick_function(reinterpret_cast<FuncExpr*>(node)->funcid, "hop"))) {
-    *static_cast<Node**>(context) = static_cast<Node*>(linitial(reinterpret_cast<FuncExpr*>(node)->args));
+  if (is_window(node)) {
+    *static_cast<Node**>(context) = static_cast<Node*>(linitial(window_arguments(node)));
     return true;
   }
   return TICK_WALK(node, find_window, context);
