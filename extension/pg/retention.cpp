@@ -17,6 +17,7 @@ namespace {
 
 constexpr TimestampTz look_every = 2 * USECS_PER_SEC;
 constexpr TimestampTz locked_rest = USECS_PER_SEC / 4;
+constexpr TimestampTz locked_patience = 2 * USECS_PER_SEC;
 constexpr TimestampTz locked_trouble = 5 * USECS_PER_SEC;
 constexpr TimestampTz error_rest = 30 * USECS_PER_SEC;
 constexpr TimestampTz attic_rest = 5 * USECS_PER_SEC;
@@ -94,14 +95,17 @@ bool has_rows(Oid relation) {
 // ---- plain PostgreSQL code inside a step's transaction
 // ----------------------------------------------------------------------------------------------------------
 
-// Takes the locks of a step, or says that somebody is in the way.
-bool lock_for(const Action& action, Oid source, Oid attic) {
+// Takes the locks of a step, or says that somebody is in the way. A row that was on its way into the attic
+// when its own partition is attached fails: unless writers never leave a gap (`hurried`), partitions are made
+// while there are none.
+bool lock_for(const Action& action, Oid source, Oid attic, bool hurried) {
   switch (action.kind) {
     case Action::none:
       return true;
     case Action::attic:
     case Action::make:
-      return ConditionalLockRelationOid(source, ShareUpdateExclusiveLock) &&
+      return ConditionalLockRelationOid(
+                 source, OidIsValid(attic) && !hurried ? ShareRowExclusiveLock : ShareUpdateExclusiveLock) &&
              (!OidIsValid(attic) || ConditionalLockRelationOid(attic, AccessExclusiveLock));
     case Action::empty:
       return ConditionalLockRelationOid(attic, ExclusiveLock);
@@ -497,8 +501,10 @@ Retention::Outcome Retention::step(const Wanted& wanted, bool dropping, std::str
       return Outcome::waiting;
     }
   }
+  const TimestampTz locked_since = state.making.locked_since;
+  const bool hurried = locked_since != 0 && now - locked_since > locked_patience;
   const bool still = locked && call([&] {
-                       if (!lock_for(action, source, partitions.attic)) return false;
+                       if (!lock_for(action, source, partitions.attic, hurried)) return false;
                        AcceptInvalidationMessages();
                        const Action before = action;
                        action = plan();

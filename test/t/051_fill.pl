@@ -54,7 +54,7 @@ sql(q{CREATE FUNCTION expected(method text) RETURNS TABLE (symbol text, ts times
   CROSS JOIN LATERAL (
     SELECT c.open, c.high, c.low, c.close, c.volume, c.trades, c.mixed, c.vwap, c.most, c.newest WHERE c.ts IS NOT NULL
     UNION ALL SELECT p.close, p.close, p.close, p.close, 0, 0, 0, p.vwap, p.most, p.newest WHERE c.ts IS NULL AND method = 'prev'
-    UNION ALL SELECT l, l, l, l, 0, 0, 0, p.vwap + (n.vwap - p.vwap) * w.part, (p.most + (n.most - p.most) * w.part::numeric)::int, NULL
+    UNION ALL SELECT l, l, l, l, 0, 0, 0, p.vwap + (n.vwap - p.vwap) * w.part, (p.most + (n.most - p.most) * extract(epoch FROM g.at - p.ts) / extract(epoch FROM n.ts - p.ts))::int, NULL
       FROM (SELECT p.close + (n.close - p.close) * w.part AS l) l WHERE c.ts IS NULL AND method = 'linear'
     UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL WHERE c.ts IS NULL AND method = 'null'
     UNION ALL SELECT 7, 7, 7, 7, 7, 7, 7, 7, 7, NULL WHERE c.ts IS NULL AND method = 'value') v

@@ -91,13 +91,18 @@ for my $partitioned (0, 1) {
 make_trades($node, 0);
 $node->safe_psql('postgres', 'INSERT INTO trades SELECT * FROM random_trades(100000, 0.1); CREATE INDEX ON trades (trade_id); ANALYZE trades');
 my $writer = writer('writer_before', 'trades');
-in_the_middle('');
-my ($rollup, $expected, $seen, $running) = split /[|\n]/, $node->safe_psql('postgres', q{
+# A scan may end before the row comes: then the next one shows it.
+my ($rollup, $expected, $seen, $running);
+for my $try (1 .. 5) {
+  in_the_middle('');
+  ($rollup, $expected, $seen, $running) = split /[|\n]/, $node->safe_psql('postgres', q{
   SELECT rollup, rows_expected > 80000 AND rows_done BETWEEN 0 AND 200000 AND rows_per_second >= 0 AND (rows_per_second = 0) = (remaining IS NULL)
     AND stale = 0 FROM tick.rollups WHERE rows_expected IS NOT NULL;
-  INSERT INTO trades VALUES ('NEW', '2030-01-01 00:00+00', 7, 1, 0);
-  DO $$ BEGIN FOR i IN 1 .. 2000 LOOP EXIT WHEN EXISTS (SELECT FROM slow WHERE symbol = 'NEW'); PERFORM pg_sleep(0.002); END LOOP; END $$;
-  SELECT close, (SELECT count(*) FROM tick_catalog.scan_progress()) FROM slow WHERE symbol = 'NEW'});
+  INSERT INTO trades VALUES ('NEW} . $try . q{', '2030-01-01 00:00+00', 7, 1, 0);
+  DO $$ BEGIN FOR i IN 1 .. 2000 LOOP EXIT WHEN EXISTS (SELECT FROM slow WHERE symbol = 'NEW} . $try . q{'); PERFORM pg_sleep(0.002); END LOOP; END $$;
+  SELECT close, (SELECT count(*) FROM tick_catalog.scan_progress()) FROM slow WHERE symbol = 'NEW} . $try . q{'});
+  last if $seen ne '7' || $running eq '1' && $rollup eq 'slow';
+}
 is("$rollup $expected", 'slow t', 'progress: of which rollup, and how much');
 is("$seen $running", '7 1', 'a new row is seen while the history is being read');
 $node->safe_psql('postgres', "SELECT tick.create_rollup('candles_1m', candle_query('1 minute'))");
