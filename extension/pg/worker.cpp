@@ -340,7 +340,10 @@ class Cycle {
       rotate_queue();
       rotate_changes();
     }
-    if (result.more) return;
+    if (result.more) {  // also in a long run of turns
+      if (ended - last_check_ > USECS_PER_SEC) check(ended, result.restored);
+      return;
+    }
     const TimestampTz held_for = horizon_.held_for();
     pg_atomic_write_u64(&slot_->held_for, static_cast<uint64>(held_for));
     const TimestampTz interval =
@@ -349,13 +352,12 @@ class Cycle {
     if (result.changed) sleep_until(started + interval);
     if (pg_atomic_read_u64(&slot_->pending) == seen && !retention_.more())
       wait_for_work(slot_, seen, result.due);
-    if (ended - last_check_ > (audit_expected() ? USECS_PER_SEC / 50 : USECS_PER_SEC)) {
-      last_check_ = ended;
-      check(result.restored);
-    }
+    if (ended - last_check_ > (audit_expected() ? USECS_PER_SEC / 50 : USECS_PER_SEC))
+      check(ended, result.restored);
   }
 
-  void check(bool restored) {
+  void check(TimestampTz now, bool restored) {
+    last_check_ = now;
     if (!restored && relations_changed()) {
       try {
         audit_sources();
