@@ -128,8 +128,13 @@ void lock_sources(List* sources, LOCKMODE mode) {
 }
 
 // It would wait for what we drop, and we for what it has locked. A lock on the object, as the turn's own.
+// The session looks for a deadlock so late that the worker, which looks at once, has always given way before.
 void stop_turns() {
-  LockDatabaseObject(RelationRelationId, catalog_relation("frontier"), 1, ExclusiveLock);
+  const Oid frontier = catalog_relation("frontier");
+  const int level = NewGUCNestLevel();
+  (void)set_config_option("deadlock_timeout", "30s", PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+  LockDatabaseObject(RelationRelationId, frontier, 1, ExclusiveLock);
+  AtEOXact_GUC(true, level);
 }
 
 bool has_programs(Oid source) {

@@ -156,6 +156,22 @@ sql(join ';', map { ("SELECT tick.create_rollup('moving', 'SELECT qty, count(*) 
   "SELECT tick.wait('moving', '30 s')", "SELECT tick.drop_rollup('moving')") } 1 .. 15);
 is(sql("SELECT string_agg(rollup::text, ',') FROM tick.status WHERE state = 'error'"), '', 'none of them');
 
+# Who drops waits for a turn that is about to wait for what is dropped: the turn gives way, however late it gets there. Here
+# a session stands for the worker: one that looks for deadlocks later than a session would without a rollup.
+sql(q{CREATE TABLE other (k int, ts timestamptz NOT NULL); SELECT tick.create_rollup('others', 'SELECT k, count(*) AS n FROM other GROUP BY 1');
+  SELECT tick.create_rollup('kept.by_qty', 'SELECT qty, count(*) AS n FROM plain GROUP BY 1')});
+sql("SELECT tick.wait(NULL)");
+my $turn = $node->background_psql('postgres', on_error_stop => 0);
+$turn->query_safe("SET deadlock_timeout = '4s'; BEGIN; DROP VIEW others");
+my $drop = launch('drop', 'psql', '-XqAt', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres'), '-c', 'DROP TABLE kept.by_qty_state CASCADE');
+wait_for($node, "SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND locktype = 'object' AND pid IN (SELECT pid FROM pg_stat_activity WHERE query LIKE 'DROP TABLE kept%')");
+$turn->query("LOCK TABLE kept.by_qty_state; ROLLBACK");
+like($turn->{stderr}, qr/deadlock detected/, 'who holds up a drop is the one to give way');
+$turn->quit;
+waitpid $drop->{pid}, 0;
+is($?, 0, 'and the drop goes on') or diag(slurp($drop->{log}));
+sql('DROP TABLE other CASCADE');
+
 # Dropped under the writer.
 followed('DROP VIEW by_symbol');
 sql(q{SELECT tick.create_rollup('by_symbol', 'SELECT symbol, count(*) AS n FROM trades GROUP BY 1')});
