@@ -132,7 +132,8 @@ void lock_sources(List* sources, LOCKMODE mode) {
 void stop_turns() {
   const Oid frontier = catalog_relation("frontier");
   const int level = NewGUCNestLevel();
-  (void)set_config_option("deadlock_timeout", "30s", PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+  (void)set_config_option("deadlock_timeout", "30s", PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+                          false);
   LockDatabaseObject(RelationRelationId, frontier, 1, ExclusiveLock);
   AtEOXact_GUC(true, level);
 }
