@@ -121,6 +121,7 @@ int main(int argc, char** argv) {
        "SELECT * FROM candles_1m WHERE ts >= now() - interval '1 hour'",
        0,
        {},
+       {},
        {}},
       {"latest of each symbol",
        "SELECT c.* FROM latest_price AS l CROSS JOIN LATERAL (SELECT * FROM candles_1m AS m WHERE m.symbol = "
@@ -128,10 +129,12 @@ int main(int argc, char** argv) {
        "ORDER BY m.ts DESC LIMIT 1) AS c",
        0,
        {},
+       {},
        {}},
       {"last 100 of one symbol",
        "SELECT * FROM candles_1m WHERE symbol = 'SYM123USDT' ORDER BY ts DESC LIMIT 100",
        0,
+       {},
        {},
        {}}};
   for (const Question& question : questions) {
