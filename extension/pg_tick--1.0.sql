@@ -499,9 +499,11 @@ COMMENT ON VIEW tick.rejected IS 'messages of one''s own feeds that could not be
 -- Definitions.
 -- ---------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION tick.create_rollup(name text, query text, retention interval DEFAULT NULL) RETURNS regclass
+CREATE FUNCTION tick.create_rollup(name text, query text DEFAULT NULL, retention interval DEFAULT NULL, like_rollup regclass DEFAULT NULL,
+  size interval DEFAULT NULL) RETURNS regclass
   LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_create_rollup';
-COMMENT ON FUNCTION tick.create_rollup(text, text, interval) IS 'makes a view that always equals a GROUP BY query over a table';
+COMMENT ON FUNCTION tick.create_rollup(text, text, interval, regclass, interval)
+  IS 'makes a view that always equals a GROUP BY query over a table, or the query of another rollup with windows of another size';
 CREATE FUNCTION tick.alter_rollup(name regclass, retention interval DEFAULT NULL, add text DEFAULT NULL, reset text[] DEFAULT NULL)
   RETURNS void
   LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_alter_rollup';

@@ -221,3 +221,38 @@ SELECT * FROM tick.verify('by_hour');
 TRUNCATE parts_1;
 DROP TABLE parts CASCADE;
 SELECT count(*) FROM tick_catalog.rollup;
+
+-- The query of another rollup with windows of another size, whatever the search_path
+CREATE SCHEMA like_a;
+CREATE TABLE like_a.ticks (k text, t timestamptz, v float8, n int8);
+CREATE FUNCTION like_a.twice(float8) RETURNS float8 IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2';
+SET search_path = like_a, public;
+SELECT tick.create_rollup('like_1m', $$SELECT upper(k) AS key, tick.tumble(t, size => '1 minute') AS w, tick.first(v, t, n) AS open, sum(twice(v)) FILTER (WHERE n > 1) AS total,
+  count(*), max(v) - min(v) AS range FROM ticks WHERE v > 0 GROUP BY 1, 2$$);
+SELECT tick.create_rollup('like_day', $$SELECT k, tick.tumble(t, '1 hour', 'America/New_York', '2024-01-01 00:30') AS w, count(*) FROM ticks GROUP BY k, 2$$);
+SELECT tick.create_rollup('like_hop', $$SELECT tick.hop(t, '5 min', '1 min') AS w, count(*) FROM ticks GROUP BY 1$$);
+SELECT tick.create_rollup('like_latest', $$SELECT k, tick.last(v, t) AS v FROM ticks GROUP BY 1$$);
+INSERT INTO ticks SELECT 'k' || i % 3, '2024-03-10 00:00+00'::timestamptz + i * interval '7 minutes', i % 11 - 1, i % 4 FROM generate_series(1, 500) AS i;
+RESET search_path;
+CREATE FUNCTION twice(float8) RETURNS float8 IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 3';
+SELECT tick.create_rollup('like_15m', like_rollup => 'like_a.like_1m', size => '15 minutes');
+SELECT tick.create_rollup('like_3d', like_rollup => 'like_a.like_day', size => '3 days', retention => '1000 years');
+SELECT tick.create_rollup('like_hop_1h', like_rollup => 'like_a.like_hop', size => '1 hour');
+SELECT replace(substring(pg_get_viewdef(definition::oid) FROM '(tick\.(?:tumble|hop)[^\n]*) AS w'), 'ticks.', '') FROM tick_catalog.rollup WHERE view IN ('like_15m'::regclass, 'like_3d'::regclass, 'like_hop_1h'::regclass) ORDER BY id;
+SELECT tick.wait(NULL);
+SELECT count(*) FROM tick.rollups AS r, tick.verify(r.rollup);
+SELECT (SELECT count(*) FROM like_15m), (SELECT count(*) FROM like_3d), (SELECT count(*) FROM like_hop_1h),
+  (SELECT sum(total) FROM like_15m) = (SELECT sum(total) FROM like_a.like_1m) AS same_total, (SELECT count(DISTINCT group_id) FROM tick_catalog.rollup WHERE view IN ('like_15m'::regclass, 'like_a.like_1m'::regclass)) AS groups;
+SELECT tick.create_rollup('bad', like_rollup => 'like_a.like_latest', size => '1 hour');
+SELECT tick.create_rollup('bad', like_rollup => 'like_a.ticks', size => '1 hour');
+SELECT tick.create_rollup('bad', like_rollup => 'like_15m');
+SELECT tick.create_rollup('bad', size => '1 hour');
+SELECT tick.create_rollup('bad', 'SELECT 1', like_rollup => 'like_15m', size => '1 hour');
+SELECT tick.create_rollup('bad', like_rollup => 'like_15m', size => '25 hours');
+SELECT tick.create_rollup('bad', like_rollup => 'like_hop_1h', size => '90 seconds');
+SELECT tick.create_rollup(NULL, 'SELECT 1');
+DROP FUNCTION twice(float8);
+SET client_min_messages = warning;
+DROP TABLE like_a.ticks CASCADE;
+DROP SCHEMA like_a CASCADE;
+RESET client_min_messages;

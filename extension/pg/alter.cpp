@@ -32,10 +32,7 @@ Altered find_rollup(Oid view) {
   close_catalogs();
   act_again(caller);
   const char* name = get_rel_name(view);
-  if (found.id == 0)
-    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
-                    errmsg("\"%s\" is not a rollup", name == nullptr ? "?" : name),
-                    errhint("tick.status lists the rollups.")));
+  if (found.id == 0) refuse_no_rollup(view);
   if (!TICK_OWNS_RELATION(view, GetUserId())) aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, name);
   return found;
 }
@@ -116,10 +113,7 @@ void read_added(Definition* def, const Definition* before, const Query* standing
 const Standing* find_addable(Oid view) {
   const char* name = get_rel_name(view);
   List* found = standing_rollups("r.view = $1", view);
-  if (found == NIL)
-    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
-                    errmsg("\"%s\" is not a rollup", name == nullptr ? "?" : name),
-                    errhint("tick.status lists the rollups.")));
+  if (found == NIL) refuse_no_rollup(view);
   const auto* rollup = static_cast<const Standing*>(linitial(found));
   if (read_numbers("SELECT 1::int8 FROM tick_catalog.rollup AS r WHERE view = $1 AND (status <> 'live' OR "
                    "EXISTS (SELECT "

@@ -159,17 +159,91 @@ void enter_rollup(Definition* def, Oid view, Oid state, Oid definition) {
   act_again(caller);
 }
 
-Oid create_rollup(text* name, const char* query, Interval* retention) {
+// Gives the windows of a query another size: a Const beside the time.
+struct Resized {
+  Const* size;
+  int windows;
+};
+
+bool resize(Node* node, void* context) {
+  if (node == nullptr) return false;
+  auto* resized = static_cast<Resized*>(context);
+  if (is_window(node)) {
+    ListCell* cell;
+    foreach (cell, reinterpret_cast<FuncExpr*>(node)->args) {
+      Node* argument = static_cast<Node*>(lfirst(cell));
+      auto* named = IsA(argument, NamedArgExpr) ? reinterpret_cast<NamedArgExpr*>(argument) : nullptr;
+      if ((named == nullptr ? foreach_current_index(cell) : named->argnumber) != 1) continue;
+      if (named == nullptr)
+        lfirst(cell) = resized->size;
+      else
+        named->arg = reinterpret_cast<Expr*>(resized->size);
+    }
+    ++resized->windows;
+  }
+  return TICK_WALK(node, resize, context);
+}
+
+// The query of a rollup with windows of another size. Every name in it has its schema.
+const char* query_like(Oid view, const Interval* size) {
+  const char* name = get_rel_name(view);
+  const Actor caller = act_as_extension();
+  List* found = standing_rollups("r.view = $1", view);
+  act_again(caller);
+  if (found == NIL) refuse_no_rollup(view);
+  Relation definition = table_open(static_cast<Standing*>(linitial(found))->definition, AccessShareLock);
+  auto* query = static_cast<Query*>(copyObjectImpl(get_view_query(definition)));
+  table_close(definition, NoLock);
+  TICK_UNGROUP(query);
+  Interval* wanted = static_cast<Interval*>(palloc(sizeof(Interval)));
+  *wanted = *size;
+  Resized resized{
+      makeConst(INTERVALOID, -1, InvalidOid, sizeof(Interval), IntervalPGetDatum(wanted), false, false), 0};
+  resize(reinterpret_cast<Node*>(query->targetList), &resized);
+  if (resized.windows == 0)
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("rollup \"%s\" has no windows", name),
+                    errhint("A size can be given to a rollup with tick.tumble or tick.hop.")));
+  return pg_get_querydef(query, false);
+}
+
+// What tick.create_rollup is given; nullptr and 0 is what it is not.
+struct Wanted {
+  text* name;
+  text* query;
+  Interval* retention;
+  Oid like;
+  Interval* size;
+};
+
+void check_wanted(const Wanted& wanted) {
+  const bool like = OidIsValid(wanted.like);
+  if (wanted.name == nullptr)
+    ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("name must not be NULL"),
+                    errhint("Name the rollup.")));
+  if ((wanted.query != nullptr) == like)
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                    errmsg("a rollup is made of a query, or like another rollup"),
+                    errhint("Give either query, or like_rollup and size.")));
+  if (like != (wanted.size != nullptr))
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("like_rollup and size go together"),
+                    errhint("Write it as in like_rollup => 'candles_1m', size => '15 minutes'.")));
+}
+
+Oid create_rollup(const Wanted& wanted) {
+  check_wanted(wanted);
   auto* def = static_cast<Definition*>(palloc0(sizeof(Definition)));
-  def->text = query;
-  def->retention = retention;
+  def->retention = wanted.retention;
   def->owner = GetUserId();
   check_preloaded();
-  take_name(def, name);
+  take_name(def, wanted.name);
+  // A query of another rollup means what it meant there, whatever the caller's search_path.
+  const bool like = OidIsValid(wanted.like);
+  int level = like ? fixed_path() : 0;
+  def->text = like ? query_like(wanted.like, wanted.size) : text_to_cstring(wanted.query);
   read_query(def);
-  check_window_retention(retention, def->window != nullptr);
+  check_window_retention(def->retention, def->window != nullptr);
 
-  const int level = fixed_path();
+  if (!like) level = fixed_path();
   const char* canonical = pg_get_querydef(static_cast<Query*>(copyObjectImpl(def->query)), false);
   Actor caller = act_as_extension();
   do {
@@ -268,10 +342,10 @@ PG_FUNCTION_INFO_V1(tick_create_rollup);
 
 PGDLLEXPORT Datum tick_create_rollup(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&]() -> Datum {
-    if (PG_ARGISNULL(0) || PG_ARGISNULL(1)) PG_RETURN_NULL();
-    return ObjectIdGetDatum(tick::pg::create_rollup(PG_GETARG_TEXT_PP(0),
-                                                    text_to_cstring(PG_GETARG_TEXT_PP(1)),
-                                                    PG_ARGISNULL(2) ? nullptr : PG_GETARG_INTERVAL_P(2)));
+    return ObjectIdGetDatum(tick::pg::create_rollup(
+        {PG_ARGISNULL(0) ? nullptr : PG_GETARG_TEXT_PP(0), PG_ARGISNULL(1) ? nullptr : PG_GETARG_TEXT_PP(1),
+         PG_ARGISNULL(2) ? nullptr : PG_GETARG_INTERVAL_P(2), PG_ARGISNULL(3) ? InvalidOid : PG_GETARG_OID(3),
+         PG_ARGISNULL(4) ? nullptr : PG_GETARG_INTERVAL_P(4)}));
   });
 }
 }

@@ -106,10 +106,7 @@ void drop_rollup(Oid view) {
   const Actor caller = act_as_extension();
   List* found = read_remains("r.view = $1", view);
   act_again(caller);
-  if (found == NIL)
-    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
-                    errmsg("\"%s\" is not a rollup", name == nullptr ? "?" : name),
-                    errhint("tick.status lists the rollups.")));
+  if (found == NIL) refuse_no_rollup(view);
   if (!TICK_OWNS_RELATION(view, GetUserId())) aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, name);
   const Actor again = act_as_extension();
   remove_all(found);

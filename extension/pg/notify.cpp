@@ -99,11 +99,7 @@ Datum channel(Oid view) {
     result = MemoryContextStrdup(memory, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1));
   close_catalogs();
   act_again(caller);
-  if (result == nullptr)
-    ereport(ERROR,
-            (errcode(ERRCODE_WRONG_OBJECT_TYPE),
-             errmsg("\"%s\" is not a rollup", get_rel_name(view) == nullptr ? "?" : get_rel_name(view)),
-             errhint("tick.status lists the rollups.")));
+  if (result == nullptr) refuse_no_rollup(view);
   return CStringGetTextDatum(result);
 }
 

@@ -256,10 +256,7 @@ void resume(Oid view) {
   List* found = standing_rollups("r.view = $1", view);
   act_again(caller);
   if (found == NIL && name != nullptr && TICK_OWNS_RELATION(view, GetUserId()) && adopt_rollup(view)) return;
-  if (found == NIL)
-    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-                    errmsg("\"%s\" is not a rollup", name == nullptr ? "?" : name),
-                    errhint("tick.status lists the rollups.")));
+  if (found == NIL) refuse_no_rollup(view);
   const auto* texts = static_cast<Standing*>(linitial(found));
   if (!TICK_OWNS_RELATION(view, GetUserId())) aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, name);
   const Actor again = act_as_extension();

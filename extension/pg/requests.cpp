@@ -210,10 +210,7 @@ void refresh(Oid view, Micros lo, Micros hi) {
   const Actor caller = act_as_extension();
   const Target target = find_target(view);
   act_again(caller);
-  if (target.rollup == 0)
-    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
-                    errmsg("\"%s\" is not a rollup", name == nullptr ? "?" : name),
-                    errhint("tick.status lists the rollups.")));
+  if (target.rollup == 0) refuse_no_rollup(view);
   if (!TICK_OWNS_RELATION(view, GetUserId())) aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, name);
   if (target.failed)
     ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE), errmsg("\"%s\" is set aside", name),

@@ -119,4 +119,11 @@ const char* relation_text(Oid relation) {
   return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), get_rel_name(relation));
 }
 
+void refuse_no_rollup(Oid relation) {
+  const char* name = get_rel_name(relation);
+  ereport(ERROR,
+          (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("\"%s\" is not a rollup", name == nullptr ? "?" : name),
+           errhint("tick.status lists the rollups.")));
+}
+
 }  // namespace tick::pg

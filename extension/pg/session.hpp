@@ -53,4 +53,7 @@ Oid exact_sum_type();
 // Returns the qualified, quoted name of a relation.
 const char* relation_text(Oid relation);
 
+// The error of everything that takes a rollup and was given something else.
+[[noreturn]] void refuse_no_rollup(Oid relation);
+
 }  // namespace tick::pg

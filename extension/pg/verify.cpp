@@ -344,11 +344,7 @@ void verify(FunctionCallInfo fcinfo) {
   const Oid view = PG_GETARG_OID(0);
   const int level = fixed_path();
   const Verified* rollup = read_rollup(view);
-  if (rollup == nullptr)
-    ereport(ERROR,
-            (errcode(ERRCODE_WRONG_OBJECT_TYPE),
-             errmsg("\"%s\" is not a rollup", get_rel_name(view) == nullptr ? "?" : get_rel_name(view)),
-             errhint("tick.status lists the rollups.")));
+  if (rollup == nullptr) refuse_no_rollup(view);
   check_reader(rollup);
   Bounds bounds{!PG_ARGISNULL(1), !PG_ARGISNULL(2), 0, 0, 1e-9};
   if (bounds.has_from) bounds.from = PG_GETARG_TIMESTAMPTZ(1);
