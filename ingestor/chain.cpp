@@ -35,6 +35,7 @@ WriterOptions writer_options(const Config& config) {
   WriterOptions options;
   options.database = config.database;
   options.table = config.table;
+  options.columns = config.table_columns;
   options.exchange = config.exchange;
   options.partitions_ahead = config.partitions_ahead;
   return options;

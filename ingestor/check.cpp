@@ -93,21 +93,17 @@ void check_database(const Config& config, Findings& findings) {
     if (!table.at(0).at(0))
       return findings.mistake("database.table", "there is no table " + config.table,
                               "tick-ingest init creates it; is the name, or its schema, right?");
-    const auto rights = database->query(
-        "SELECT has_table_privilege($1::regclass, 'INSERT'), a.names FROM (SELECT "
-        "array_to_string(ARRAY(SELECT n FROM"
-        " unnest('{symbol,ts,price}'::text[]) n WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE "
-        "attrelid ="
-        " $1::regclass AND attname = n AND NOT attisdropped)), ', ') AS names) a",
-        parameters);
-    if (*rights.at(0).at(1) != "")
-      findings.mistake("database.table", "table " + config.table + " has no column " + *rights[0][1],
-                       "name a table with symbol, ts and price, or let tick-ingest init create one");
-    else if (*rights[0][0] != "t")
+    TableColumns().open(*database, config.table, config.table_columns);
+    const auto rights = database->query("SELECT has_table_privilege($1::regclass, 'INSERT')", parameters);
+    if (*rights.at(0).at(0) != "t")
       findings.mistake("database.table", *who[0][1] + " may not write table " + config.table,
                        "GRANT INSERT, SELECT ON " + config.table + " TO " + *who[0][1]);
     else
       check_duplicates(*database, config, findings);
+  } catch (const FatalError& error) {
+    findings.mistake(config.table_columns.empty() ? "database.table" : "database.columns", error.what(),
+                     "name a table with symbol, ts and price, let tick-ingest init create one, or say in "
+                     "database.columns which column of yours gets what");
   } catch (const DatabaseError& error) {
     findings.mistake("database.conninfo", error.what(), "see the message");
   }

@@ -122,6 +122,14 @@ std::string set_columns(Config& config, std::string_view text) {
   return "";
 }
 
+std::string set_table_columns(Config& config, std::string_view text) {
+  std::string mistake;
+  auto map = parse_column_map(text, mistake);
+  if (!map) return mistake;
+  config.table_columns = std::move(*map);
+  return "";
+}
+
 std::string set_zone(Config& config, std::string_view text) {
   config.zone = parse_offset(text);
   return config.zone ? "" : "must be UTC or an offset such as +02:00, not " + in_quotes(text);
@@ -263,6 +271,10 @@ constexpr Setting table[] = {
     {"database.table", "--table", "TICK_TABLE", "table that gets the ticks",
      [](Config& c, std::string_view t) { return set_text(c.table, t); },
      [](const Config& c) { return c.table; }},
+    {"database.columns", "--table-columns", "TICK_TABLE_COLUMNS",
+     "columns of a table of your own and what they get: event_time=ts,volume=qty, of exchange, symbol, ts, "
+     "ts_ms, ts_s, price, qty, trade_id, is_buyer_maker, received_at (default: by their names)",
+     set_table_columns, [](const Config& c) { return show_column_map(c.table_columns); }},
     {"database.partitions_ahead", "--partitions-ahead", "TICK_PARTITIONS_AHEAD",
      "day partitions made ahead of the newest day",
      [](Config& c, std::string_view t) { return set_count(c.partitions_ahead, t, 0, 366); },

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "calendar.hpp"
+#include "columns.hpp"
 #include "feed.hpp"
 
 namespace tick::ingest {
@@ -54,6 +55,7 @@ struct Config {
 
   std::string database;
   std::string table = "trades";
+  ColumnMap table_columns;  // empty: by their names
   std::size_t batch_rows = 10'000;
   std::chrono::microseconds batch_age = std::chrono::milliseconds(10);
   std::size_t ring = 1'000'000;

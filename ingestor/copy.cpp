@@ -4,9 +4,7 @@
 #include <libpq-fe.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <cstring>
 #include <random>
 #include <thread>
 
@@ -17,83 +15,9 @@ namespace tick::ingest {
 
 namespace {
 
-constexpr std::int64_t postgres_epoch_us = 946'684'800'000'000;
 constexpr auto start_patience = std::chrono::seconds(60);
 constexpr auto lock_patience = std::chrono::seconds(30);
 constexpr std::uint64_t refused_limit = 100;
-
-// pg_type.oid of what binary COPY is encoded for.
-constexpr unsigned type_bool = 16, type_int8 = 20, type_text = 25, type_float8 = 701, type_bpchar = 1042,
-                   type_varchar = 1043, type_timestamp = 1114, type_timestamptz = 1184;
-
-enum What { exchange, symbol, ts, price, qty, trade_id, is_buyer_maker, received_at };
-struct Known {
-  const char* name;
-  bool required;
-  std::vector<unsigned> types;
-};
-const std::vector<Known>& known_columns() {
-  static const std::vector<Known> columns = {
-      {"exchange", false, {type_text, type_varchar, type_bpchar}},
-      {"symbol", true, {type_text, type_varchar, type_bpchar}},
-      {"ts", true, {type_timestamptz, type_timestamp}},
-      {"price", true, {type_float8}},
-      {"qty", false, {type_float8}},
-      {"trade_id", false, {type_int8}},
-      {"is_buyer_maker", false, {type_bool}},
-      {"received_at", false, {type_timestamptz, type_timestamp}},
-  };
-  return columns;
-}
-
-BatchColumn::Kind batch_kind(What what) {
-  switch (what) {
-    case ts:
-    case received_at:
-      return BatchColumn::Kind::time;
-    case price:
-    case qty:
-      return BatchColumn::Kind::number;
-    case trade_id:
-      return BatchColumn::Kind::whole;
-    case is_buyer_maker:
-      return BatchColumn::Kind::boolean;
-    default:
-      return BatchColumn::Kind::words;
-  }
-}
-
-void put16(std::string& out, std::uint16_t value) {
-  const char bytes[2] = {static_cast<char>(value >> 8), static_cast<char>(value)};
-  out.append(bytes, 2);
-}
-
-void put32(std::string& out, std::uint32_t value) {
-  value = __builtin_bswap32(value);
-  char bytes[4];
-  std::memcpy(bytes, &value, 4);
-  out.append(bytes, 4);
-}
-
-void put64(std::string& out, std::uint64_t value) {
-  value = __builtin_bswap64(value);
-  char bytes[12] = {0, 0, 0, 8};
-  std::memcpy(bytes + 4, &value, 8);
-  out.append(bytes, 12);
-}
-
-void put_text(std::string& out, std::string_view text) {
-  put32(out, static_cast<std::uint32_t>(text.size()));
-  out += text;
-}
-
-void put_null(std::string& out) {
-  put32(out, 0xffffffffu);
-}
-
-void put_time(std::string& out, Timestamp time) {
-  put64(out, static_cast<std::uint64_t>(time.time_since_epoch().count() - postgres_epoch_us));
-}
 
 std::string random_session() {
   std::random_device device;
@@ -175,38 +99,9 @@ void Writer::take_lock() {
 }
 
 void Writer::read_table() {
-  const std::string parameters[] = {options_.table};
-  const auto found = database_->query("SELECT to_regclass($1)::oid", parameters);
-  if (!found.at(0).at(0))
-    throw FatalError("table " + options_.table + " does not exist; `tick-ingest init` creates it");
-  const auto rows = database_->query(
-      "SELECT a.attname, a.atttypid, format_type(a.atttypid, a.atttypmod), c.relnamespace::regnamespace::text"
-      " || '.' || quote_ident(c.relname), c.oid::regclass"
-      " FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid"
-      " WHERE c.oid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''",
-      parameters);
-  columns_.clear();
-  std::string list;
-  for (std::size_t what = 0; what < known_columns().size(); ++what) {
-    const auto& known = known_columns()[what];
-    const auto row =
-        std::find_if(rows.begin(), rows.end(), [&](const Row& r) { return *r[0] == known.name; });
-    if (row == rows.end()) {
-      if (known.required) throw FatalError("table " + options_.table + " has no column " + known.name);
-      continue;
-    }
-    const auto type = static_cast<unsigned>(std::stoul(*(*row)[1]));
-    if (std::find(known.types.begin(), known.types.end(), type) == known.types.end())
-      throw FatalError("column " + std::string(known.name) + " of table " + options_.table + " has type " +
-                       *(*row)[2] + ", which tick-ingest cannot write");
-    columns_.push_back({known.name, type, static_cast<int>(what)});
-    list += (list.empty() ? "" : ", ") + std::string(known.name);
-  }
-  table_name_ = *rows.at(0).at(3);
-  std::vector<BatchWriter::Column> columns;
-  for (const auto& column : columns_)
-    columns.push_back({column.name, batch_kind(static_cast<What>(column.what))});
-  columns_writer_.emplace(std::move(columns));
+  columns_.open(*database_, options_.table, options_.columns);
+  table_name_ = columns_.table();
+  const std::string& list = columns_.list();
   copy_sql_ = "COPY " + table_name_ + " (" + list + ") FROM STDIN (FORMAT binary)";
   if (options_.by_index) {
     database_->run("CREATE TEMP TABLE tick_stage ON COMMIT DELETE ROWS AS SELECT " + list + " FROM " +
@@ -215,7 +110,7 @@ void Writer::read_table() {
                 table_name_ + " (" + list + ") SELECT " + list +
                 " FROM pg_temp.tick_stage ON CONFLICT DO NOTHING";
   }
-  partitions_.open(*database_, table_name_);
+  partitions_.open(*database_, table_name_, columns_.time());
 }
 
 void Writer::read_position() {
@@ -485,7 +380,7 @@ std::optional<Writer::Attempt> Writer::attempt_fast(std::span<const Tick> ticks,
     }
     prepared_ = true;
   }
-  encode_columns(ticks);
+  columns_.batch(ticks, options_.exchange, buffer_);
   const std::string position = to_json(next);
   const char* const values[] = {options_.feed.c_str(), options_.connection.c_str(), position.c_str(),
                                 table_name_.c_str(), buffer_.data()};
@@ -520,7 +415,7 @@ std::optional<Writer::Attempt> Writer::attempt_fast(std::span<const Tick> ticks,
 }
 
 Writer::Attempt Writer::attempt_copy(std::span<const Tick> ticks, const Position& next) {
-  encode(ticks);
+  columns_.copy(ticks, options_.exchange, buffer_);
   // One message from BEGIN to COMMIT: the whole batch costs two round trips.
   const std::string sql = "BEGIN; SELECT tick.feed(" + database_->literal(options_.feed) + ", " +
                           database_->literal(options_.connection) + ", " + database_->literal(to_json(next)) +
@@ -588,98 +483,6 @@ void Writer::report_refused(const Tick& tick, const std::string& message) {
     log::error("row refused by the database: " + message + " [" + std::string(tick.symbol.view()) + " id " +
                std::to_string(tick.id) + " ts " + format_time(tick.ts) + " price " +
                std::to_string(tick.price) + "]");
-}
-
-// ---- columns for tick.ingest, binary COPY
-
-void Writer::encode_columns(std::span<const Tick> ticks) {
-  BatchWriter& out = *columns_writer_;
-  const auto micros = [](Timestamp time) { return time.time_since_epoch().count() - postgres_epoch_us; };
-  for (std::size_t i = 0; i < columns_.size(); ++i) {
-    for (const auto& tick : ticks) {
-      switch (static_cast<What>(columns_[i].what)) {
-        case exchange:
-          out.text(i,
-                   tick.exchange.view().empty() ? std::string_view(options_.exchange) : tick.exchange.view());
-          break;
-        case symbol:
-          out.text(i, tick.symbol.view());
-          break;
-        case ts:
-          out.whole(i, micros(tick.ts));
-          break;
-        case price:
-          out.number(i, tick.price);
-          break;
-        case qty:
-          tick.has_qty ? out.number(i, tick.qty) : out.null(i);
-          break;
-        case trade_id:
-          tick.has_id ? out.whole(i, tick.id) : out.null(i);
-          break;
-        case is_buyer_maker:
-          tick.maker == Maker::unknown ? out.null(i) : out.boolean(i, tick.maker == Maker::buyer);
-          break;
-        case received_at:
-          tick.received == Timestamp{} ? out.null(i) : out.whole(i, micros(tick.received));
-          break;
-      }
-    }
-  }
-  buffer_ = out.finish();
-}
-
-void Writer::encode(std::span<const Tick> ticks) {
-  buffer_.assign("PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0\0", 19);
-  for (const auto& tick : ticks) {
-    put16(buffer_, static_cast<std::uint16_t>(columns_.size()));
-    for (const auto& column : columns_) encode_field(tick, column);
-  }
-  put16(buffer_, 0xffff);
-}
-
-void Writer::encode_field(const Tick& tick, const Column& column) {
-  switch (static_cast<What>(column.what)) {
-    case exchange:
-      put_text(buffer_,
-               tick.exchange.view().empty() ? std::string_view(options_.exchange) : tick.exchange.view());
-      break;
-    case symbol:
-      put_text(buffer_, tick.symbol.view());
-      break;
-    case ts:
-      put_time(buffer_, tick.ts);
-      break;
-    case price:
-      put64(buffer_, std::bit_cast<std::uint64_t>(tick.price));
-      break;
-    case qty:
-      if (tick.has_qty)
-        put64(buffer_, std::bit_cast<std::uint64_t>(tick.qty));
-      else
-        put_null(buffer_);
-      break;
-    case trade_id:
-      if (tick.has_id)
-        put64(buffer_, static_cast<std::uint64_t>(tick.id));
-      else
-        put_null(buffer_);
-      break;
-    case is_buyer_maker:
-      if (tick.maker == Maker::unknown) {
-        put_null(buffer_);
-      } else {
-        put32(buffer_, 1);
-        buffer_ += tick.maker == Maker::buyer ? '\1' : '\0';
-      }
-      break;
-    case received_at:
-      if (tick.received == Timestamp{})
-        put_null(buffer_);
-      else
-        put_time(buffer_, tick.received);
-      break;
-  }
 }
 
 }  // namespace tick::ingest

@@ -16,7 +16,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "core/batch.hpp"
+#include "columns.hpp"
 #include "database.hpp"
 #include "feed.hpp"
 #include "partitions.hpp"
@@ -29,19 +29,13 @@ namespace tick::ingest {
 
 enum class Outcome { committed, not_committed, in_doubt };
 
-// Something only a human can cure (no such table, unsupported column type, another writer holds the
-// position).
-class FatalError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-
 // The caller gave up waiting for the database.
 class Abandoned : public std::exception {};
 
 struct WriterOptions {
   std::string database;
   std::string table;
+  ColumnMap columns;  // of the table; empty: by their names
   std::string feed;
   std::string connection;
   std::string exchange;
@@ -73,11 +67,6 @@ class Writer {
     bool row_refused = false;
     std::size_t rows = 0;  // written, when committed: the table's own dedup may leave some out
   };
-  struct Column {
-    std::string name;
-    unsigned type = 0;
-    int what = 0;
-  };
 
   void connect();
   void take_lock();
@@ -89,9 +78,6 @@ class Writer {
   Attempt attempt(std::span<const Tick> ticks, const Position& next);
   Attempt attempt_copy(std::span<const Tick> ticks, const Position& next);
   std::optional<Attempt> attempt_fast(std::span<const Tick> ticks, const Position& next);
-  void encode(std::span<const Tick> ticks);
-  void encode_field(const Tick& tick, const Column& column);
-  void encode_columns(std::span<const Tick> ticks);
   void note_error(Attempt& attempt, const pg_result* result) const;
   void conclude(Attempt& attempt, bool committed, bool handed_over);
   Position next_position(std::span<const Tick> ticks) const;
@@ -105,11 +91,10 @@ class Writer {
   const std::atomic<bool>& abandon_;
   std::unique_ptr<Database> database_;
   DayPartitions partitions_;
-  std::vector<Column> columns_;
+  TableColumns columns_;
   std::string copy_sql_;
   bool fast_ = true;       // tick.ingest takes this table's rows, as far as is known
   bool prepared_ = false;  // on this connection
-  std::optional<BatchWriter> columns_writer_;
   std::string table_name_;
   std::string session_;
   std::uint64_t batch_ = 0;   // last committed batch of this session

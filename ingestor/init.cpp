@@ -109,6 +109,12 @@ int run_init(const InitOptions& options) {
     step(database, "extension pg_tick", !extension.empty() || !schema.empty(),
          "CREATE EXTENSION IF NOT EXISTS pg_tick");
 
+    if (!options.columns.empty()) {
+      TableColumns columns;
+      columns.open(database, options.table, options.columns);
+      log::info("table " + columns.table() + " takes ticks; its rollups are its owner's to make");
+      return exit_ok;
+    }
     const bool table_there = exists(database, options.table);
     step(database, "table " + options.table, table_there,
          "BEGIN; CREATE TABLE " + options.table + std::string(table_columns) + "; CREATE TABLE " +
@@ -125,7 +131,7 @@ int run_init(const InitOptions& options) {
            once_index(options.table));
     }
     DayPartitions partitions;
-    partitions.open(database, options.table);
+    partitions.open(database, options.table, "ts");
     const std::int64_t today =
         day_of(std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now()));
     for (std::size_t day = 0; day <= options.days_ahead; ++day)
@@ -136,6 +142,9 @@ int run_init(const InitOptions& options) {
         step(database, std::string("rollup ") + rollup.name, exists(database, rollup.name),
              create_rollup(rollup, options.table));
     return exit_ok;
+  } catch (const FatalError& error) {
+    log::error(std::string("init: ") + error.what());
+    return exit_failed;
   } catch (const DatabaseError& error) {
     log::error(std::string("init: ") + error.what());
     return exit_failed;

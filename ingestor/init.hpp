@@ -4,11 +4,14 @@
 
 #include <string>
 
+#include "columns.hpp"
+
 namespace tick::ingest {
 
 struct InitOptions {
   std::string database;
   std::string table = "trades";
+  ColumnMap columns;  // of a table of the user's own: it is checked, and nothing is made in it
   std::size_t days_ahead = 3;
   bool rollups = true;
   bool sequence = true;  // ids of the feed are one (Venue::sequence); otherwise the table gets a unique index

@@ -351,8 +351,8 @@ int main(int argc, char** argv) {
   if (*init) {
     const auto config = init_flags.read();
     if (!config) return exit_usage;
-    const InitOptions options{config->database, config->table, config->partitions_ahead, !no_rollups,
-                              find_venue(config->feed)->sequence};
+    const InitOptions options{config->database,         config->table, config->table_columns,
+                              config->partitions_ahead, !no_rollups,   find_venue(config->feed)->sequence};
     if (print_only) {
       std::fputs(init_script(options).c_str(), stdout);
       return exit_ok;

@@ -10,11 +10,10 @@ namespace {
 constexpr std::size_t most_days = 1000;  // a file of one row per day for decades must not make 10,000 tables
 }
 
-void DayPartitions::open(Database& database, const std::string& table) {
-  const std::string parameters[] = {table};
+void DayPartitions::open(Database& database, const std::string& table, const std::string& time) {
+  const std::string parameters[] = {table, time};
   const auto rows = database.query(
-      "SELECT c.oid, n.nspname, c.relname, coalesce(p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = "
-      "'ts'"
+      "SELECT c.oid, n.nspname, c.relname, coalesce(p.partstrat = 'r' AND p.partnatts = 1 AND a.attname = $2"
       " AND a.atttypid IN (1184, 1114), false)"
       " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
       " LEFT JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = c.oid"

@@ -13,8 +13,9 @@ namespace tick::ingest {
 
 class DayPartitions {
  public:
-  // The table is a (quoted) regclass text. Does nothing for tables not partitioned by a range of `ts` alone.
-  void open(Database& database, const std::string& table);
+  // The table is a (quoted) regclass text. Does nothing for tables not partitioned by a range of `time`
+  // alone, the column that gets the ticks' time.
+  void open(Database& database, const std::string& table, const std::string& time);
   void ensure(Database& database, std::int64_t day);
   // Look again at every day, also at those whose partition could not be made.
   void forget() { known_.clear(); }
