@@ -31,7 +31,7 @@ rollup_in($_) for qw(one two);
 is($node->safe_psql('postgres', $workers), '2', 'one worker per database with rollups');
 
 # Databases are dropped and copied although a worker is connected.
-$node->safe_psql('postgres', 'CREATE DATABASE copy TEMPLATE one');
+copy_database($node, 'one', 'copy');
 wait_for($node, q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'pg_tick worker' AND datname = 'one'});
 $node->safe_psql('one', "INSERT INTO trades VALUES ('A', now(), 1, 1, 2)");
 is($node->safe_psql('one', "SELECT tick.wait('n'); SELECT n FROM n"), "t\n2", 'the template goes on');

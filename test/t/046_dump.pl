@@ -262,7 +262,7 @@ is($bare->safe_psql('owned', q{SELECT count(*) FROM tick_catalog.rollup r JOIN p
 
 # ---- the files copied: a clone keeps its frontier
 
-$other->safe_psql('postgres', 'CREATE DATABASE clone TEMPLATE again');
+copy_database($other, 'again', 'clone');
 goes_on($other, 'clone', 'a clone');
 goes_on($other, 'again', 'what was cloned');
 

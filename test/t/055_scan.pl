@@ -151,7 +151,7 @@ $node->safe_psql('postgres', "SELECT tick.drop_rollup('slow')");
 wait_for($node, "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('pg_tick scan', 'pg_tick worker')");
 pass('a rollup dropped in the middle: scan and worker end');
 in_the_middle('');
-$node->safe_psql('template1', 'CREATE DATABASE copy TEMPLATE postgres');
+copy_database($node, 'postgres', 'copy');
 pass('so does a copy of the database');
 $node->safe_psql('postgres', q{SELECT tick.drop_rollup('slow')});
 

@@ -74,7 +74,7 @@ sub wait_for {
 }
 
 # ---- other processes: tick-ingest and what else a test starts. Killed at the end, by pid.
-push @EXPORT, qw(launch finish any_ended stop_all fake_port shared_data until_true);
+push @EXPORT, qw(launch finish any_ended stop_all fake_port shared_data until_true copy_database);
 my %started;
 
 # Skips the whole file when tick-ingest, or one of these files of ../shared/data, is not there. Returns their paths.
@@ -150,6 +150,18 @@ sub until_true {
     die "not within $seconds s: $what" if Time::HiRes::time() > $until;
     select undef, undef, undef, 0.02;
   }
+}
+
+# PostgreSQL itself waits 5 s for those who leave a template, which a busy machine may need for a worker's exit; one that
+# does not leave at all fails this.
+sub copy_database {
+  my ($node, $template, $name) = @_;
+  my $in = $template eq 'postgres' ? 'template1' : 'postgres';
+  until_true(30, "a copy of database $template", sub {
+    my ($rc, $out, $err) = $node->psql($in, "CREATE DATABASE $name TEMPLATE $template");
+    die $err if $rc && $err !~ /is being accessed by other users/;
+    return !$rc;
+  });
 }
 
 sub stop_all {
