@@ -15,6 +15,7 @@ sub plant {
   $node->safe_psql('postgres', "ALTER SYSTEM SET tick.debug_bug = '$bug'");
   $node->reload;
   # Every process has read it once a turn has ended after the reload; new sessions have it anyway.
+  wait_for($node, "SELECT current_setting('tick.debug_bug') = '$bug'");
   my $pid = worker_pid($node);
   $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 10000)") if $pid;
 }
@@ -64,12 +65,12 @@ my %scenarios = (
   queue_lock_released => sub {
     my ($planted) = @_;
     my $writer = $node->background_psql('postgres');
-    my $table = $writer->query_safe("BEGIN; INSERT INTO trades VALUES $row; SET CONSTRAINTS ALL IMMEDIATE;
+    my $table = $writer->query_safe("BEGIN; INSERT INTO trades VALUES $row;
       SELECT oid FROM pg_class WHERE relname ~ '^queue_\\d\$' AND pg_stat_get_xact_tuples_inserted(oid) > 0");
     my $file = "SELECT pg_relation_filenode($table)";
     my $before = $node->safe_psql('postgres', $file);
     # Others go on until the ring has turned: with the bug the table that holds the uncommitted delta is truncated.
-    for my $round (1 .. $planted ? 1000 : 60) {
+    for my $round (1 .. ($planted ? 1000 : 60)) {
       $node->safe_psql('postgres', "INSERT INTO trades SELECT * FROM random_trades(300, $round / 1000.0)");
       last if $node->safe_psql('postgres', $file) ne $before;
     }
