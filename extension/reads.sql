@@ -46,7 +46,7 @@ DECLARE
   key text;         -- the keys of a row as a row
   first_key text;
   plain bool;       -- the keys can be compared by name
-  before text;      -- the last row of each key before "from"
+  before text;      -- the last row of each key before "from"; whole rows are (v.*)::type, as v may be a column
   ts text;
   starts timestamptz[];
   ends timestamptz[];
@@ -109,23 +109,23 @@ BEGIN
     FROM unnest(rollup.keys) WITH ORDINALITY AS k (attnum, at)
     JOIN pg_attribute a ON a.attrelid = rollup.name AND a.attnum = k.attnum JOIN pg_type y ON y.oid = a.atttypid;
   before := CASE
-    WHEN sorted IS NULL THEN format('(SELECT v AS r FROM %s AS v WHERE v.%s < $3 ORDER BY v.%s DESC LIMIT 1)', rollup.name, ts, ts)
+    WHEN sorted IS NULL THEN format('(SELECT (v.*)::%1$s AS r FROM %1$s AS v WHERE v.%2$s < $3 ORDER BY v.%2$s DESC LIMIT 1)', rollup.name, ts)
     -- From key to key through the index, and from each to its last window. Keys with a NULL are not found so: those that
     -- have a window near are looked for by themselves.
     WHEN plain THEN format('(WITH RECURSIVE k AS ('
-      '(SELECT v AS r FROM %1$s AS v WHERE ROW(%2$s) IS NOT NULL ORDER BY %2$s LIMIT 1) UNION ALL '
-      'SELECT (SELECT v FROM %1$s AS v WHERE ROW(%2$s) > ROW(%3$s) ORDER BY %2$s LIMIT 1) FROM k WHERE (k.r).%4$s IS NOT NULL) '
-      'SELECT l.r FROM k CROSS JOIN LATERAL (SELECT v AS r FROM %1$s AS v WHERE ROW(%2$s) = ROW(%3$s) AND v.%5$s < $3 '
+      '(SELECT (v.*)::%1$s AS r FROM %1$s AS v WHERE ROW(%2$s) IS NOT NULL ORDER BY %2$s LIMIT 1) UNION ALL '
+      'SELECT (SELECT (v.*)::%1$s FROM %1$s AS v WHERE ROW(%2$s) > ROW(%3$s) ORDER BY %2$s LIMIT 1) FROM k WHERE (k.r).%4$s IS NOT NULL) '
+      'SELECT l.r FROM k CROSS JOIN LATERAL (SELECT (v.*)::%1$s AS r FROM %1$s AS v WHERE ROW(%2$s) = ROW(%3$s) AND v.%5$s < $3 '
       'ORDER BY %6$s, v.%5$s DESC LIMIT 1) AS l WHERE (k.r).%4$s IS NOT NULL) UNION ALL '
-      '(SELECT DISTINCT ON (%2$s) v FROM %1$s AS v WHERE NOT ROW(%2$s) IS NOT NULL AND v.%5$s < $3 AND '
+      '(SELECT DISTINCT ON (%2$s) (v.*)::%1$s FROM %1$s AS v WHERE NOT ROW(%2$s) IS NOT NULL AND v.%5$s < $3 AND '
       '(SELECT bool_or(NOT ROW(%3$s) IS NOT NULL) FROM near AS k) ORDER BY %2$s, v.%5$s DESC)',
       rollup.name, sorted, key, first_key, ts, replace(sorted, ',', ' DESC,') || ' DESC')
-    ELSE format('(SELECT DISTINCT ON (%2$s) v AS r FROM %1$s AS v WHERE v.%3$s < $3 ORDER BY %2$s, v.%3$s DESC)', rollup.name, sorted, ts)
+    ELSE format('(SELECT DISTINCT ON (%2$s) (v.*)::%1$s AS r FROM %1$s AS v WHERE v.%3$s < $3 ORDER BY %2$s, v.%3$s DESC)', rollup.name, sorted, ts)
     END;
   before := replace(before, '$3', CASE WHEN rollup.ts_type = 'timestamp'::regtype THEN '$3 AT TIME ZONE ''UTC''' ELSE '$3' END);
 
   RETURN QUERY EXECUTE format(
-    'WITH near AS MATERIALIZED (SELECT v AS r FROM %1$s AS v WHERE v.%2$s >= %7$s AND v.%2$s < %8$s), '
+    'WITH near AS MATERIALIZED (SELECT (v.*)::%1$s AS r FROM %1$s AS v WHERE v.%2$s >= %7$s AND v.%2$s < %8$s), '
     'placed AS (SELECT q.r, width_bucket((q.r).%2$s%6$s, $1) AS i, lead(q.r) OVER w AS n, row_number() OVER w AS at '
     'FROM (SELECT r FROM near UNION ALL %3$s) AS q WINDOW w AS (%4$s ORDER BY (q.r).%2$s)), '
     'spans AS (SELECT p.*, CASE WHEN p.at = 1 THEN 1 ELSE greatest(p.i, 1) END AS lo, '
@@ -163,7 +163,7 @@ DECLARE
   named text;    -- its keys by their names in the view
 BEGIN
   IF since IS NULL THEN
-    RETURN QUERY EXECUTE format('SELECT l.token, ''upsert''::text, v FROM tick_catalog.changes_after($1, NULL) AS l CROSS JOIN %s AS v',
+    RETURN QUERY EXECUTE format('SELECT l.token, ''upsert''::text, (v.*)::%1$s FROM tick_catalog.changes_after($1, NULL) AS l CROSS JOIN %1$s AS v',
       rollup.name) USING rollup.name::oid;
     RETURN;
   END IF;
@@ -175,9 +175,9 @@ BEGIN
     FROM pg_attribute a JOIN pg_attribute d ON d.attrelid = rollup.definition AND d.attnum = a.attnum
     WHERE a.attrelid = rollup.name AND a.attnum = ANY (rollup.keys);
   -- Each stretch of windows is read through the index, so that a late row of long ago costs no history.
-  near := CASE WHEN ts IS NULL THEN format('SELECT v FROM %s AS v WHERE EXISTS (SELECT FROM log)', rollup.name) ELSE
+  near := CASE WHEN ts IS NULL THEN format('SELECT (v.*)::%1$s AS v FROM %1$s AS v WHERE EXISTS (SELECT FROM log)', rollup.name) ELSE
     format('SELECT v FROM (SELECT unnest(range_agg(tstzrange(l.lo, l.hi, CASE l.kind WHEN ''f'' THEN ''[]'' ELSE ''[)'' END))) AS r '
-           'FROM log AS l WHERE l.kind <> ''g'') AS w CROSS JOIN LATERAL (SELECT v FROM %1$s AS v WHERE v.%2$s >= lower(w.r)%3$s '
+           'FROM log AS l WHERE l.kind <> ''g'') AS w CROSS JOIN LATERAL (SELECT (v.*)::%1$s FROM %1$s AS v WHERE v.%2$s >= lower(w.r)%3$s '
            'AND v.%2$s <= upper(w.r)%3$s AND v.%2$s%3$s <@ w.r) AS x (v)', rollup.name, ts, utc) END;
   RETURN QUERY EXECUTE format(
     'WITH log AS MATERIALIZED (SELECT * FROM tick_catalog.changes_after($1, $2)), near AS (%1$s), '
