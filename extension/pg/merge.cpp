@@ -388,18 +388,21 @@ void Merger::merge_deltas(Turn& turn) {
     current_ = rollup.id;
     Fold fold(rollup.program);
     std::map<Refusal, std::unique_ptr<Fold>> refused;
-    std::set<Micros> lost;
+    std::set<Micros> lost, fallen;
     for (const auto& [program, delta] : turn.folds) {
       const auto items = rollup.items.find(program);
       if (!delta || items == rollup.items.end()) continue;
       std::set<Refusal> found;
-      merge_into_windows(fold, rollup, *delta, items->second,
-                         [&](const Fold& from, size_t slot, auto window) {
-                           const Verdict verdict = judge(rollup, from, slot, window);
-                           if (verdict.corrects_frozen) lost.insert(*verdict.window);
-                           if (verdict.refusal) found.insert(*verdict.refusal);
-                           return verdict.refusal ? std::optional<Micros>() : verdict.window;
-                         });
+      merge_into_windows(
+          fold, rollup, *delta, items->second, [&](const Fold& from, size_t slot, auto window) {
+            // Rows that are not subtracted here will be missed by the recompute.
+            if (rollup.filling > 0 && window && from.removed(slot) > 0 && rollup.is_fresh(*window))
+              fallen.insert(*window);
+            const Verdict verdict = judge(rollup, from, slot, window);
+            if (verdict.corrects_frozen) lost.insert(*verdict.window);
+            if (verdict.refusal) found.insert(*verdict.refusal);
+            return verdict.refusal ? std::optional<Micros>() : verdict.window;
+          });
       for (const Refusal refusal : found) {
         auto& listed = refused[refusal];
         if (!listed) listed = std::make_unique<Fold>(rollup.program);
@@ -420,6 +423,7 @@ void Merger::merge_deltas(Turn& turn) {
     lost.merge(merge_state(rollup, fold, time(turn, rollup.source), turn.cut == 0 && !scanned));
     note_gone(rollup);
     mark_dirty(rollup, lost);
+    mark_dirty(rollup, fallen, true);
     for (const auto& [refusal, listed] : refused) list_late(rollup, *listed, refusal, turn.started);
     current_ = 0;
   }

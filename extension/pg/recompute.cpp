@@ -54,8 +54,9 @@ void execute(const std::string& sql) {
 void insert_pending(int rollup, const Range& range) {
   pending_statement(
       "INSERT INTO tick_catalog.pending AS p (rollup, lo, hi, fresh, scan, replace, missed) "
-      "VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (rollup, lo, hi, fresh) DO UPDATE SET missed = true "
-      "WHERE excluded.missed",
+      "VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (rollup, lo, hi, fresh) DO UPDATE SET missed = "
+      "p.missed OR excluded.missed, replace = p.replace OR excluded.replace WHERE excluded.missed OR "
+      "excluded.replace",
       rollup, range);
 }
 
@@ -137,16 +138,16 @@ void Merger::lock_out(Oid source) {
 }
 
 // An extremum may have left these windows: they are recomputed from the source, in a later turn, or listed as
-// stale if it no longer covers them.
-void Merger::mark_dirty(Rollup& rollup, const std::set<Micros>& windows) {
+// stale if it no longer covers them. With `replace` their counts may fall.
+void Merger::mark_dirty(Rollup& rollup, const std::set<Micros>& windows, bool replace) {
   const Micros covered = rollup.first_covered();
   if (!windows.empty() && *windows.begin() < covered)
     list_stale(rollup, *windows.begin(), std::min(covered, *windows.rbegin() + 1));
   std::vector<Range> ranges;
   for (Micros window : windows) {
     if (window < covered) continue;
-    const Range range = rollup.windowed ? Range{window, next_window(window, rollup.size), false}
-                                        : Range{minus_infinity, plus_infinity, false};
+    const Micros end = rollup.windowed ? next_window(window, rollup.size) : plus_infinity;
+    const Range range{rollup.windowed ? window : minus_infinity, end, false, 0, replace};
     if (!ranges.empty() && ranges.back().hi == range.lo)
       ranges.back().hi = range.hi;
     else
@@ -154,7 +155,8 @@ void Merger::mark_dirty(Rollup& rollup, const std::set<Micros>& windows) {
   }
   if (ranges.empty()) return;
   std::map<Micros, Micros> known;  // lo -> greatest hi
-  for (const Range& range : rollup.dirty) known[range.lo] = std::max(known[range.lo], range.hi);
+  for (const Range& range : rollup.dirty)
+    if (range.replace || !replace) known[range.lo] = std::max(known[range.lo], range.hi);
   for (const Range& range : ranges) {
     const auto after = known.upper_bound(range.lo);
     if (after != known.begin() && std::prev(after)->second >= range.hi) continue;
@@ -485,7 +487,9 @@ void Merger::recompute(Turn& turn) {
         rollup, fold, windows,
         [&](Micros window) {
           if (window < covered) return Replace::keep;
-          return (fresh && rollup.filling == 0) || turn.may_fall(window) ? Replace::all : Replace::guard;
+          return (fresh && rollup.filling == 0) || turn.may_fall(window) || (fresh && rollup.may_fall(window))
+                     ? Replace::all
+                     : Replace::guard;
         },
         time(turn, rollup.source));
     // The scan has seen what was listed of them; what it could not take in is listed anew.
@@ -504,7 +508,7 @@ void Merger::recompute(Turn& turn) {
   }
   if (fresh)  // these need no second look
     for (const Range& range : std::vector<Range>(rollup.dirty))
-      if (range.missed && range.lo >= std::max(turn.lo, covered) && range.hi <= turn.hi)
+      if ((range.missed || range.replace) && range.lo >= std::max(turn.lo, covered) && range.hi <= turn.hi)
         shorten_pending(rollup, range, range.lo);
   // What lies below is left to a later turn, or, where the source does not reach, for good.
   const Micros rest = turn.lo > target ? turn.lo : turn.ranges.front().lo;

@@ -2,6 +2,7 @@
 // the columns of its state table. The worker and tick_catalog.unmerged() share it.
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <optional>
@@ -24,6 +25,13 @@ struct Range {
   bool replace = false;
   bool missed = false;
 };
+
+// True if one of the ranges says so of a window.
+inline bool any_replaces(const std::vector<Range>& ranges, Micros window) {
+  return std::any_of(ranges.begin(), ranges.end(), [&](const Range& range) {
+    return range.replace && window >= range.lo && window < range.hi;
+  });
+}
 
 struct Rollup {
   int id = 0;
@@ -60,6 +68,8 @@ struct Rollup {
     return item >= known_from.size() || window >= known_from[item];
   }
   bool is_kept(Micros window) const { return window >= kept_from; }
+  // True for windows of which the engine knows, or somebody has said, that rows have left.
+  bool may_fall(Micros window) const { return any_replaces(dirty, window); }
   // The first window that the source covers completely; plus_infinity if a rollup without window is not.
   Micros first_covered() const;
 };

@@ -39,11 +39,7 @@ struct Merger::Turn {
   TurnResult result;
 
   // True for windows that somebody has asked to have replaced, whatever the source holds.
-  bool may_fall(Micros window) const {
-    return std::any_of(done.begin(), done.end(), [&](const Range& range) {
-      return range.replace && window >= range.lo && window < range.hi;
-    });
-  }
+  bool may_fall(Micros window) const { return any_replaces(done, window); }
   // True for windows that this turn replaces by what the source holds.
   bool recomputes(Micros window) const {
     const auto after = std::upper_bound(ranges.begin(), ranges.end(), window,

@@ -1,4 +1,5 @@
-# What reviews have found: names of columns that are those of the engine's own SQL.
+# What reviews have found: names of columns that are those of the engine's own SQL; rows that leave while columns that were
+# added are being filled.
 use strict;
 use warnings;
 use FindBin;
@@ -29,5 +30,21 @@ for ('short', 'shorter', 'alone') {
   sql(q{DELETE FROM letters WHERE c = 'b'; SELECT tick.wait(NULL)});
 }
 exact($node, 'letters');
+
+# ---- rows that leave while columns are being added
+
+sql(q{CREATE TABLE moves (k text, ts timestamptz, v float8, id int);
+  INSERT INTO moves SELECT 'S' || i % 3, '2024-03-01 00:00+00'::timestamptz + i * interval '1 min', i % 7, i FROM generate_series(0, 999) i;
+  SELECT tick.create_rollup('hours', 'SELECT k, tick.tumble(ts, ''1 hour'') AS w, max(v) AS m, count(*) AS c FROM moves GROUP BY 1, 2');
+  SELECT tick.create_rollup('sliding', 'SELECT k, tick.hop(ts, ''1 hour'', ''15 min'') AS w, count(*) AS c FROM moves GROUP BY 1, 2');
+  SELECT tick.create_rollup('ever', 'SELECT k, count(*) AS c FROM moves GROUP BY 1');
+  SELECT tick.wait(NULL)});
+# In one transaction: the worker sees both at once.
+sql(q{BEGIN; SELECT tick.alter_rollup(r, add => 'sum(v) AS s, min(v) AS least') FROM unnest('{hours,sliding,ever}'::regclass[]) r;
+  DELETE FROM moves WHERE id % 5 = 0 OR id BETWEEN 300 AND 400; UPDATE moves SET k = 'S0' WHERE id % 7 = 0;
+  UPDATE moves SET ts = ts + interval '1 day' WHERE id % 11 = 0; COMMIT});
+exact($node, 'rows leave while columns are filled');
+is(sql(q{SELECT (SELECT count(*) FROM tick.stale), (SELECT sum(c) = (SELECT count(*) FROM moves) FROM hours), (SELECT sum(s) = (SELECT sum(v) FROM moves) FROM ever)}), '0|t|t',
+  'no window is taken for one whose rows are not there any more');
 
 done_testing();
