@@ -10,10 +10,12 @@
 #include <simdjson.h>
 
 #include "database.hpp"
+#include "findings.hpp"
 #include "kafka.hpp"
 #include "live.hpp"
 #include "log.hpp"
 #include "number.hpp"
+#include "pipeline.hpp"
 #include "poll.hpp"
 #include "rows.hpp"
 #include "run.hpp"
@@ -24,31 +26,6 @@ namespace tick::ingest {
 namespace {
 
 constexpr auto feed_patience = std::chrono::seconds(10);
-
-class Findings {
- public:
-  explicit Findings(const ConfigResult& read) : read_(read) {}
-
-  void good(const std::string& text) { std::printf("ok       %s\n", text.c_str()); }
-  void note(const std::string& text) { std::printf("note     %s\n", text.c_str()); }
-  // `key` is the setting that has to be changed.
-  void mistake(const std::string& key, const std::string& what, const std::string& cure) {
-    const auto place = read_.places.find(key);
-    std::printf("MISTAKE  %s%s: %s\n         cure: %s\n",
-                place == read_.places.end() ? "(default) " : (place->second + ": ").c_str(), key.c_str(),
-                what.c_str(), cure.c_str());
-    ++mistakes_;
-  }
-  void mistake(const std::string& text) {
-    std::printf("MISTAKE  %s\n", text.c_str());
-    ++mistakes_;
-  }
-  std::size_t mistakes() const { return mistakes_; }
-
- private:
-  const ConfigResult& read_;
-  std::size_t mistakes_ = 0;
-};
 
 // Ids that are no sequence need a unique index, and would fill sets of ids.
 void check_duplicates(Database& database, const Config& config, Findings& findings) {
@@ -240,7 +217,7 @@ void check_repair(const Config& config, Findings& findings) {
 
 }  // namespace
 
-int run_check(const ConfigResult& read) {
+int run_check(const ConfigResult& read, const std::optional<EndToEnd>& end_to_end) {
   Findings findings(read);
   for (const auto& mistake : read.mistakes) findings.mistake(mistake);
   if (read.mistakes.empty()) {
@@ -257,6 +234,7 @@ int run_check(const ConfigResult& read) {
       check_feed(read.config, findings);
       check_repair(read.config, findings);
     }
+    if (end_to_end && findings.mistakes() == 0) check_pipeline(read.config, end_to_end->role, findings);
   }
   std::printf("%zu mistake%s\n", findings.mistakes(), findings.mistakes() == 1 ? "" : "s");
   return findings.mistakes() == 0 ? exit_ok : exit_failed;

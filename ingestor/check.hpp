@@ -2,10 +2,18 @@
 // of its setting and the cure. Returns the exit code: not 0 when there is a mistake.
 #pragma once
 
+#include <optional>
+#include <string>
+
 #include "config.hpp"
 
 namespace tick::ingest {
 
-int run_check(const ConfigResult& read);
+// Also follow the ticks to the views; `role`: who must be able to read these, or empty.
+struct EndToEnd {
+  std::string role;
+};
+
+int run_check(const ConfigResult& read, const std::optional<EndToEnd>& end_to_end);
 
 }  // namespace tick::ingest

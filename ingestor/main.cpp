@@ -150,7 +150,15 @@ int main(int argc, char** argv) {
   SettingFlags check_flags;
   auto* check =
       app.add_subcommand("check", "try configuration, database and exchange, and name every mistake");
-  check->footer("\nExample:\n  tick-ingest check -c tick.toml");
+  check->footer(
+      "\nExamples:\n  tick-ingest check -c tick.toml\n  tick-ingest check -c tick.toml --end-to-end --role "
+      "dashboard");
+  bool end_to_end = false;
+  std::string reader;
+  check->add_flag(
+      "--end-to-end", end_to_end,
+      "follow the ticks from feed to table, rollups, views and reader, and name the step that is empty");
+  check->add_option("--role", reader, "the role of the dashboards, for --end-to-end")->needs("--end-to-end");
   check_flags.add(*check, {""});
 
   SettingFlags status_flags;
@@ -317,7 +325,9 @@ int main(int argc, char** argv) {
     fake_options.speed = *speed;
     return run_fake(fake_options);
   }
-  if (*check) return run_check(check_flags.read_all());
+  if (*check)
+    return run_check(check_flags.read_all(),
+                     end_to_end ? std::make_optional(EndToEnd{reader}) : std::nullopt);
   if (*status) {
     const auto config = status_flags.read();
     const auto max_lag = parse_duration(max_lag_text);

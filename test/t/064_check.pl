@@ -34,6 +34,7 @@ my $page = answerer("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
 my $mail = answerer("220 mail.example.org ESMTP\r\n");
 
 # A whole configuration in which some lines are replaced: { line number => text }.
+my @options;
 sub check {
   my (%lines) = @_;
   my @text = ('[feed]', 'name = "binance"', "url = \"ws://127.0.0.1:$port\"", 'symbols = ["BTCUSDT"]', 'max_silence = "60s"', '[database]',
@@ -43,7 +44,7 @@ sub check {
   print $out "$_\n" for @text;
   close $out;
   my ($stdout, $stderr);
-  IPC::Run::run([ $ENV{TICK_INGEST}, 'check', '-c', "$dir/tick.toml" ], '<', \'', '>', \$stdout, '2>', \$stderr);
+  IPC::Run::run([ $ENV{TICK_INGEST}, 'check', '-c', "$dir/tick.toml", @options ], '<', \'', '>', \$stdout, '2>', \$stderr);
   return ($? >> 8, $stdout . $stderr);
 }
 
@@ -90,6 +91,44 @@ unlike(join('', map { (check(7 => "conninfo = \"host=127.0.0.1 port=1 password=$
 my ($stdout, $stderr);
 IPC::Run::run([ $ENV{TICK_INGEST}, 'check', '-c', "$dir/nowhere.toml" ], '<', \'', '>', \$stdout, '2>', \$stderr);
 ok($? != 0 && "$stdout$stderr" =~ /nowhere\.toml: cannot be opened/, 'no such file');
+
+# The whole way: the first step that lets nothing through is named.
+@options = qw(--end-to-end --role reader);
+($code, $said) = check();
+is($code, 1, 'end to end, nothing has come yet');
+like($said, qr/^MISTAKE  table trades is empty: the feed brings nothing\n +cure: is tick-ingest run/m, 'the feed is named');
+my $ingest = launch('run', $ENV{TICK_INGEST}, 'run', '-c', "$dir/tick.toml");
+wait_for($node, 'SELECT count(*) > 20 FROM trades');
+$node->safe_psql('postgres', q{SELECT tick.wait(NULL, '60 s'); GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader});
+($code, $said) = check();
+is($code, 0, 'end to end, all is well') or diag($said);
+like($said, qr/^ok .*feed binance: last commit [\d.]+ s ago\nok .*table trades: newest tick -?[\d.]+ s old, [\d.]+ rows\/s, \d+ rows taken in/m, 'the feed and the table have figures');
+like($said, qr/^ok .*rollup candles_1m: live, last turn [\d.]+ ms after its commit, newest window from 20\S+ \S+, \w+/m, 'a rollup has');
+like($said, qr/^ok .*rollup candles_1m: its last hour equals its query$/m, 'and is verified');
+like($said, qr/^ok .*rollup latest_price equals its query$/m, 'one without windows, too');
+like($said, qr/^ok .*role reader may read latest_price$/m, 'the role is asked for');
+# Two quotes in a name, and what there is between a rollup and its reader.
+$node->safe_psql('postgres', q{
+  SELECT tick.create_rollup('"it''s ""it"""', $$SELECT symbol, tick.tumble(ts, '1 day') AS "the day", count(*) AS n FROM trades GROUP BY 1, 2$$);
+  SELECT tick.create_rollup('whales', $$SELECT symbol, count(*) AS n FROM trades WHERE qty > 1e12 GROUP BY 1$$);
+  CREATE VIEW joined AS SELECT c.symbol, c.ts FROM candles_1m AS c JOIN latest_price AS l ON c.symbol = lower(l.symbol);
+  CREATE VIEW days AS SELECT * FROM "it's ""it""" WHERE final;
+  CREATE VIEW over_joined AS SELECT * FROM joined;
+  SELECT tick.wait(NULL, '60 s'); GRANT SELECT ON days, whales, joined, over_joined TO reader});
+($code, $said) = check();
+is($code, 1, 'end to end, with holes');
+like($said, $_->[0], $_->[1]) for (
+  [ qr/^ok .*rollup "it's ""it""": its last hour equals its query$/m, 'a name with quotes' ],
+  [ qr/^MISTAKE  rollup whales is empty although table trades has rows: its WHERE lets none through: .*qty > /m, 'WHERE is named' ],
+  [ qr/^MISTAKE  view joined is empty although candles_1m and latest_price have rows: its join key or its WHERE/m, 'the join key is' ],
+  [ qr/^MISTAKE  view over_joined is empty as joined is$/m, 'a view over it points there' ],
+  [ qr/^MISTAKE  view days is empty: no window is final yet$/m, 'the watermark is' ],
+  [ qr/^MISTAKE  role reader may not read "it's ""it"""\n +cure: GRANT SELECT ON "it's ""it""" TO "reader"$/m, 'a missing right is' ]);
+$node->safe_psql('postgres', q{CREATE FUNCTION broken(float8) RETURNS float8 IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RAISE ''no luck''; END';
+  SELECT tick.create_rollup('unlucky', $$SELECT symbol, sum(broken(qty)) AS n FROM trades GROUP BY 1$$)});
+wait_for($node, q{SELECT EXISTS (SELECT FROM tick.status WHERE state = 'error')});
+like((check())[1], qr/^MISTAKE  rollup unlucky is set aside: .*no luck.*\n +cure: mend what it says, then SELECT tick.resume\('unlucky'\)$/m, 'a rollup that is set aside');
+finish($ingest, 'TERM');
 $node->stop;
 stop_all();
 done_testing();
