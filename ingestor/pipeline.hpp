@@ -1,6 +1,6 @@
-// The way of the ticks through the database, for `check --end-to-end`: feed, table, rollups, the views that read them, and
-// the role that reads the views. Changes nothing; each step is told with its figure, and where something is empty, the
-// first step that lets nothing through.
+// The way of the ticks through the database, for `check --end-to-end`: feed, table, rollups, the views that
+// read them, and the role that reads the views. Changes nothing; each step is told with its figure, and where
+// something is empty, the first step that lets nothing through.
 #pragma once
 
 #include "findings.hpp"
