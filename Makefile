@@ -56,7 +56,7 @@ PG_CPPFLAGS = -Iextension -isystem $(includedir_server)
 PG_CXXFLAGS = -std=gnu++20 -O2 -ffp-contract=off -Wall -Wextra -Werror -Wno-register -Wno-missing-field-initializers
 SHLIB_LINK += -lstdc++
 EXTRA_CLEAN = build/core build/ingestor build/unit build/sanitize build/faults build/check build/bench build/stage \
-	build/fuzz build/tick-ingest build/random build/kafka build/linked build/pg[0-9]*
+	build/fuzz build/tick-ingest build/random build/kafka build/python build/linked build/pg[0-9]*
 
 # `check` and `soak` alone do not read PGXS, which has a rule of that name that only refuses.
 ifneq ($(filter-out check soak,$(or $(MAKECMDGOALS),all)),)
@@ -151,6 +151,13 @@ build/kafka/ready: test/kafka/pom.xml test/kafka/feeder.cpp
 	@mkdir -p $(@D)
 	$(Q)timeout 300 mvn -q -B -f test/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/build/kafka/libs
 	$(Q)g++ $(STRICT) -o build/kafka/feeder test/kafka/feeder.cpp -lrdkafka
+	@touch $@
+
+# What the examples in Python need; tests of them run with it. Not the first python3 of PATH, which may be in somebody's home.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+build/python/ready: examples/requirements.txt
+	@rm -rf $(@D)
+	$(Q)$(PYTHON) -m venv $(@D) && timeout 300 $(@D)/bin/pip install -q -r $<
 	@touch $@
 
 # Under ASan and UBSan; the Beast translation unit is slow to compile and stays as it is.
