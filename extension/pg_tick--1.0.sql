@@ -274,6 +274,12 @@ CREATE TABLE tick_catalog.change_log (
 );
 COMMENT ON COLUMN tick_catalog.change_log.kept_from IS 'tokens after this one are all in the log';
 INSERT INTO tick_catalog.change_log (current, kept_from) VALUES (0, pg_catalog.pg_current_xact_id()::text::int8);
+CREATE TABLE tick_catalog.change_from (
+  rollup int4 PRIMARY KEY,
+  token  int8 NOT NULL
+);
+COMMENT ON TABLE tick_catalog.change_from IS 'tokens of a rollup that can be gone on from begin here; rollup 0: of each';
+INSERT INTO tick_catalog.change_from VALUES (0, pg_catalog.pg_current_xact_id()::text::int8);
 
 -- Deltas that could not be read, kept for people; their rollups were set aside.
 CREATE TABLE tick_catalog.held (

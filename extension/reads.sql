@@ -257,6 +257,7 @@ CREATE FUNCTION tick.upsert(target regclass, query text, key text[] DEFAULT NULL
   LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
   given text[] := tick_catalog.query_columns(query);
+  body text := pg_catalog.regexp_replace(query, '[;[:space:]]+$', '');
   keys text[] := key;
   values_list text;
   old_values text;
@@ -291,11 +292,11 @@ BEGIN
           FROM pg_catalog.unnest(given) WITH ORDINALITY AS u (name, at)) AS g;
   -- A row that is the same byte for byte is not written.
   EXECUTE pg_catalog.format(
-    'WITH given AS (SELECT pg_catalog.row_number() OVER () AS tick_row, q.* FROM (%1$s) AS q), '
+    E'WITH given AS (SELECT pg_catalog.row_number() OVER () AS tick_row, q.* FROM (%1$s\n) AS q), '
     'done AS (INSERT INTO %2$s AS t (%3$s) SELECT %3$s FROM (SELECT DISTINCT ON (%4$s) * FROM given ORDER BY %4$s, %5$stick_row DESC) AS g '
     'ON CONFLICT (%4$s) DO %6$s RETURNING %7$s AS is_new) '
     'SELECT pg_catalog.count(*) FILTER (WHERE is_new), pg_catalog.count(*) FILTER (WHERE NOT is_new) FROM done',
-    query, target, values_list,
+    body, target, values_list,
     (SELECT pg_catalog.string_agg(pg_catalog.format('%I', k), ', ') FROM pg_catalog.unnest(keys) AS k),
     CASE WHEN newest_by IS NULL THEN '' ELSE pg_catalog.format('%I DESC NULLS LAST, ', newest_by) END,
     CASE WHEN assignments IS NULL THEN 'NOTHING' ELSE pg_catalog.format(

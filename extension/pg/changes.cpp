@@ -59,8 +59,19 @@ void put_changes(ReturnSetInfo* result, Oid view, bool has_since, int64 since) {
   const Actor caller = act_as_extension();
   // Before the look at what is kept: from now on nothing is truncated.
   for (int i = 0; i < log_tables; ++i) LockRelationOid(log_table(i), AccessShareLock);
+  Oid types[] = {OIDOID, INT8OID};
+  Datum values[] = {ObjectIdGetDatum(view), Int64GetDatum(since)};
   open_catalogs();
-  const int64 kept_from = read_state().kept_from;
+  int64 kept_from = 0;
+  bool null;
+  SPI_execute_with_args(
+      "SELECT max(f.token) FROM tick_catalog.change_from AS f WHERE f.rollup = 0 OR f.rollup = (SELECT r.id "
+      "FROM "
+      "tick_catalog.rollup AS r WHERE r.view = $1)",
+      1, types, values, nullptr, true, 1);
+  if (SPI_processed == 1)
+    kept_from = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+  if (!has_since) values[1] = Int64GetDatum(std::max(kept_from, read_state().kept_from));
   close_catalogs();
   if (has_since && since < kept_from)
     ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -73,8 +84,6 @@ void put_changes(ReturnSetInfo* result, Oid view, bool has_since, int64 since) {
                     errmsg("token %lld is ahead of this database", static_cast<long long>(since)),
                     errhint("It comes from another one, or from before a restore: start anew without it.")));
   SPI_connect();
-  Oid types[] = {OIDOID, INT8OID};
-  Datum values[] = {ObjectIdGetDatum(view), Int64GetDatum(has_since ? since : kept_from)};
   SPI_execute_with_args(
       has_since
           ? "SELECT c.xid, c.turn, c.lo, c.hi, c.kind, c.key FROM tick_catalog.rollup AS r JOIN (SELECT * "
@@ -106,7 +115,8 @@ void ChangeLog::changed(const Rollup& rollup, const Fold& fold) {
   for (size_t slot = 0; slot < fold.slots(); ++slot) windows.insert(fold.pane(slot));
   bool open = false;
   for (const Micros window : windows) {
-    const Micros next = next_window(window, rollup.size);
+    Micros next = next_window(window, rollup.size);
+    if (next >= timestamp_end) next = plus_infinity;
     if (open && entries_.back().hi == window)
       entries_.back().hi = next;
     else
@@ -158,6 +168,14 @@ int64_t ChangeLog::write(TimestampTz turn) {
   return token;
 }
 
+void forget_changes(int rollup) {
+  // Turns are stopped: those that come have later numbers.
+  const auto newest = static_cast<int64>(U64FromFullTransactionId(ReadNextFullTransactionId())) - 1;
+  run(psprintf("INSERT INTO tick_catalog.change_from AS f VALUES (%d, " INT64_FORMAT
+               ") ON CONFLICT (rollup) DO UPDATE SET token = greatest(f.token, excluded.token)",
+               rollup, newest));
+}
+
 void rotate_changes() {
   call([&] {
     StartTransactionCommand();
@@ -174,12 +192,17 @@ void rotate_changes() {
     // A waiting lock would stop all readers.
     if (size > static_cast<uint64>(tick_change_log_size) * 1024 / log_tables &&
         ConditionalLockRelationOid(log_table(other), AccessExclusiveLock)) {
-      char sql[320];
+      char sql[640];
       snprintf(sql, sizeof sql,
+               "INSERT INTO tick_catalog.change_from AS f SELECT c.rollup, max(c.xid) FROM "
+               "tick_catalog.change_%d AS c "
+               "GROUP BY 1 ON CONFLICT (rollup) DO UPDATE SET token = greatest(f.token, excluded.token); "
+               "DELETE FROM tick_catalog.change_from WHERE rollup <> 0 AND rollup NOT IN (SELECT id FROM "
+               "tick_catalog.rollup); "
                "UPDATE tick_catalog.change_log SET current = %d, kept_from = greatest(kept_from, (SELECT "
                "max(c.xid) "
                "FROM tick_catalog.change_%d AS c)); TRUNCATE tick_catalog.change_%d",
-               other, other, other);
+               other, other, other, other);
       run(sql);
     }
     PopActiveSnapshot();

@@ -37,6 +37,10 @@ class ChangeLog {
   std::vector<Entry> entries_;
 };
 
+// Nobody goes on from a token that a rollup has now: its rows have gone, and the log does not tell which.
+// Turns must be stopped. Throws nothing, ereport.
+void forget_changes(int rollup);
+
 // A transaction of its own between turns: when the table that is written is half of tick.change_log_size, the
 // other one is emptied, if nobody reads it, and written from then on. Throws PgError.
 void rotate_changes();

@@ -1,6 +1,7 @@
 // What owners ask of the engine beside definitions: rows that go without their candles (tick.purge,
 // tick.truncate), windows recomputed (tick.refresh), a source that begins anew (tick.reset); and what a state
 // table lets happen to itself. Plain PostgreSQL code, but for the sets of ids; all checks rights first.
+#include "changes.hpp"
 #include "coverage.hpp"
 #include "dedup.hpp"
 #include "define.hpp"
@@ -254,7 +255,8 @@ void refresh(Oid view, Micros lo, Micros hi) {
   act_again(again);
 }
 
-// A rollup whose state is empty: everything is computed from what the source holds.
+// A rollup whose state is empty: everything is computed from what the source holds. Turns are stopped. Nobody
+// can say which rows have gone, so those who read its changes begin anew, too.
 void begin_anew(int32 rollup) {
   for (const char* catalog : {"pending", "open_window", "stale", "late"})
     run(psprintf("DELETE FROM tick_catalog.%s WHERE rollup = %d", catalog, rollup));
@@ -264,6 +266,7 @@ void begin_anew(int32 rollup) {
                rollup));
   run(psprintf("UPDATE tick_catalog.rollup SET status = 'backfill' WHERE id = %d AND status = 'live'",
                rollup));
+  forget_changes(rollup);
   tell_engine();
 }
 
@@ -319,6 +322,7 @@ void reset(Oid source) {
 // ---- what a state table lets happen to itself
 
 void rebuild(Oid state) {
+  stop_turns();
   const Actor caller = act_as_extension();
   ListCell* cell;
   foreach (cell, read_numbers("SELECT id::int8 FROM tick_catalog.rollup WHERE state = $1", state))
