@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "window.hpp"
+
 namespace tick {
 
 void EventTime::note(const WatermarkRules& rules, Micros time, Micros now) {
@@ -63,6 +65,7 @@ Micros EventTime::reach(const WatermarkRules& rules, const Moment& moment, Micro
     if (!moment.lagging && last_arrival != minus_infinity)
       idle = std::max<Micros>(0, moment.idle_until - last_arrival - rules.idle_timeout);
   }
+  base = std::max(base, timestamp_min);
   from = std::max(from, base);
   return std::max(from, std::min(base + idle, from + moment.credit));
 }

@@ -176,7 +176,9 @@ Micros window_ending(Micros end, const WindowSize& size) {
   return is_infinite(end) ? end : back(window_start(end - 1, size), windows_of_time(size) - 1, size);
 }
 
-Micros window_end(Micros start, const WindowSize& size) {
+namespace {
+
+Micros unbounded_end(Micros start, const WindowSize& size) {
   if (size.slide == 0) return next_window(start, size);
   if (is_infinite(start)) return start;
   const Micros there = saturate(static_cast<__int128>(start) + size.micros);
@@ -185,6 +187,13 @@ Micros window_end(Micros start, const WindowSize& size) {
   if (begin_of_day(to, size) - begin_of_day(from, size) == (to - from) * micros_per_day) return there;
   for (int64_t left = windows_of_time(size); left > 0; --left) start = next_window(start, size);
   return start;
+}
+
+}  // namespace
+
+Micros window_end(Micros start, const WindowSize& size) {
+  const Micros end = unbounded_end(start, size);
+  return end >= timestamp_end ? plus_infinity : end;
 }
 
 Micros pane_width(const WindowSize& size) {

@@ -49,6 +49,12 @@ constexpr bool is_finite_timestamp(Micros t) {
   return t >= timestamp_min && t < timestamp_end;
 }
 
+// Returns what a window that starts at `start` is called: minus_infinity where PostgreSQL has no timestamp
+// for it, as of the year in which its first one lies. Such a window holds no rows: they are without a time.
+constexpr Micros window_label(Micros start) {
+  return start < timestamp_min ? minus_infinity : start;
+}
+
 // Returns how many windows hold a time: 1, or size / slide.
 constexpr int64_t windows_of_time(const WindowSize& size) {
   return size.slide == 0 ? 1 : size.micros / size.slide;
@@ -74,8 +80,9 @@ Micros end_of_rows(Micros end, const WindowSize& size);
 // Returns the start of the window that ends at `end`.
 Micros window_ending(Micros end, const WindowSize& size);
 
-// Returns the end of the window that starts at `start`. A micros window that tumbles never crosses midnight;
-// one that hops is as long as its slides, of which the last of a day may be short.
+// Returns the end of the window that starts at `start`, plus_infinity for the last one there is. A micros
+// window that tumbles never crosses midnight; one that hops is as long as its slides, of which the last of a
+// day may be short.
 Micros window_end(Micros start, const WindowSize& size);
 
 // Returns the widest pane whose grid, aligned at 2000-01-01 00:00 UTC, subdivides every window of `size`.

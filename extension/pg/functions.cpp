@@ -48,6 +48,10 @@ WindowSize full_size(FunctionCallInfo fcinfo, int first) {
                     PG_ARGISNULL(first + 3) ? nullptr : &origin);
 }
 
+Datum label(Timestamp time, const WindowSize& size) {
+  return TimestampGetDatum(window_label(window_start(time, size)));
+}
+
 struct Hop {
   Micros start;
   WindowSize size;
@@ -64,9 +68,12 @@ Datum hop(FunctionCallInfo fcinfo) {
     call([&] {
       FuncCallContext* calls = SRF_FIRSTCALL_INIT();
       auto* next = static_cast<Hop*>(MemoryContextAlloc(calls->multi_call_memory_ctx, sizeof(Hop)));
-      *next = Hop{first_window(time, size), size};
+      auto windows = static_cast<uint64>(TIMESTAMP_NOT_FINITE(time) ? 1 : windows_of_time(size));
+      Micros start = first_window(time, size);
+      for (; windows > 1 && start < timestamp_min; --windows) start = next_window(start, size);
+      *next = Hop{start, size};
       calls->user_fctx = next;
-      calls->max_calls = TIMESTAMP_NOT_FINITE(time) ? 1 : static_cast<uint64>(windows_of_time(size));
+      calls->max_calls = windows;
     });
   }
   FuncCallContext* calls = SRF_PERCALL_SETUP();
@@ -74,7 +81,7 @@ Datum hop(FunctionCallInfo fcinfo) {
   if (calls->call_cntr >= calls->max_calls) SRF_RETURN_DONE(calls);
   const Micros start = next->start;
   next->start = next_window(start, next->size);
-  SRF_RETURN_NEXT(calls, TimestampGetDatum(start));
+  SRF_RETURN_NEXT(calls, TimestampGetDatum(window_label(start)));
 }
 
 Numeric number(Datum datum) {
@@ -147,17 +154,15 @@ PG_FUNCTION_INFO_V1(tick_finish_stddev_pop);
 PG_FUNCTION_INFO_V1(tick_finish_stddev_samp);
 
 PGDLLEXPORT Datum tick_tumble(PG_FUNCTION_ARGS) {
-  return tick::pg::entry([&] {
-    return TimestampGetDatum(
-        tick::window_start(PG_GETARG_TIMESTAMP(0), tick::pg::valid_size(PG_GETARG_INTERVAL_P(1))));
-  });
+  return tick::pg::entry(
+      [&] { return tick::pg::label(PG_GETARG_TIMESTAMP(0), tick::pg::valid_size(PG_GETARG_INTERVAL_P(1))); });
 }
 
 PGDLLEXPORT Datum tick_tumble_from(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&] {
     const Timestamp origin = PG_GETARG_TIMESTAMP(2);
-    return TimestampGetDatum(tick::window_start(
-        PG_GETARG_TIMESTAMP(0), tick::pg::valid_size(PG_GETARG_INTERVAL_P(1), nullptr, nullptr, &origin)));
+    return tick::pg::label(PG_GETARG_TIMESTAMP(0),
+                           tick::pg::valid_size(PG_GETARG_INTERVAL_P(1), nullptr, nullptr, &origin));
   });
 }
 
@@ -168,7 +173,7 @@ PGDLLEXPORT Datum tick_tumble_in(PG_FUNCTION_ARGS) {
     const auto size =
         tick::pg::valid_size(PG_GETARG_INTERVAL_P(1), nullptr, tick::pg::zone_argument(fcinfo, 2),
                              PG_NARGS() > 3 ? &origin : nullptr);
-    return TimestampGetDatum(tick::window_start(PG_GETARG_TIMESTAMP(0), size));
+    return tick::pg::label(PG_GETARG_TIMESTAMP(0), size);
   });
 }
 
@@ -198,7 +203,7 @@ PGDLLEXPORT Datum tick_window_reach(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&]() -> Datum {
     if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2)) PG_RETURN_NULL();
     const tick::WindowSize size = tick::pg::full_size(fcinfo, 2);
-    const Timestamp first = tick::first_window(PG_GETARG_TIMESTAMP(0), size);
+    const Timestamp first = tick::window_label(tick::first_window(PG_GETARG_TIMESTAMP(0), size));
     const Timestamp last = tick::window_end(tick::window_start(PG_GETARG_TIMESTAMP(1), size), size);
     return tick::pg::call([&] {
       Datum both[] = {TimestampTzGetDatum(first), TimestampTzGetDatum(last)};

@@ -264,6 +264,15 @@ struct Retention::Wanted {
   int ahead;
 };
 
+// Refuses what is no age, or older than time.
+static void check_age(const Interval* retention) {
+  if (interval_micros(retention) <= 0)
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("retention must be positive"),
+                    errhint("Give an interval such as '30 days'.")));
+  (void)DirectFunctionCall2(timestamptz_mi_interval, TimestampTzGetDatum(GetCurrentTimestamp()),
+                            IntervalPGetDatum(retention));
+}
+
 void check_retention(const SourceSettings* source) {
   if (source->partitions_ahead < 0 || source->partitions_ahead > most_ahead)
     ereport(ERROR,
@@ -281,9 +290,7 @@ void check_retention(const SourceSettings* source) {
                     name),
              errhint("Delete old rows with tick.purge, or partition the table BY RANGE of its one timestamp "
                      "column.")));
-  if (source->retention != nullptr && interval_micros(source->retention) <= 0)
-    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("retention must be positive"),
-                    errhint("Give an interval such as '30 days'.")));
+  if (source->retention != nullptr) check_age(source->retention);
   if (source->partition_size == nullptr) return;
   const char* reason = unusable(source->partition_size);
   if (reason != nullptr)
@@ -298,9 +305,7 @@ void check_window_retention(const Interval* retention, bool windowed) {
     ereport(ERROR,
             (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("a rollup without window has no retention"),
              errhint("Its rows are of all times. Leave retention out.")));
-  if (interval_micros(retention) <= 0)
-    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("retention must be positive"),
-                    errhint("Give an interval such as '30 days'.")));
+  check_age(retention);
 }
 
 bool Retention::run() {

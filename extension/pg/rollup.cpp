@@ -196,7 +196,8 @@ std::vector<int16_t> every_item(const Rollup& rollup) {
 std::optional<Micros> window_of(const Rollup& rollup, Micros pane, int64_t nth) {
   if (!rollup.windowed) return 0;
   if (pane == no_time_pane) return std::nullopt;
-  return nth_window(pane, nth, rollup.size);
+  const Micros label = window_label(nth_window(pane, nth, rollup.size));
+  return label == minus_infinity ? std::nullopt : std::make_optional(label);
 }
 
 int64_t windows_of_pane(const Rollup& rollup) {
