@@ -34,7 +34,7 @@ Datum key_object(const Rollup& rollup, const Fold& fold, size_t slot) {
                      quote_literal_cstr(get_attname(rollup.state, rollup.attributes[k], false)), k + 1);
     const Cell cell = fold.key(slot, k);
     types[k] = rollup.column_types[k];
-    values[k] = to_datum(cell, rollup.columns[k]);
+    values[k] = key_datum(rollup, k, cell);
     nulls[k] = cell.null ? 'n' : ' ';
   }
   nulls[keys] = '\0';

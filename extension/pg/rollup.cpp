@@ -48,7 +48,7 @@ void load_window(Rollup& rollup) {
 // Types of the state table's columns, in the order of the parameters of the upsert.
 void load_columns(Rollup& rollup) {
   const std::string sql =
-      "SELECT a.atttypid, a.attnum FROM tick_catalog.rollup r,"
+      "SELECT a.atttypid, a.attnum, a.atttypmod FROM tick_catalog.rollup r,"
       " unnest(r.key_columns || r.time_column || r.item_columns || ARRAY['tick_stale', 'revision', "
       "'updated_at']) WITH "
       "ORDINALITY AS c (name, at)"
@@ -60,6 +60,9 @@ void load_columns(Rollup& rollup) {
     rollup.column_types.push_back(type);
     rollup.columns.push_back(call([&] { return value_type(type); }));
     rollup.attributes.push_back(static_cast<AttrNumber>(number(row[1])));
+    auto modifier = static_cast<int32>(number(row[2]));
+    call([&] { (void)getBaseTypeAndTypmod(type, &modifier); });
+    rollup.modifiers.push_back(modifier);
   }
   if (rollup.columns.size() < 3)
     throw Error{Error::Code::internal, "state table of " + rollup.name + " lacks columns"};
@@ -68,6 +71,7 @@ void load_columns(Rollup& rollup) {
     rollup.attributes.pop_back();
     rollup.columns.pop_back();
     rollup.column_types.pop_back();
+    rollup.modifiers.pop_back();
     return attribute;
   };
   rollup.updated_attribute = take();
@@ -185,6 +189,18 @@ std::vector<Rollup> load_rollups(int id) {
       rollup.program.items.push_back(evaluator->program.items.at(item));
   }
   return rollups;
+}
+
+Datum key_datum(const Rollup& rollup, size_t key, const Cell& cell) {
+  const ValueType& type = rollup.columns[key];
+  const Datum datum = to_datum(cell, type);
+  const int32 modifier = rollup.modifiers[key];
+  if (cell.null || modifier < 0) return datum;
+  if (type.type == Type::bpchar)
+    return OidFunctionCall3(F_BPCHAR_BPCHAR_INT4_BOOL, datum, Int32GetDatum(modifier), BoolGetDatum(true));
+  if (type.type == Type::numeric)
+    return OidFunctionCall2(F_NUMERIC_NUMERIC_INT4, datum, Int32GetDatum(modifier));
+  return datum;
 }
 
 std::vector<int16_t> every_item(const Rollup& rollup) {

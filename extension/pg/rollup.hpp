@@ -52,6 +52,7 @@ struct Rollup {
   int filling = 0;                 // of the last items: windows still to be computed have none of them
   std::vector<ValueType> columns;  // of the state table: keys, window, partials
   std::vector<Oid> column_types;   // as declared
+  std::vector<int32> modifiers;    // of these types: char(8), numeric(10,2)
   std::vector<AttrNumber> attributes;
   AttrNumber stale_attribute = 0, revision_attribute = 0, updated_attribute = 0;
   Micros raw_from = minus_infinity;               // the source is complete from here on
@@ -85,6 +86,10 @@ std::vector<Rollup> load_rollups(int id);
 // Rows of text cells of a query, read only, under the active snapshot. Inside SPI. Throws.
 using TextRows = std::vector<std::vector<std::optional<std::string>>>;
 TextRows read_text(const char* sql);
+
+// A key as its column has it: padded if it is a char(8), 1.50 if it is a numeric(10,2). Folds keep keys
+// without that. Throws nothing, ereport.
+Datum key_datum(const Rollup& rollup, size_t key, const Cell& cell);
 
 // The items of a fold of the rollup, each as itself.
 std::vector<int16_t> every_item(const Rollup& rollup);

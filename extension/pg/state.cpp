@@ -80,7 +80,7 @@ void remove_empty(const Slice& slice) {
 
 void write_by_upsert(const Slice& slice) {
   const Rollup& rollup = slice.rollup;
-  const size_t columns = rollup.columns.size();
+  const size_t columns = rollup.columns.size(), keys = rollup.program.keys.size();
   auto* types = static_cast<Oid*>(palloc(sizeof(Oid) * (columns + 4)));
   auto* values = static_cast<Datum*>(palloc0(sizeof(Datum) * (columns + 4)));
   auto* nulls = static_cast<char*>(palloc(columns + 4));
@@ -91,7 +91,7 @@ void write_by_upsert(const Slice& slice) {
     for (int row = 0; row < slice.rows; ++row) {
       const Cell& cell = slice.state.cells[c][row];
       null[row] = cell.null;
-      data[row] = to_datum(cell, type);
+      data[row] = c < keys ? key_datum(rollup, c, cell) : to_datum(cell, type);
     }
     int dimension = slice.rows, lower = 1;
     types[c] = get_array_type(rollup.column_types[c]);
@@ -270,7 +270,8 @@ bool make_row(const Slice& slice, int row, Datum* values, bool* nulls) {
   const Rollup& rollup = slice.rollup;
   for (size_t c = 0; c < rollup.columns.size(); ++c) {
     const Cell& cell = slice.state.cells[c][row];
-    values[rollup.attributes[c] - 1] = to_datum(cell, rollup.columns[c]);
+    values[rollup.attributes[c] - 1] =
+        c < rollup.program.keys.size() ? key_datum(rollup, c, cell) : to_datum(cell, rollup.columns[c]);
     nulls[rollup.attributes[c] - 1] = cell.null;
   }
   values[rollup.revision_attribute - 1] = Int64GetDatum(slice.revision(row));
@@ -362,7 +363,12 @@ bool has_key(const Slice& slice, int row, TupleTableSlot* slot) {
     if (null != cell.null) return false;
     if (null) continue;
     const Cell there = to_cell_detoasted(datum, false, type);
-    if (is_variable(type.type) ? there.view() != cell.view() : there.word != cell.word) return false;
+    if (is_variable(type.type) ? there.view() == cell.view() : there.word == cell.word) continue;
+    // The cell of a key has no blanks at its end, and no zeros.
+    if (type.type == Type::bpchar && without_trailing_blanks(there.view()) == cell.view()) continue;
+    if (type.type != Type::numeric ||
+        !DatumGetBool(DirectFunctionCall2(numeric_eq, datum, to_datum(cell, type))))
+      return false;
   }
   return true;
 }
@@ -649,6 +655,8 @@ void replace_state(const Rollup& rollup, const Fold& fold, const std::vector<Ran
   std::vector<bool> done(fold.slots());
   std::vector<int64_t> revisions(fold.slots());
   std::vector<ItemPointerData> removed, stale, cleared;
+  std::vector<Cell> key(keys);
+  std::vector<std::string> bytes(keys);
   if (!windows.empty()) {
     Rows rows(rollup, windows, false);
     Rows::Page page;
@@ -656,7 +664,11 @@ void replace_state(const Rollup& rollup, const Fold& fold, const std::vector<Ran
       for (uint64 row = 0; row < page.rows; ++row) {
         const Cell* cells = page.cells + row * rollup.columns.size();
         const Micros window = rollup.windowed ? cells[keys].word : 0;
-        const auto slot = fold.find(cells, window);
+        for (size_t k = 0; k < keys; ++k) {
+          const Type type = rollup.columns[k].type;
+          key[k] = needs_canonical(type) ? canonical_cell(cells[k], type, bytes[k]) : cells[k];
+        }
+        const auto slot = fold.find(key.data(), window);
         const Replace how = rule(window);
         const int64_t found = slot ? fold.partials(0).counts[*slot] : 0;
         if (how == Replace::keep || (how == Replace::guard && found < cells[wide].word)) {
