@@ -37,6 +37,12 @@ void check_duplicates(Database& database, const Config& config, Findings& findin
   const std::string cure =
       "a table of its own, made by tick-ingest init --feed " + config.feed + " --table NAME --no-rollups";
   const bool sequence = find_venue(config.feed)->sequence;
+  if (find_venue(config.feed)->way == Venue::Way::lines) {
+    if (*kept.at(0).at(0) != "t" && *kept[0][1] != "t")
+      findings.note("table " + config.table +
+                    " has neither a unique index nor ids: what comes twice is in twice");
+    return findings.good("table " + config.table);
+  }
   if (!sequence && *kept.at(0).at(1) == "t")
     return findings.mistake("database.table",
                             "table " + config.table + " keeps sets of ids, but those of " + config.feed +
@@ -224,7 +230,9 @@ int run_check(const ConfigResult& read, const std::optional<EndToEnd>& end_to_en
     findings.good("configuration");
     check_database(read.config, findings);
     const auto way = find_venue(read.config.feed)->way;
-    if (way == Venue::Way::poll) {
+    if (way == Venue::Way::lines) {
+      findings.note("standard input is not read by check");
+    } else if (way == Venue::Way::poll) {
       check_poll(read.config, findings);
     } else if (way == Venue::Way::topic) {
       for (const auto& finding :

@@ -19,7 +19,7 @@ constexpr std::int64_t postgres_epoch_us = 946'684'800'000'000;
 constexpr unsigned type_bool = 16, type_int8 = 20, type_text = 25, type_float8 = 701, type_bpchar = 1042,
                    type_varchar = 1043, type_timestamp = 1114, type_timestamptz = 1184, type_numeric = 1700;
 
-enum Field { exchange, symbol, ts, ts_ms, ts_s, price, qty, trade_id, is_buyer_maker, received_at };
+enum Field { exchange, symbol, ts, ts_ms, ts_s, price, qty, trade_id, is_buyer_maker, received_at, name };
 
 using Kind = BatchColumn::Kind;
 struct Known {
@@ -43,6 +43,7 @@ const std::vector<Known>& known() {
       {"trade_id", Kind::whole, {type_int8}},
       {"is_buyer_maker", Kind::boolean, {type_bool}},
       {"received_at", Kind::time, time},
+      {"name", Kind::words, text, false},
   };
   return fields;
 }
@@ -104,6 +105,8 @@ bool is_null(const Tick& tick, int field) {
       return tick.maker == Maker::unknown;
     case received_at:
       return tick.received == Timestamp{};
+    case name:
+      return tick.name.view().empty();
     default:
       return false;
   }
@@ -111,6 +114,7 @@ bool is_null(const Tick& tick, int field) {
 
 std::string_view words(const Tick& tick, int field, std::string_view venue) {
   if (field == symbol) return tick.symbol.view();
+  if (field == name) return tick.name.view();
   return tick.exchange.view().empty() ? venue : tick.exchange.view();
 }
 

@@ -139,7 +139,7 @@ std::string set_zone(Config& config, std::string_view text) {
 constexpr Setting table[] = {
     {"feed.name", "--feed", "TICK_FEED",
      "binance, binance.data, binance.us, coinbase, coinbase.advanced, kraken, okx, bybit, bybit.linear, "
-     "bitstamp, gemini, kafka, coinlore, coingecko or http",
+     "bitstamp, gemini, kafka, coinlore, coingecko, http or stdin",
      set_feed, [](const Config& c) { return c.feed; }},
     {"feed.url", "--url", "TICK_URL", "WebSocket address (default: the venue's)", set_url,
      [](const Config& c) { return c.url; }},
@@ -273,7 +273,7 @@ constexpr Setting table[] = {
      [](const Config& c) { return c.table; }},
     {"database.columns", "--table-columns", "TICK_TABLE_COLUMNS",
      "columns of a table of your own and what they get: event_time=ts,volume=qty, of exchange, symbol, ts, "
-     "ts_ms, ts_s, price, qty, trade_id, is_buyer_maker, received_at (default: by their names)",
+     "ts_ms, ts_s, price, qty, trade_id, is_buyer_maker, received_at, name (default: by their names)",
      set_table_columns, [](const Config& c) { return show_column_map(c.table_columns); }},
     {"database.partitions_ahead", "--partitions-ahead", "TICK_PARTITIONS_AHEAD",
      "day partitions made ahead of the newest day",
@@ -286,7 +286,7 @@ constexpr Setting table[] = {
      [](Config& c, std::string_view t) { return set_duration(c.batch_age, t); },
      [](const Config& c) { return show_duration(c.batch_age); }},
     {"batch.ring", "--ring", "TICK_RING",
-     "ticks kept in memory while the database is away (about 120 bytes each); then the socket is not read",
+     "ticks kept in memory while the database is away (about 140 bytes each); then the socket is not read",
      [](Config& c, std::string_view t) { return set_count(c.ring, t, 1, 100'000'000); },
      [](const Config& c) { return std::to_string(c.ring); }},
     {"batch.drain", "--drain", "TICK_DRAIN", "how long to try to commit what is in memory when told to stop",

@@ -47,6 +47,7 @@ struct Tick {
   std::uint64_t record = 0;  // ordinal of the record in a replayed file, 0 on a live feed
   InlineText<31> symbol;
   InlineText<14> exchange;  // empty: the writer's own
+  InlineText<31> name;      // what people call it, where a source tells; may be empty
   bool has_id = false;
   bool has_qty = false;
   Maker maker = Maker::unknown;
@@ -149,7 +150,7 @@ struct Venue {
   // Whether ids of a symbol ascend by one: gaps can be seen and repaired, and sets of ids are small. Where
   // not, a unique index of the table keeps out what comes twice.
   bool sequence = true;
-  enum class Way { socket, topic, poll } way = Way::socket;
+  enum class Way { socket, topic, poll, lines } way = Way::socket;
 };
 
 std::span<const Venue> venues();

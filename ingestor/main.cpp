@@ -16,6 +16,7 @@
 #include "fake.hpp"
 #include "init.hpp"
 #include "kafka.hpp"
+#include "lines.hpp"
 #include "live.hpp"
 #include "log.hpp"
 #include "number.hpp"
@@ -421,5 +422,6 @@ int main(int argc, char** argv) {
   }
   if (way == Venue::Way::topic) return run_kafka(*config);
   if (way == Venue::Way::poll) return run_poll(*config);
+  if (way == Venue::Way::lines) return run_lines(*config);
   return run_live(*config, [&] { return run_flags.read(); });
 }

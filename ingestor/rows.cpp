@@ -1,4 +1,4 @@
-// Column names and the one place where nine texts become a Tick; see rows.hpp.
+// Column names and the one place where ten texts become a Tick; see rows.hpp.
 #include "rows.hpp"
 
 #include <algorithm>
@@ -32,6 +32,7 @@ const std::array<Names, role_count>& known_names() {
       {"side", {"side", "taker_side"}},
       {"exchange", {"exchange", "venue"}},
       {"received_at", {"received_at"}},
+      {"name", {}},  // only where it is told
   }};
   return names;
 }
@@ -49,6 +50,13 @@ std::optional<int> rank(std::size_t role, std::string_view name) {
   const auto found = std::find(names.begin(), names.end(), folded);
   if (found == names.end()) return std::nullopt;
   return static_cast<int>(found - names.begin());
+}
+
+// What fits of a name, whole UTF-8 characters.
+std::string_view shortened(std::string_view name) {
+  std::size_t size = std::min<std::size_t>(name.size(), 31);
+  while (size > 0 && size < name.size() && (static_cast<unsigned char>(name[size]) & 0xc0u) == 0x80u) --size;
+  return name.substr(0, size);
 }
 
 Decoded assemble(const Texts& texts, const RowOptions& options, Timestamp received, std::vector<Tick>& out) {
@@ -92,6 +100,7 @@ Decoded assemble(const Texts& texts, const RowOptions& options, Timestamp receiv
   }
   if (const auto exchange = text(Role::exchange))
     if (!tick.exchange.assign(*exchange)) return {Verdict::malformed, "exchange name is too long"};
+  if (const auto name = text(Role::name)) tick.name.assign(shortened(*name));
   tick.received = received;
   if (const auto received_text = text(Role::received))
     if (const auto time = parse_time(*received_text)) tick.received = *time;
@@ -115,7 +124,7 @@ std::optional<std::map<Role, std::string>> parse_columns(std::string_view text, 
     if (equals == std::string_view::npos || equals + 1 == pair.size() || found == names.end()) {
       mistake =
           "must be like ts=event_time,price=px,qty=3 with the names symbol, ts, price, qty, trade_id, "
-          "is_buyer_maker, side, exchange, received_at; cannot read \"" +
+          "is_buyer_maker, side, exchange, received_at, name; cannot read \"" +
           std::string(pair) + "\"";
       return std::nullopt;
     }

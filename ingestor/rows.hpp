@@ -16,8 +16,8 @@
 
 namespace tick::ingest {
 
-enum class Role { symbol, ts, price, qty, id, maker, side, exchange, received };
-constexpr std::size_t role_count = 9;
+enum class Role { symbol, ts, price, qty, id, maker, side, exchange, received, name };
+constexpr std::size_t role_count = 10;
 
 struct RowOptions {
   std::string symbol;  // for rows that name none

@@ -73,6 +73,7 @@ void append_record(std::string& out, const Tick& tick) {
   put(out, static_cast<std::uint8_t>((tick.has_id ? 1u : 0u) | (tick.has_qty ? 2u : 0u) | maker << 2));
   put_text(out, tick.symbol.view());
   put_text(out, tick.exchange.view());
+  put_text(out, tick.name.view());
   const std::string_view body = std::string_view(out).substr(start + header_bytes);
   const auto size = static_cast<std::uint32_t>(body.size());
   const std::uint32_t sum = checksum(body);
@@ -93,9 +94,11 @@ bool take_record(std::string_view& in, Tick& tick) {
   std::uint8_t flags = 0;
   std::string_view symbol;
   std::string_view exchange;
+  std::string_view name;
   if (!get(body, ts) || !get(body, received) || !get(body, read.price) || !get(body, read.qty) ||
       !get(body, read.id) || !get(body, flags) || !get_text(body, symbol) || !get_text(body, exchange) ||
-      !body.empty() || !read.symbol.assign(symbol) || (!exchange.empty() && !read.exchange.assign(exchange)))
+      (!body.empty() && !get_text(body, name)) || !body.empty() || !read.symbol.assign(symbol) ||
+      (!exchange.empty() && !read.exchange.assign(exchange)) || (!name.empty() && !read.name.assign(name)))
     return false;
   read.ts = Timestamp(std::chrono::microseconds(ts));
   read.received = Timestamp(std::chrono::microseconds(received));

@@ -2,8 +2,10 @@
 #include "wire.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <charconv>
+#include <functional>
 #include <optional>
 
 #include "number.hpp"
@@ -273,6 +275,27 @@ std::string History::coinbase_last_match(std::string_view name) const {
   return out;
 }
 
+namespace {
+
+// Some of CoinLore's coins; others are invented.
+constexpr std::array<const char*, 3> coins[] = {
+    {"BTC", "90", "Bitcoin"},  {"ETH", "80", "Ethereum"},  {"BNB", "2710", "Binance Coin"},
+    {"ADA", "257", "Cardano"}, {"SOL", "48543", "Solana"}, {"ETC", "118", "Ethereum Classic"}};
+
+std::string coin_id(const std::string& symbol) {
+  for (const auto& coin : coins)
+    if (symbol == coin[0]) return coin[1];
+  return std::to_string(1'000'000 + std::hash<std::string>()(symbol) % 1'000'000);
+}
+
+std::string coin_name(const std::string& symbol) {
+  for (const auto& coin : coins)
+    if (symbol == coin[0]) return coin[2];
+  return symbol + " Coin";
+}
+
+}  // namespace
+
 std::optional<HttpReply> History::quotes(std::string_view target) const {
   const std::string_view path = target.substr(0, target.find('?'));
   if (path == "/api/tickers/" || path == "/api/tickers") {
@@ -281,8 +304,9 @@ std::optional<HttpReply> History::quotes(std::string_view target) const {
     for (const auto& [name, kept] : kept_) {
       if (kept.empty()) continue;
       const std::string coin = name.ends_with("USDT") ? name.substr(0, name.size() - 4) : name;
-      out += (out.back() == '[' ? "" : ",") + (R"({"id":"1","symbol":")" + coin) + R"(","price_usd":")" +
-             kept.back().price + R"(","volume24":1.5,"msupply":""})";
+      out += (out.back() == '[' ? "" : ",") + (R"({"id":")" + coin_id(coin)) + R"(","symbol":")" + coin +
+             R"(","name":")" + coin_name(coin) + R"(","price_usd":")" + kept.back().price +
+             R"(","volume24":1.5,"msupply":""})";
       newest = std::max(newest, kept.back().time_us);
     }
     return HttpReply{200, out + R"(],"info":{"coins_num":)" + std::to_string(kept_.size()) + R"(,"time":)" +

@@ -39,6 +39,7 @@ constexpr Venue table[] = {
      "https://api.coingecko.com/api/v3/simple/price?vs_currencies=usd&include_last_updated_at=true", "",
      nullptr, '\0', false, Venue::Way::poll},
     {"http", "http", "", "", nullptr, '\0', false, Venue::Way::poll},
+    {"stdin", "stdin", "", "", nullptr, '\0', false, Venue::Way::lines},
 };
 
 std::string_view host_of(std::string_view url) {

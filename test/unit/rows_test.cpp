@@ -307,6 +307,17 @@ TEST(JsonItems, CoinLoreAndCoinGecko) {
   EXPECT_FALSE(out[0].has_qty || out[0].has_id);
   EXPECT_EQ(out[1].price, 3000.5);
 
+  // Names as far as they fit, whole characters of UTF-8.
+  lore.columns = *parse_columns("symbol=/id,ts=^/info/time,price=/price_usd,name=/name", mistake);
+  out.clear();
+  JsonItems(lore).decode(
+      R"({"data":[{"id":"1","name":"Ethereum Classic","price_usd":1},{"id":"2","name":"12345678901234567890123456789\u00e4\u00f6","price_usd":1}],)"
+      R"("info":{"time":1788363842}})",
+      Timestamp{}, out);
+  ASSERT_EQ(out.size(), 2u);
+  EXPECT_EQ(out[0].name.view(), "Ethereum Classic");
+  EXPECT_EQ(out[1].name.view(), "12345678901234567890123456789\xc3\xa4");
+
   RowOptions gecko;
   gecko.columns = *parse_columns("symbol=@key,ts=/last_updated_at,price=/usd", mistake);
   out.clear();

@@ -25,6 +25,7 @@ Tick tick_of(std::int64_t id) {
   tick.maker = id % 2 == 0 ? Maker::buyer : Maker::seller;
   tick.symbol.assign("BTCUSDT");
   tick.exchange.assign("binance");
+  if (id % 2 == 1) tick.name.assign("Bitcoin");
   return tick;
 }
 
@@ -59,6 +60,7 @@ TEST(Spool, ARecordIsTheTick) {
   EXPECT_EQ(tick.maker, Maker::seller);
   EXPECT_EQ(tick.symbol.view(), "BTCUSDT");
   EXPECT_EQ(tick.exchange.view(), "binance");
+  EXPECT_EQ(tick.name.view(), "Bitcoin");
   ASSERT_TRUE(take_record(in, tick));
   EXPECT_EQ(tick.id, 8);
   EXPECT_FALSE(take_record(in, tick));

@@ -1,0 +1,133 @@
+# Standard input as a feed; and the examples that live of it and of a poller: 5-minute averages (examples/averages), told of early,
+# revised, final after a delay, idle and resumed; coins of CoinLore (examples/coinlore). All equal built-ins on the raw rows.
+use strict;
+use warnings;
+use FindBin;
+use lib $FindBin::Bin;
+use TickTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+plan skip_all => 'tick-ingest is not built' unless $ENV{TICK_INGEST} && -x $ENV{TICK_INGEST};
+my $node = make_node('sources');
+my $database = $node->connstr('postgres');
+my $example = "$FindBin::Bin/../../examples";
+sub sql { return $node->safe_psql('postgres', $_[0]); }
+
+# ---- standard input
+sql(q{CREATE TABLE lines (symbol text, ts timestamptz, price float8, qty float8, trade_id int8); CREATE UNIQUE INDEX ON lines (symbol, ts, trade_id, price)});
+$ENV{TICK_TABLE} = 'lines';
+my @stdin = ($ENV{TICK_INGEST}, 'run', '--feed', 'stdin', '--database', $database);
+# Pipes a text into it; exit code and log.
+sub pipe_in {
+  my ($text, @options) = @_;
+  my $log = '';
+  IPC::Run::run([ @stdin, @options ], '<', \$text, '>', \my $out, '2>', \$log);
+  return ($? >> 8, $log);
+}
+my $json = join '', map { qq({"symbol":"A","ts":"2024-03-01T12:00:0${_}Z","price":"10.$_","qty":$_,"trade_id":$_}\r\n) } 1 .. 5;
+my ($code, $log) = pipe_in("$json\n  \n" . '{"symbol":"A","ts":"2024-03-01 12:00:09","price":1}' . "\n{\"symbol\":\"A\",\"ts\":1709294410,\"price\":-1}\n{\"sym"
+    . "\n" . '{"s":"B","T":1709294411000,"p":"20.5"}');
+is($code, 0, 'objects, and the end of input') or diag($log);
+like($log, qr/stopped: 6 rows committed, 9 lines, 0 duplicates, 3 malformed/, 'are counted');
+is(sql('SELECT symbol, count(*), sum(price)::numeric(9,2), count(trade_id) FROM lines GROUP BY 1 ORDER BY 1'), "A|5|51.50|5\nB|1|20.50|0", 'and are in');
+is(sql("SELECT count(*), count(*) FILTER (WHERE reason LIKE 'a time without zone%') FROM tick.rejected WHERE feed = 'stdin/lines'"), '3|1', 'what is none is rejected');
+($code, $log) = pipe_in($json);
+like($log, qr/stopped: 0 rows committed, 5 lines, 5 duplicates/, 'piped twice, in once');
+($code, $log) = pipe_in("when;px;n\n2024-03-01 14:00;5.25;1\n2024-03-01 14:01;5.5;2\n", '--columns', 'ts=when,price=px,trade_id=n', '--tz', '+02:00', '--symbols', 'c');
+is($code, 0, 'CSV') or diag($log);
+is(sql("SELECT string_agg(to_char(ts AT TIME ZONE 'UTC', 'HH24:MI ') || price, ', ' ORDER BY ts) FROM lines WHERE symbol = 'C'"), '12:00 5.25, 12:01 5.5',
+  'with columns, a zone and a symbol as told');
+($code, $log) = pipe_in('{"symbol":"D","ts":1709294410,"price":1,"x":"' . ('x' x 5_000_000) . "\"}\n" . '{"symbol":"D","ts":1709294411,"price":2}' . "\n");
+is(sql("SELECT string_agg(price::text, ',') FROM lines WHERE symbol = 'D'"), '2', 'a line without end is passed over, the next is not');
+($code, $log) = pipe_in('', '--table', 'nowhere');
+is($code, 1, 'no table, no success');
+like($log, qr/table nowhere does not exist/, 'is said');
+
+# A pipe that stays open: a line is in at once; half a line is not; a signal commits what was read.
+my ($reader, $writer);
+pipe $reader, $writer or die;
+my $pid = fork() // die;
+if ($pid == 0) {
+  open STDIN, '<&', $reader;
+  close $writer;
+  open STDERR, '>', "$ENV{TESTLOGDIR}/open_pipe.log";
+  { no warnings; exec @stdin; }
+  POSIX::_exit(127);
+}
+close $reader;
+syswrite $writer, qq({"symbol":"E","ts":1709294410,"price":1}\n{"symbol":"E","ts":170929);
+wait_for($node, "SELECT count(*) = 1 FROM lines WHERE symbol = 'E'");
+syswrite $writer, qq(4411,"price":2}\n);
+wait_for($node, "SELECT count(*) = 2 FROM lines WHERE symbol = 'E'");
+syswrite $writer, join '', map { sprintf qq({"symbol":"E","ts":%d,"price":%d}\n), 1709294411 + $_, $_ } 1 .. 500;
+wait_for($node, "SELECT count(*) > 2 FROM lines WHERE symbol = 'E'");
+kill 'TERM', $pid;
+waitpid $pid, 0;
+is($?, 0, 'a signal ends it') or diag(slurp("$ENV{TESTLOGDIR}/open_pipe.log"));
+my ($read) = slurp("$ENV{TESTLOGDIR}/open_pipe.log") =~ /stopped: (\d+) rows committed/;
+is(sql("SELECT count(*) FROM lines WHERE symbol = 'E'"), $read, 'with all that it says');
+close $writer;
+
+# ---- the two examples by their one command
+delete $ENV{TICK_TABLE};
+for my $name ('averages', 'coinlore') {
+  my ($shown, $errors) = ('', '');
+  IPC::Run::run([ "$example/run", $name, '--seconds', 2, '--database', $database ], '<', \'', '>', \$shown, '2>', \$errors);
+  is($?, 0, "examples/run $name") or diag("$shown\n$errors");
+  like($shown, qr/differs from its query in 0 places/, 'compares its rollups');
+  unlike($shown, qr/differs from its query in [1-9]/, 'all of them');
+}
+
+# ---- averages
+sub averages {
+  my ($what) = @_;
+  exact($node, $what);
+  is(sql(q{WITH e AS (SELECT symbol, date_bin('5 min', ts, '2000-01-01 00:00+00') + interval '5 min' AS timestamp, avg(price) AS price FROM quotes GROUP BY 1, 2)
+    SELECT count(*) FROM e FULL JOIN test_write AS t ON (t.stock_ticker, t.timestamp) = (e.symbol, e.timestamp)
+    WHERE t.price IS NULL OR e.price IS NULL OR abs(t.price - e.price) > 1e-9 * e.price}), '0', "$what: test_write equals built-ins");
+  is(sql('SELECT count(*) - count(DISTINCT (stock_ticker, timestamp)) FROM test_write'), '0', "$what: a row for each ticker and time");
+}
+cmp_ok(sql('SELECT count(DISTINCT stock_ticker) FROM test_write'), '==', 3, 'three tickers');
+averages('quotes of a walk');
+sql(q{SELECT tick.reset('quotes')});
+sub quotes {
+  my $text = join '', map { sprintf qq({"id":"%s","price":%s,"time":%d,"exchange":"NMS"}\n), $_->[0], $_->[2], 1709294400_000 + $_->[1] * 1000 } @_;
+  my $log = '';
+  IPC::Run::run([ $ENV{TICK_INGEST}, 'run', '-c', "$example/averages/tick.toml", '--database', $database ], '<', \$text, '>', \my $out, '2>', \$log);
+  is($?, 0, 'quotes are taken') or diag($log);
+  sql('SELECT tick.wait(NULL)');
+}
+my $shown = q{SELECT to_char(timestamp AT TIME ZONE 'UTC', 'HH24:MI'), t.price, a.final, a.revision FROM test_write AS t JOIN averages_5m AS a
+  ON (a.symbol, a.window_end) = (t.stock_ticker, t.timestamp) WHERE stock_ticker = 'AAPL' ORDER BY 1};
+quotes([ 'AAPL', 10, 100 ]);
+is(sql($shown), '12:05|100|f|0', 'an average is there with the first quote');
+quotes([ 'AAPL', 20, 104 ], [ 'AAPL', 20, 104 ], [ 'AAPL', 310, 110 ]);
+is(sql($shown), "12:05|102|f|0\n12:10|110|f|0", 'revised with the next; the same quote counts once');
+quotes([ 'AAPL', 20 * 60 - 1, 120 ]);
+is(sql("SELECT count(*) FROM averages_5m WHERE final"), '0', '14:59 minutes after the end it is not final');
+quotes([ 'AAPL', 20 * 60, 122 ]);
+is(sql($shown), "12:05|102|t|0\n12:10|110|f|0\n12:20|120|f|0\n12:25|122|f|0", 'after 15 minutes it is');
+quotes([ 'AAPL', 30, 96 ]);
+like(sql($shown), qr/^12:05\|100\|t\|1$/m, 'a quote that is later still revises it');
+sql(q{SELECT tick.alter_source('quotes', watermark_delay => '1 s', idle_timeout => '1 s')});
+quotes([ 'AAPL', 25 * 60 - 1, 124 ]);
+wait_for($node, 'SELECT bool_and(final) FROM averages_5m');
+pass('idle: the clock closes the last window');
+quotes([ 'AAPL', 25 * 60 + 1, 130 ], [ 'AAPL', 25 * 60 - 2, 126 ]);
+like(sql($shown), qr/^12:25\|124\|t\|1\n12:30\|130\|/m, 'resumed: new windows come, and the last one is revised');
+averages('resumed');
+
+# ---- coins
+is(sql("SELECT string_agg(DISTINCT id || ' ' || name, ', ') FROM crypto.prices WHERE id IN ('90', '80')"), '80 Ethereum, 90 Bitcoin', 'coins have names');
+is(sql('SELECT count(*) FROM crypto.prices WHERE name IS NULL OR price_usd IS NULL OR abs(extract(epoch FROM processing_time) - ts) > 60'), '0', 'and all columns');
+is(sql(q{WITH e AS (SELECT id, date_bin('5 min', to_timestamp(ts), '2000-01-01 00:00+00') AS ts, (array_agg(price_usd ORDER BY ts))[1] AS open, max(price_usd) AS high,
+    min(price_usd) AS low, (array_agg(price_usd ORDER BY ts DESC))[1] AS close, count(*) AS polls FROM crypto.prices GROUP BY 1, 2),
+  r AS (SELECT id, ts, open, high, low, close, polls FROM crypto.prices_5m)
+  SELECT count(*) FROM ((TABLE e EXCEPT ALL TABLE r) UNION ALL (TABLE r EXCEPT ALL TABLE e)) AS d}), '0', 'prices_5m equals built-ins');
+is(sql(q{WITH e AS (SELECT DISTINCT ON (id) id, name, price_usd, ts FROM crypto.prices ORDER BY id, ts DESC), r AS (SELECT id, name, price_usd, ts FROM crypto.latest)
+  SELECT count(*) FROM ((TABLE e EXCEPT ALL TABLE r) UNION ALL (TABLE r EXCEPT ALL TABLE e)) AS d}), '0', 'latest equals DISTINCT ON');
+stop_all();
+$node->stop;
+done_testing();
