@@ -48,7 +48,8 @@ void mark_set_aside(int rollup, const std::string& reason) {
                         errhint("Cure the cause, then SELECT tick.resume(rollup) to recompute it.")));
     return found;
   });
-  if (there) insert_pending(rollup, {minus_infinity, plus_infinity, true});
+  // Of rows that leave meanwhile nobody keeps count.
+  if (there) insert_pending(rollup, {minus_infinity, plus_infinity, true, 0, true});
 }
 
 }  // namespace

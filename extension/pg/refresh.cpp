@@ -124,7 +124,7 @@ void set_aside(const Standing* texts, const ErrorData* error) {
   write("UPDATE tick_catalog.rollup SET status = 'error', last_error = $2 WHERE id = $1", 2, types, values);
   run(psprintf(
       "DELETE FROM tick_catalog.pending WHERE rollup = %d AND fresh; INSERT INTO tick_catalog.pending "
-      "(rollup, lo, hi, fresh) VALUES (%d, " INT64_FORMAT ", " INT64_FORMAT ", true)",
+      "(rollup, lo, hi, fresh, replace) VALUES (%d, " INT64_FORMAT ", " INT64_FORMAT ", true, true)",
       texts->rollup, texts->rollup, minus_infinity, plus_infinity));
   tell_engine();
   ereport(WARNING, (errmsg("rollup \"%s\" is set aside: %s", get_rel_name(texts->view), error->message)));
