@@ -43,6 +43,7 @@ DECLARE
   columns text;     -- of the result
   parts text;       -- PARTITION BY
   sorted text;      -- keys in the order of their index
+  newest text;      -- the same, each DESC
   key text;         -- the keys of a row as a row
   first_key text;
   plain bool;       -- the keys can be compared by name
@@ -101,11 +102,11 @@ BEGIN
 
   SELECT format('%I', a.attname) INTO ts FROM pg_attribute a WHERE a.attrelid = rollup.name AND a.attnum = rollup.ts;
   SELECT 'PARTITION BY ' || string_agg(format('(q.r).%I', a.attname), ', ' ORDER BY k.at),
-         string_agg(format('v.%I', a.attname), ', ' ORDER BY k.at),
+         string_agg(format('v.%I', a.attname), ', ' ORDER BY k.at), string_agg(format('v.%I DESC', a.attname), ', ' ORDER BY k.at),
          string_agg(format('(k.r).%I', a.attname), ', ' ORDER BY k.at),
          bool_and(coalesce(y.typnamespace, 0) = 'pg_catalog'::regnamespace),
          min(format('%I', a.attname)) FILTER (WHERE k.at = 1)
-    INTO parts, sorted, key, plain, first_key
+    INTO parts, sorted, newest, key, plain, first_key
     FROM unnest(rollup.keys) WITH ORDINALITY AS k (attnum, at)
     JOIN pg_attribute a ON a.attrelid = rollup.name AND a.attnum = k.attnum JOIN pg_type y ON y.oid = a.atttypid;
   before := CASE
@@ -119,7 +120,7 @@ BEGIN
       'ORDER BY %6$s, v.%5$s DESC LIMIT 1) AS l WHERE (k.r).%4$s IS NOT NULL) UNION ALL '
       '(SELECT DISTINCT ON (%2$s) (v.*)::%1$s FROM %1$s AS v WHERE NOT ROW(%2$s) IS NOT NULL AND v.%5$s < $3 AND '
       '(SELECT bool_or(NOT ROW(%3$s) IS NOT NULL) FROM near AS k) ORDER BY %2$s, v.%5$s DESC)',
-      rollup.name, sorted, key, first_key, ts, replace(sorted, ',', ' DESC,') || ' DESC')
+      rollup.name, sorted, key, first_key, ts, newest)
     ELSE format('(SELECT DISTINCT ON (%2$s) (v.*)::%1$s AS r FROM %1$s AS v WHERE v.%3$s < $3 ORDER BY %2$s, v.%3$s DESC)', rollup.name, sorted, ts)
     END;
   before := replace(before, '$3', CASE WHEN rollup.ts_type = 'timestamp'::regtype THEN '$3 AT TIME ZONE ''UTC''' ELSE '$3' END);

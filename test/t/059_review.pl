@@ -29,6 +29,8 @@ for ('short', 'shorter', 'alone') {
   is(sql("SELECT change, (candle).v FROM tick.changes(null::$_, $token)"), $_ eq 'shorter' ? 'upsert|b' : 'upsert|4', "what has changed of $_");
   sql(q{DELETE FROM letters WHERE c = 'b'; SELECT tick.wait(NULL)});
 }
+sql(q{SELECT tick.create_rollup('commas', 'SELECT c AS "a,b", p AS "q r", tick.tumble(ts, ''1 min'') AS w, count(*) AS n FROM letters GROUP BY 1, 2, 3'); SELECT tick.wait(NULL)});
+is(sql(q{SELECT count(*) FROM tick.fill(null::commas, '2024-03-01 10:01+00', '2024-03-01 10:04+00')}), '9', 'and of keys with commas in their names');
 exact($node, 'letters');
 
 # ---- queries as people write them
