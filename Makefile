@@ -140,6 +140,9 @@ build/unit/ingestor: $(UNIT_INGEST_OBJS) $(INGEST_LIB_OBJS) $(CORE_OBJS)
 	$(if $(V),,@echo "  LD $@")
 	$(Q)g++ -g -o $@ $^ $(GTEST_LIBS) $(INGEST_LIBS)
 
+# The lexicon is part of the program.
+build/ingestor/sentiment.o build/sanitize/ingestor/sentiment.o build/fuzz/ingestor/sentiment.o: ingestor/lexicon.txt
+
 # What drives the random test: concurrent writers, kills and the comparison (test/random).
 build/random: $(wildcard test/random/*.cpp test/random/*.hpp)
 	@mkdir -p $(@D)
@@ -203,7 +206,7 @@ FUZZ_SECONDS ?= 60
 FUZZ ?= $(patsubst test/fuzz/%_fuzz.cpp,%,$(sort $(wildcard test/fuzz/*_fuzz.cpp)))
 FUZZ_CXX ?= $(firstword $(shell which clang++ clang++-14 clang-14 2>/dev/null))
 FUZZ_OBJS := $(CORE_SRC:extension/%.cpp=build/fuzz/%.o) \
-	$(patsubst %.cpp,build/fuzz/%.o,$(wildcard ingestor/feeds/*.cpp) $(addprefix ingestor/,number.cpp rows.cpp replay.cpp))
+	$(patsubst %.cpp,build/fuzz/%.o,$(wildcard ingestor/feeds/*.cpp) $(addprefix ingestor/,mentions.cpp number.cpp position.cpp replay.cpp rows.cpp sentiment.cpp))
 FUZZ_COMPILE = $(FUZZ_CXX) $(STRICT) $(INGEST_INC) -O1 -fno-sanitize-recover=all -fsanitize=address,undefined
 
 define compile_for_fuzz

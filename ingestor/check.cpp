@@ -17,6 +17,7 @@
 #include "number.hpp"
 #include "pipeline.hpp"
 #include "poll.hpp"
+#include "posts.hpp"
 #include "rows.hpp"
 #include "run.hpp"
 #include "socket.hpp"
@@ -71,13 +72,26 @@ void check_database(const Config& config, Findings& findings) {
     if (database->query("SELECT FROM pg_catalog.pg_extension WHERE extname = 'pg_tick'").empty())
       findings.mistake("database.conninfo", "extension pg_tick is not in database " + *who[0][0],
                        "tick-ingest init creates it, where shared_preload_libraries has pg_tick");
-    const std::string parameters[] = {config.table};
-    const auto table = database->query("SELECT to_regclass($1)::oid", parameters);
+    const bool posts = find_venue(config.feed)->way == Venue::Way::posts;
+    const std::string name[] = {config.table};
+    const auto table = database->query("SELECT to_regclass($1)::oid", name);
     if (!table.at(0).at(0))
       return findings.mistake("database.table", "there is no table " + config.table,
                               "tick-ingest init creates it; is the name, or its schema, right?");
-    TableColumns().open(*database, config.table, config.table_columns);
-    const auto rights = database->query("SELECT has_table_privilege($1::regclass, 'INSERT')", parameters);
+    if (posts) {
+      const std::string wanted[] = {config.table, std::string("{") + post_columns + "}"};
+      const auto missing = database->query(
+          "SELECT string_agg(n, ', ') FROM unnest($2::text[]) n WHERE NOT EXISTS (SELECT FROM"
+          " pg_catalog.pg_attribute WHERE attrelid = $1::regclass AND attname = n AND NOT attisdropped)",
+          wanted);
+      if (missing.at(0).at(0))
+        return findings.mistake("database.table",
+                                "table " + config.table + " has no column " + *missing[0][0],
+                                "tick-ingest init --feed " + config.feed + " creates one that has all");
+    } else {
+      TableColumns().open(*database, config.table, config.table_columns);
+    }
+    const auto rights = database->query("SELECT has_table_privilege($1::regclass, 'INSERT')", name);
     if (*rights.at(0).at(0) != "t")
       findings.mistake("database.table", *who[0][1] + " may not write table " + config.table,
                        "GRANT INSERT, SELECT ON " + config.table + " TO " + *who[0][1]);
@@ -234,6 +248,12 @@ int run_check(const ConfigResult& read, const std::optional<EndToEnd>& end_to_en
       findings.note("standard input is not read by check");
     } else if (way == Venue::Way::poll) {
       check_poll(read.config, findings);
+    } else if (way == Venue::Way::posts) {
+      const std::string wrong = try_posts(read.config, feed_patience);
+      if (wrong.empty())
+        findings.good("events come from " + read.config.url);
+      else
+        findings.mistake("feed.url", read.config.url + ": " + wrong, "is the address right?");
     } else if (way == Venue::Way::topic) {
       for (const auto& finding :
            check_kafka(read.config, [&](const std::string& text) { findings.good(text); }))

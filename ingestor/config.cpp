@@ -139,7 +139,7 @@ std::string set_zone(Config& config, std::string_view text) {
 constexpr Setting table[] = {
     {"feed.name", "--feed", "TICK_FEED",
      "binance, binance.data, binance.us, coinbase, coinbase.advanced, kraken, okx, bybit, bybit.linear, "
-     "bitstamp, gemini, kafka, coinlore, coingecko, http or stdin",
+     "bitstamp, gemini, yahoo, kafka, coinlore, coingecko, http, stdin or jetstream",
      set_feed, [](const Config& c) { return c.feed; }},
     {"feed.url", "--url", "TICK_URL", "WebSocket address (default: the venue's)", set_url,
      [](const Config& c) { return c.url; }},
@@ -186,6 +186,10 @@ constexpr Setting table[] = {
     {"feed.max_frame", "--max-frame", "TICK_MAX_FRAME", "bytes of the longest message that is taken",
      [](Config& c, std::string_view t) { return set_count(c.max_frame, t, 1024, 1 << 30); },
      [](const Config& c) { return std::to_string(c.max_frame); }},
+    {"feed.stop_when_idle", "--stop-when-idle", "TICK_STOP_WHEN_IDLE",
+     "end, with everything committed, when no trade came for so long; 0 = never",
+     [](Config& c, std::string_view t) { return set_duration(c.stop_when_idle, t); },
+     [](const Config& c) { return show_duration(c.stop_when_idle); }},
     {"session.tz", "--session-tz", "TICK_SESSION_TZ", "time zone of the market's days, hours and holidays",
      [](Config& c, std::string_view t) { return c.session.set_zone(t); },
      [](const Config& c) { return c.session.zone(); }},
@@ -264,6 +268,24 @@ constexpr Setting table[] = {
      [](const Config& c) { return show_duration(c.poll_interval); }},
     {"rows.tz", "--tz", "TICK_TZ", "UTC or an offset such as +02:00, of times that tell no zone", set_zone,
      [](const Config& c) { return c.zone ? std::to_string(c.zone->count()) + "min" : std::string(); }},
+    {"sentiment.lexicon", "--lexicon", "TICK_LEXICON",
+     "file of words and what they say of a price; empty = the built-in one",
+     [](Config& c, std::string_view t) { return set_text(c.lexicon, t); },
+     [](const Config& c) { return c.lexicon; }},
+    {"sentiment.url", "--scorer", "TICK_SCORER",
+     "HTTP address that gets {\"texts\": [..]} and answers {\"scores\": [..]}, each from -1 to 1, instead of "
+     "the lexicon",
+     [](Config& c, std::string_view t) -> std::string {
+       if (!parse_url(t, "http"))
+         return "must look like http://host[:port]/path, not " + in_quotes(redact(t));
+       c.scorer_url = t;
+       return "";
+     },
+     [](const Config& c) { return redact(c.scorer_url); }},
+    {"sentiment.timeout", "--scorer-timeout", "TICK_SCORER_TIMEOUT",
+     "how long it may take; posts without an answer are written without a score and asked about again later",
+     [](Config& c, std::string_view t) { return set_duration(c.scorer_timeout, t); },
+     [](const Config& c) { return show_duration(c.scorer_timeout); }},
     {"database.conninfo", "--database", "TICK_DATABASE",
      "libpq connection string, URL or database name (also PGHOST, PGPORT, ...)",
      [](Config& c, std::string_view t) { return set_text(c.database, t); },
@@ -510,6 +532,12 @@ ConfigResult read_config(const ConfigSource& source) {
   if (result.config.feed == "http" && (result.config.url.empty() || result.config.columns.empty()) &&
       result.mistakes.empty())
     result.mistakes.push_back("feed.name is http: feed.url and rows.columns must be given");
+  if (venue.way == Venue::Way::posts) {
+    // Somebody always writes something.
+    if (!result.places.contains("feed.max_data_silence"))
+      result.config.max_data_silence = result.config.max_silence;
+    if (!result.places.contains("database.table")) result.config.table = "posts";
+  }
   const bool polled = venue.way == Venue::Way::poll;
   if (!result.config.url.empty() && !parse_url(result.config.url, polled ? "http" : "ws")) {
     const auto place = result.places.find("feed.url");
@@ -538,7 +566,9 @@ ConfigResult read_config(const ConfigSource& source) {
 
 std::string default_connection(const Config& config) {
   const Venue& venue = *find_venue(config.feed);
-  std::string name(venue.make == make_binance_feed ? stream_name(config.stream) : "trade");
+  std::string name(venue.way == Venue::Way::posts    ? "posts"
+                   : venue.make == make_binance_feed ? stream_name(config.stream)
+                                                     : "trade");
   const auto url = parse_url(config.url);
   if (url && !own_host(venue, url->host)) name += "@" + url->host + ":" + url->port;
   return name;

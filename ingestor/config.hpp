@@ -37,6 +37,7 @@ struct Config {
   std::chrono::microseconds ping = std::chrono::seconds(15);
   std::chrono::microseconds max_age = std::chrono::minutes(23 * 60 + 50);
   std::size_t max_frame = 4u << 20;
+  std::chrono::microseconds stop_when_idle{0};
   bool repair = true;
   std::string repair_url;  // derived from the venue or the address unless given
   std::chrono::microseconds repair_interval{0};
@@ -52,6 +53,10 @@ struct Config {
   std::string items;                           // where in an answer its objects are
   std::optional<std::chrono::minutes> zone;    // of times that tell none
   std::chrono::microseconds poll_interval{0};  // 0: what the server's budget allows
+
+  std::string lexicon;     // file; empty: the built-in one
+  std::string scorer_url;  // instead of the lexicon
+  std::chrono::microseconds scorer_timeout = std::chrono::seconds(5);
 
   std::string database;
   std::string table = "trades";

@@ -41,6 +41,47 @@ Timestamp now() {
 
 }  // namespace
 
+void lock_position(Database& database, const std::string& feed, const std::string& connection, bool again,
+                   const std::atomic<bool>& abandon) {
+  // The server must notice soon that this process is gone: until then it holds the position's lock.
+  for (const char* setting : {"tcp_keepalives_idle = 10", "tcp_keepalives_interval = 5",
+                              "tcp_keepalives_count = 3", "client_connection_check_interval = '1s'"}) {
+    try {
+      database.run(std::string("SET ") + setting);
+    } catch (const DatabaseError& error) {
+      if (error.connection_lost()) throw;  // otherwise: the server's platform cannot do it
+    }
+  }
+  const std::string key = feed + "/" + connection;
+  const auto start = std::chrono::steady_clock::now();
+  auto warn_at = start + std::chrono::seconds(2);
+  for (;;) {
+    const std::string parameters[] = {key};
+    const auto got =
+        database.query("SELECT pg_catalog.pg_try_advisory_lock(hashtextextended($1, 7715))", parameters);
+    if (*got.at(0).at(0) == "t") return;
+    const auto time = std::chrono::steady_clock::now();
+    if (time > warn_at || (!again && time - start > lock_patience)) {
+      const auto holder = database.query(
+          "SELECT string_agg(l.pid::text, ', ') FROM pg_catalog.pg_locks l, (SELECT hashtextextended($1, "
+          "7715) AS key) k"
+          " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
+          " AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
+          " AND l.classid::int8 = ((k.key >> 32) & 4294967295) AND l.objid::int8 = (k.key & 4294967295)",
+          parameters);
+      const std::string text = "position " + key +
+                               " is being written by another connection (server process " +
+                               holder.at(0).at(0).value_or("unknown") + ")";
+      if (!again && time - start > lock_patience)
+        throw FatalError(text + "; give this ingestor a --connection name of its own or stop the other one");
+      log::warn(text + ", waiting");
+      warn_at = time + std::chrono::seconds(10);
+    }
+    if (abandon) throw Abandoned();
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+}
+
 Writer::Writer(WriterOptions options, Stats& stats, const std::atomic<bool>& abandon)
     : options_(std::move(options)), stats_(stats), abandon_(abandon), session_(random_session()) {}
 
@@ -53,49 +94,9 @@ void Writer::connect() {
   prepared_ = false;
   fast_ = !options_.by_index;
   database_ = std::make_unique<Database>(options_.database);
-  // The server must notice soon that this process is gone: until then it holds the position's lock.
-  for (const char* setting : {"tcp_keepalives_idle = 10", "tcp_keepalives_interval = 5",
-                              "tcp_keepalives_count = 3", "client_connection_check_interval = '1s'"}) {
-    try {
-      database_->run(std::string("SET ") + setting);
-    } catch (const DatabaseError& error) {
-      if (error.connection_lost()) throw;  // otherwise: the server's platform cannot do it
-    }
-  }
-  take_lock();
+  lock_position(*database_, options_.feed, options_.connection, opened_, abandon_);
   read_table();
   read_position();
-}
-
-void Writer::take_lock() {
-  const std::string key = options_.feed + "/" + options_.connection;
-  const auto start = std::chrono::steady_clock::now();
-  auto warn_at = start + std::chrono::seconds(2);
-  for (;;) {
-    const std::string parameters[] = {key};
-    const auto got =
-        database_->query("SELECT pg_catalog.pg_try_advisory_lock(hashtextextended($1, 7715))", parameters);
-    if (*got.at(0).at(0) == "t") return;
-    const auto time = std::chrono::steady_clock::now();
-    if (time > warn_at || (!opened_ && time - start > lock_patience)) {
-      const auto holder = database_->query(
-          "SELECT string_agg(l.pid::text, ', ') FROM pg_catalog.pg_locks l, (SELECT hashtextextended($1, "
-          "7715) AS key) k"
-          " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
-          " AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
-          " AND l.classid::int8 = ((k.key >> 32) & 4294967295) AND l.objid::int8 = (k.key & 4294967295)",
-          parameters);
-      const std::string text = "position " + key +
-                               " is being written by another connection (server process " +
-                               holder.at(0).at(0).value_or("unknown") + ")";
-      if (!opened_ && time - start > lock_patience)
-        throw FatalError(text + "; give this ingestor a --connection name of its own or stop the other one");
-      log::warn(text + ", waiting");
-      warn_at = time + std::chrono::seconds(10);
-    }
-    if (abandon_) throw Abandoned();
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  }
 }
 
 void Writer::read_table() {

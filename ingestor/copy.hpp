@@ -32,6 +32,11 @@ enum class Outcome { committed, not_committed, in_doubt };
 // The caller gave up waiting for the database.
 class Abandoned : public std::exception {};
 
+// Takes the lock that whoever writes a feed's position holds until its server process is gone. Waits for it:
+// for ever when `again`, otherwise up to half a minute, and then throws FatalError; Abandoned when told to.
+void lock_position(Database& database, const std::string& feed, const std::string& connection, bool again,
+                   const std::atomic<bool>& abandon);
+
 struct WriterOptions {
   std::string database;
   std::string table;
@@ -69,7 +74,6 @@ class Writer {
   };
 
   void connect();
-  void take_lock();
   void read_table();
   void read_position();
   void reconnect(const std::string& why);

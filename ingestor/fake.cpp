@@ -94,6 +94,15 @@ class SentList {
     line_ += '\n';
     std::fwrite(line_.data(), 1, line_.size(), file_);
   }
+  void add_post(std::string_view symbol, std::string_view id) {
+    if (file_ == nullptr) return;
+    line_ = "post ";
+    line_ += symbol;
+    line_ += ' ';
+    line_ += id;
+    line_ += '\n';
+    std::fwrite(line_.data(), 1, line_.size(), file_);
+  }
   void flush() {
     if (file_ != nullptr) std::fflush(file_);
   }
@@ -106,7 +115,8 @@ class SentList {
 // Where a trade goes: into the history, and to everybody who listens.
 class Outlet {
  public:
-  Outlet(Subscriptions& listeners, History& history) : subscriptions(listeners), history_(history) {}
+  Outlet(Subscriptions& listeners, History& history, Chatter& chatter, SentList& sent)
+      : subscriptions(listeners), history_(history), chatter_(chatter), sent_(sent) {}
 
   // Returns how many receive it.
   std::size_t trade(const Trade& trade, const std::string& trade_stream, const std::string& agg_stream) {
@@ -126,12 +136,18 @@ class Outlet {
   void begin(const Trade& trade) {
     history_.add(trade);
     subscriptions.next_trade();
+    chatter_.trade(trade.symbol, trade.time_us, [&](const Chatter::Event& event) {
+      for (const auto& symbol : event.symbols) sent_.add_post(symbol, event.id);
+      subscriptions.send(event);
+    });
   }
 
   Subscriptions& subscriptions;
 
  private:
   History& history_;
+  Chatter& chatter_;
+  SentList& sent_;
   std::string payload_;
 };
 
@@ -385,9 +401,10 @@ class Exchange final : public ServerHandler {
  public:
   explicit Exchange(const FakeOptions& options)
       : history_(options.history, options.busy_every),
-        subscriptions_(options.faults, history_),
-        outlet_(subscriptions_, history_),
+        chatter_(options.post_every, options.seed),
+        subscriptions_(options.faults, history_, chatter_),
         sent_(options.sent_file),
+        outlet_(subscriptions_, history_, chatter_, sent_),
         wait_(options.wait),
         exit_(options.exit) {
     if (options.recordings.empty())
@@ -436,9 +453,10 @@ class Exchange final : public ServerHandler {
 
  private:
   History history_;
+  Chatter chatter_;
   Subscriptions subscriptions_;
-  Outlet outlet_;
   SentList sent_;
+  Outlet outlet_;
   std::unique_ptr<Source> source_;
   bool wait_;
   bool exit_;

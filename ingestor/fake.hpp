@@ -18,9 +18,10 @@ struct FakeOptions {
   Faults faults;
   std::size_t history = 200'000;  // trades kept for snapshots and REST
   std::size_t busy_every = 0;     // every so-many-th REST request gets 429
-  std::string sent_file;          // gets a line `SYMBOL id receivers` per tick sent
-  bool wait = false;              // start with the first subscriber
-  bool exit = false;              // end when everything was sent and taken
+  std::string sent_file;       // gets a line `SYMBOL id receivers` per tick sent, `post SYMBOL id` per post
+  std::size_t post_every = 0;  // a post after every so-many-th trade; 0 = none
+  bool wait = false;           // start with the first subscriber
+  bool exit = false;           // end when everything was sent and taken
   // recordings (in this order), or else the random walk
   std::vector<std::string> recordings;
   double speed = 1;  // times the recorded pace; 0 = as fast as the slowest subscriber takes it

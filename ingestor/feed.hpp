@@ -138,6 +138,7 @@ std::unique_ptr<Feed> make_okx_feed(Stream stream);
 std::unique_ptr<Feed> make_bybit_feed(Stream stream);
 std::unique_ptr<Feed> make_bitstamp_feed(Stream stream);
 std::unique_ptr<Feed> make_gemini_feed(Stream stream);
+std::unique_ptr<Feed> make_yahoo_feed(Stream stream);
 
 // Somebody who publishes trades: which protocol, which id space and which addresses.
 struct Venue {
@@ -150,7 +151,7 @@ struct Venue {
   // Whether ids of a symbol ascend by one: gaps can be seen and repaired, and sets of ids are small. Where
   // not, a unique index of the table keeps out what comes twice.
   bool sequence = true;
-  enum class Way { socket, topic, poll, lines } way = Way::socket;
+  enum class Way { socket, topic, poll, lines, posts } way = Way::socket;
 };
 
 std::span<const Venue> venues();

@@ -25,6 +25,17 @@ constexpr std::string_view table_columns = R"( (
   received_at    timestamptz
 ) PARTITION BY RANGE (ts))";
 
+// Not partitioned: a post is there once whatever time the server that sends it has given it.
+constexpr std::string_view posts_columns = R"( (
+  feed      text        NOT NULL,
+  symbol    text        NOT NULL,
+  ts        timestamptz NOT NULL,
+  id        text        NOT NULL,
+  author    text,
+  text      text,
+  sentiment float8
+))";
+
 struct Rollup {
   const char* name;
   const char* window;  // nullptr: one row per key
@@ -68,6 +79,19 @@ std::string once_index(const std::string& table) {
   return "CREATE UNIQUE INDEX ON " + table + " (symbol, ts, trade_id, price, exchange) NULLS NOT DISTINCT";
 }
 
+std::string posts_index(const std::string& table) {
+  return "CREATE UNIQUE INDEX ON " + table + " (feed, id, symbol); CREATE INDEX ON " + table +
+         " (ts, id) WHERE sentiment IS NULL";
+}
+
+std::string posts_rollup(const std::string& table) {
+  return "SELECT tick.create_rollup('posts_1m', $query$\n"
+         "SELECT symbol, tick.tumble(ts, '1 minute') AS ts,\n"
+         "       count(*) AS posts, avg(sentiment) AS sentiment\n"
+         "FROM " +
+         table + " GROUP BY 1, 2\n$query$)";
+}
+
 std::string keep_out_duplicates(const InitOptions& options) {
   return options.sequence ? declare_ids(options.table) : once_index(options.table);
 }
@@ -89,6 +113,10 @@ void step(Database& database, const std::string& name, bool there, const std::st
 }  // namespace
 
 std::string init_script(const InitOptions& options) {
+  if (options.posts)
+    return "CREATE EXTENSION IF NOT EXISTS pg_tick;\n\nCREATE TABLE " + options.table +
+           std::string(posts_columns) + ";\n" + posts_index(options.table) + ";\n" +
+           (options.rollups ? "\n" + posts_rollup(options.table) + ";\n" : "");
   std::string text = "CREATE EXTENSION IF NOT EXISTS pg_tick;\n\nCREATE TABLE " + options.table +
                      std::string(table_columns) + ";\nCREATE TABLE " + options.table +
                      "_default PARTITION OF " + options.table + " DEFAULT;\n" + keep_out_duplicates(options) +
@@ -116,6 +144,15 @@ int run_init(const InitOptions& options) {
       return exit_ok;
     }
     const bool table_there = exists(database, options.table);
+    if (options.posts) {
+      step(database, "table " + options.table, table_there,
+           "BEGIN; CREATE TABLE " + options.table + std::string(posts_columns) + "; COMMENT ON TABLE " +
+               options.table + " IS 'one row per post and symbol, written by tick-ingest'; " +
+               posts_index(options.table) + "; COMMIT");
+      if (options.rollups)
+        step(database, "rollup posts_1m", exists(database, "posts_1m"), posts_rollup(options.table));
+      return exit_ok;
+    }
     step(database, "table " + options.table, table_there,
          "BEGIN; CREATE TABLE " + options.table + std::string(table_columns) + "; CREATE TABLE " +
              options.table + "_default PARTITION OF " + options.table + " DEFAULT; COMMENT ON TABLE " +

@@ -15,6 +15,7 @@ struct InitOptions {
   std::size_t days_ahead = 3;
   bool rollups = true;
   bool sequence = true;  // ids of the feed are one (Venue::sequence); otherwise the table gets a unique index
+  bool posts = false;    // the table is one of posts, and has one rollup
 };
 
 // Returns the process's exit code.

@@ -283,6 +283,10 @@ class Connections {
       }
       const std::lock_guard hold(guard_);
       turn();
+      if (idle()) {
+        log::info("no trade for feed.stop_when_idle: ending");
+        break;
+      }
       calm_ = current_ && current_->session().is_open() && !next_ && !planned_end() &&
               (config_.max_age.count() == 0 || config_.max_age > 10 * calm_look_every);
     }
@@ -381,9 +385,16 @@ class Connections {
     return true;
   }
 
+  bool idle() const {
+    const auto last =
+        std::max(begun_, Clock::time_point(std::chrono::microseconds(shared_.stats.data_at_us)));
+    return config_.stop_when_idle.count() > 0 && Clock::now() - last > config_.stop_when_idle;
+  }
+
   Config config_;
   Shared& shared_;
   const Venue& venue_;
+  Clock::time_point begun_ = Clock::now();
   std::function<void()> connected_;
   std::mutex guard_;   // of the connections and of config_
   std::mutex signal_;  // of the next three; connections take it on their own threads
@@ -410,19 +421,13 @@ std::vector<std::string> without(const std::vector<std::string>& all, const std:
 
 }  // namespace
 
-ClientOptions client_options(const Config& config, const Feed& feed) {
+ClientOptions client_options(const Config& config) {
   ClientOptions options;
-  options.greetings = feed.greetings(config.url, config.symbols, config.stream);
   options.tls = {config.tls_verify, config.tls_ca};
   const auto milliseconds = [](std::chrono::microseconds time) {
     return std::chrono::ceil<std::chrono::milliseconds>(time);
   };
   options.ping_every = milliseconds(config.ping);
-  if (const auto heartbeat = feed.heartbeat(config.symbols)) {
-    options.heartbeat = heartbeat->text;
-    options.heartbeat_every =
-        config.ping.count() > 0 ? std::min(heartbeat->every, options.ping_every) : heartbeat->every;
-  }
   options.max_silence = milliseconds(config.max_silence);
   options.max_data_silence = milliseconds(config.max_data_silence);
   options.max_frame = config.max_frame;
@@ -431,6 +436,17 @@ ClientOptions client_options(const Config& config, const Feed& feed) {
     if (limit.count() > 0)
       options.look_every =
           std::clamp(milliseconds(limit) / 10, std::chrono::milliseconds(20), options.look_every);
+  return options;
+}
+
+ClientOptions client_options(const Config& config, const Feed& feed) {
+  ClientOptions options = client_options(config);
+  options.greetings = feed.greetings(config.url, config.symbols, config.stream);
+  if (const auto heartbeat = feed.heartbeat(config.symbols)) {
+    options.heartbeat = heartbeat->text;
+    options.heartbeat_every =
+        config.ping.count() > 0 ? std::min(heartbeat->every, options.ping_every) : heartbeat->every;
+  }
   return options;
 }
 

@@ -18,6 +18,7 @@ int run_record(const Config& config, const std::string& file, std::uint64_t limi
 
 // What run_live connects with.
 struct ClientOptions;
+ClientOptions client_options(const Config& config);  // without what an exchange wants to be told
 ClientOptions client_options(const Config& config, const Feed& feed);
 
 }  // namespace tick::ingest

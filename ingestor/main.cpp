@@ -21,6 +21,7 @@
 #include "log.hpp"
 #include "number.hpp"
 #include "poll.hpp"
+#include "posts.hpp"
 #include "run.hpp"
 #include "socket.hpp"
 #include "status.hpp"
@@ -128,7 +129,8 @@ Examples:
 
 Speaks on ws://ADDRESS:PORT (and wss:// with --tls-cert) the protocols of Binance (/ws/<stream>, /stream?streams=a/b,
 SUBSCRIBE, UNSUBSCRIBE, LIST_SUBSCRIPTIONS), Coinbase Exchange and Advanced (/), Kraken v2 (/v2), OKX (/ws/v5/business),
-Bybit (/v5/public/spot, /v5/public/linear), Bitstamp (/) and Gemini (/v2/marketdata), and answers Binance's historicalTrades
+Bybit (/v5/public/spot, /v5/public/linear), Bitstamp (/), Gemini (/v2/marketdata), Yahoo (/ and /?version=2) and
+Jetstream (/subscribe), and answers Binance's historicalTrades
 and aggTrades, Coinbase's trades, Kraken's Trades and OKX's history-trades over HTTP. BTCUSDT, BTC-USDT and BTC/USDT are one instrument.
 Faults: drop mute half-open duplicate reorder gap bad-json giant close-1001 close-1006 close-1012 shutdown no-pong slow.
 Each is logged when it is played, and counted in the last line. The first line on stdout is `listening on ADDRESS:PORT`.)";
@@ -254,8 +256,12 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   fake->add_option("--first-id", fake_options.first_id, "walk: first trade id, 0 = from the clock")
       ->capture_default_str();
-  fake->add_option("--sent", fake_options.sent_file, "append a line `SYMBOL id receivers` per tick")
+  fake->add_option("--sent", fake_options.sent_file,
+                   "append a line `SYMBOL id receivers` per tick, `post SYMBOL id` per post")
       ->type_name("FILE");
+  fake->add_option("--post-every", fake_options.post_every,
+                   "a post on Jetstream about an instrument after so many trades; 0 = none")
+      ->capture_default_str();
   double fake_ping = 20;
   fake->add_option("--ping", fake_ping,
                    "seconds between pings, 0 = none; three unanswered ones end a connection")
@@ -362,8 +368,10 @@ int main(int argc, char** argv) {
   if (*init) {
     const auto config = init_flags.read();
     if (!config) return exit_usage;
-    const InitOptions options{config->database,         config->table, config->table_columns,
-                              config->partitions_ahead, !no_rollups,   find_venue(config->feed)->sequence};
+    const Venue& venue = *find_venue(config->feed);
+    const InitOptions options{
+        config->database, config->table,  config->table_columns,         config->partitions_ahead,
+        !no_rollups,      venue.sequence, venue.way == Venue::Way::posts};
     if (print_only) {
       std::fputs(init_script(options).c_str(), stdout);
       return exit_ok;
@@ -406,7 +414,8 @@ int main(int argc, char** argv) {
   }
   auto config = run_flags.read();
   const auto way = config ? find_venue(config->feed)->way : Venue::Way::socket;
-  const bool named_by_path = config && way == Venue::Way::socket && parse_url(config->url)->target != "/";
+  const bool named_by_path =
+      config && find_venue(config->feed)->make == make_binance_feed && parse_url(config->url)->target != "/";
   if (config && config->symbols.empty() && way == Venue::Way::socket && !named_by_path && !check_only) {
     log::error("no symbols: give --symbols, TICK_SYMBOLS or feed.symbols");
     config.reset();
@@ -423,5 +432,6 @@ int main(int argc, char** argv) {
   if (way == Venue::Way::topic) return run_kafka(*config);
   if (way == Venue::Way::poll) return run_poll(*config);
   if (way == Venue::Way::lines) return run_lines(*config);
+  if (way == Venue::Way::posts) return run_posts(*config, [&] { return run_flags.read(); });
   return run_live(*config, [&] { return run_flags.read(); });
 }

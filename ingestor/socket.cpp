@@ -153,8 +153,14 @@ std::string explain_status(unsigned status) {
 namespace {
 
 template <class Stream>
-net::awaitable<HttpReply> ask(Stream& stream, const Url& url) {
-  http::request<http::empty_body> request{http::verb::get, url.target, 11};
+net::awaitable<HttpReply> ask(Stream& stream, const Url& url, const std::string* json) {
+  http::request<http::string_body> request{json == nullptr ? http::verb::get : http::verb::post, url.target,
+                                           11};
+  if (json != nullptr) {
+    request.set(http::field::content_type, "application/json");
+    request.body() = *json;
+    request.prepare_payload();
+  }
   request.set(http::field::host, host_header(url));
   request.set(http::field::user_agent, "tick-ingest");
   request.set(http::field::connection, "close");
@@ -176,13 +182,14 @@ net::awaitable<HttpReply> ask(Stream& stream, const Url& url) {
   co_return reply;
 }
 
-net::awaitable<HttpReply> get(const Url& url, const TlsOptions& options, std::chrono::seconds timeout) {
+net::awaitable<HttpReply> get(const Url& url, const std::string* json, const TlsOptions& options,
+                              std::chrono::milliseconds timeout) {
   auto executor = co_await net::this_coro::executor;
   if (!url.tls) {
     beast::tcp_stream stream(executor);
     std::string problem = co_await reach(stream, url, timeout);
     if (!problem.empty()) co_return HttpReply{0, problem};
-    co_return co_await ask(stream, url);
+    co_return co_await ask(stream, url, json);
   }
   net::ssl::context tls(net::ssl::context::tls_client);
   std::string problem = set_up(tls, options);
@@ -194,15 +201,16 @@ net::awaitable<HttpReply> get(const Url& url, const TlsOptions& options, std::ch
   if (!problem.empty()) co_return HttpReply{0, problem};
   auto [ec] = co_await stream.async_handshake(net::ssl::stream_base::client, tuple_awaitable);
   if (ec) co_return HttpReply{0, explain(stream.native_handle(), ec, url)};
-  co_return co_await ask(stream, url);
+  co_return co_await ask(stream, url, json);
 }
 
 }  // namespace
 
-HttpReply http_get(const Url& url, const TlsOptions& tls, std::chrono::seconds timeout) {
+HttpReply http_ask(const Url& url, const std::string* json, const TlsOptions& tls,
+                   std::chrono::milliseconds timeout) {
   net::io_context io{1};
   HttpReply reply{0, "no answer in time"};
-  net::co_spawn(io, get(url, tls, timeout), [&](std::exception_ptr error, HttpReply got) {
+  net::co_spawn(io, get(url, json, tls, timeout), [&](std::exception_ptr error, HttpReply got) {
     if (!error) reply = std::move(got);
     io.stop();
   });

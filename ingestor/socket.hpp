@@ -28,8 +28,12 @@ struct HttpReply {
   std::string content_type = "application/json";
 };
 
-// One GET. Blocks up to `timeout` for the whole of it.
-HttpReply http_get(const Url& url, const TlsOptions& tls, std::chrono::seconds timeout);
+// One GET, or one POST of a JSON text. Blocks up to `timeout` for the whole of it.
+HttpReply http_ask(const Url& url, const std::string* json, const TlsOptions& tls,
+                   std::chrono::milliseconds timeout);
+inline HttpReply http_get(const Url& url, const TlsOptions& tls, std::chrono::milliseconds timeout) {
+  return http_ask(url, nullptr, tls, timeout);
+}
 
 // What a client connection reports. The handler outlives the run() that uses it.
 class FrameHandler {

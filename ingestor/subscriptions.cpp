@@ -6,6 +6,7 @@
 #include <simdjson.h>
 
 #include "log.hpp"
+#include "number.hpp"
 
 namespace tick::ingest {
 
@@ -19,7 +20,8 @@ constexpr auto shutdown_notice = std::chrono::milliseconds(500);
 }  // namespace
 
 bool Subscriptions::serves(std::string_view target) {
-  return target == "/" || target == "/v2" || target == "/v2/marketdata" ||
+  return target == "/" || target == "/?version=2" || target == "/subscribe" ||
+         target.starts_with("/subscribe?") || target == "/v2" || target == "/v2/marketdata" ||
          target.starts_with("/v5/public/") || target == "/ws" || target.starts_with("/ws/") ||
          target == "/stream" || target.starts_with("/stream?");
 }
@@ -29,6 +31,10 @@ void Subscriptions::open(ClientId client, std::string_view target) {
   std::string_view streams;
   if (target == "/" || target == "/v2") {
     state.protocol = target == "/" ? Protocol::coinbase : Protocol::kraken;
+  } else if (target == "/?version=2") {
+    state.protocol = Protocol::yahoo_v2;
+  } else if (target.starts_with("/subscribe")) {
+    state.protocol = Protocol::jetstream;
   } else if (target == "/v2/marketdata") {
     state.protocol = Protocol::gemini;
   } else if (target.starts_with("/v5/public/")) {
@@ -51,12 +57,20 @@ void Subscriptions::open(ClientId client, std::string_view target) {
   }
   log::info("client " + std::to_string(client) + " connected, " +
             std::to_string(clients_[client].streams.size()) + " streams");
+  if (state.protocol != Protocol::jetstream) return;
+  readers_.push_back(client);
+  const auto cursor = target.find("cursor=");
+  if (cursor == std::string_view::npos) return;
+  const auto from = parse_integer(target.substr(cursor + 7, target.find('&', cursor) - cursor - 7));
+  chatter_.each_from(from.value_or(0),
+                     [&](const Chatter::Event& event) { deliver(client, event.json, !event.id.empty()); });
 }
 
 void Subscriptions::close(ClientId client) {
   const auto found = clients_.find(client);
   if (found == clients_.end()) return;
   for (const auto& stream : found->second.streams) forget(client, stream);
+  std::erase(readers_, client);
   clients_.erase(found);
   log::info("client " + std::to_string(client) + " is gone");
 }
@@ -67,6 +81,7 @@ void Subscriptions::request(ClientId client, std::string_view message) {
     if (message.find(R"("bts:)") != std::string_view::npos) state.protocol = Protocol::bitstamp;
     if (message.find(R"("channel":)") != std::string_view::npos && state.protocol == Protocol::coinbase)
       state.protocol = Protocol::coinbase_advanced;
+    if (message.starts_with(R"({"subscribe":)")) state.protocol = Protocol::yahoo;
   }
   switch (state.protocol) {
     case Protocol::binance:
@@ -75,6 +90,9 @@ void Subscriptions::request(ClientId client, std::string_view message) {
       return request_coinbase(client, message);
     case Protocol::kraken:
       return request_kraken(client, message);
+    case Protocol::yahoo:
+    case Protocol::yahoo_v2:
+      return request_yahoo(client, message);
     default:
       return request_plain(client, message);
   }
@@ -176,6 +194,26 @@ void Subscriptions::request_kraken(ClientId client, std::string_view message) {
   }
 }
 
+// No answer but the newest price of each, to every request, as often as it comes.
+void Subscriptions::request_yahoo(ClientId client, std::string_view message) {
+  simdjson::dom::parser parser;
+  simdjson::dom::object root;
+  simdjson::dom::array list;
+  if (parser.parse(message.data(), message.size()).get(root)) return;
+  for (const bool on : {true, false}) {
+    if (root[on ? "subscribe" : "unsubscribe"].get(list)) continue;
+    for (const auto element : list) {
+      std::string_view name;
+      if (element.get(name)) continue;
+      if (!on && clients_[client].streams.erase(std::string(name)) > 0) forget(client, std::string(name));
+      if (!on) continue;
+      add(client, std::string(name));
+      const auto last = history_.yahoo_last(clients_[client].protocol, name);
+      if (!last.empty()) deliver(client, last, false);
+    }
+  }
+}
+
 void Subscriptions::request_plain(ClientId client, std::string_view message) {
   const Protocol protocol = clients_[client].protocol;
   const bool bybit = protocol == Protocol::bybit || protocol == Protocol::bybit_linear;
@@ -254,6 +292,8 @@ bool Subscriptions::play(ClientId client, Client& state, Fault fault, std::strin
       state.release_after = 1;
       return true;
     case Fault::gap:
+      // What is kept for readers can be lost with their connection alone.
+      if (state.protocol == Protocol::jetstream) server_->drop(client);
       return true;
     case Fault::bad_json:
       server_->send(client, half);
@@ -365,10 +405,14 @@ std::size_t Subscriptions::send(const Trade& trade) {
   if (found == by_instrument_.end()) return 0;
   for (const auto& [client, name] : found->second) {
     frame_.clear();
-    append_message(frame_, clients_[client].protocol, trade, name);
+    append_message(frame_, clients_[client].protocol, trade, name, history_.volume(trade.symbol));
     deliver(client, frame_, true);
   }
   return found->second.size();
+}
+
+void Subscriptions::send(const Chatter::Event& event) {
+  for (const ClientId client : readers_) deliver(client, event.json, !event.id.empty());
 }
 
 std::size_t Subscriptions::worst_backlog() const {

@@ -1,7 +1,8 @@
 // Who listens to what on the fake exchange, in the words of each exchange, and the faults on the way to
 // them. The path of a connection chooses the protocol: /ws and /stream Binance, /v2 Kraken, /ws/v5 OKX,
-// /v5/public/spot and linear Bybit, /v2/marketdata Gemini; on / the first message tells Coinbase Exchange,
-// Coinbase Advanced and Bitstamp apart. Lives on the server's thread.
+// /v5/public/spot and linear Bybit, /v2/marketdata Gemini, /?version=2 Yahoo, /subscribe Jetstream; on / the
+// first message tells Coinbase Exchange, Coinbase Advanced, Bitstamp and Yahoo's version 1 apart. Lives on
+// the server's thread.
 #pragma once
 
 #include <chrono>
@@ -12,6 +13,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "chatter.hpp"
 #include "faults.hpp"
 #include "socket.hpp"
 #include "wire.hpp"
@@ -20,7 +22,8 @@ namespace tick::ingest {
 
 class Subscriptions {
  public:
-  Subscriptions(Faults faults, History& history) : faults_(std::move(faults)), history_(history) {}
+  Subscriptions(Faults faults, History& history, Chatter& chatter)
+      : faults_(std::move(faults)), history_(history), chatter_(chatter) {}
 
   // The server is attached before its first callback.
   void attach(Server& server) { server_ = &server; }
@@ -36,6 +39,8 @@ class Subscriptions {
   std::size_t send(const std::string& stream, std::string_view payload, bool trade);
   // The same trade for those who listen to its instrument on Coinbase and Kraken.
   std::size_t send(const Trade& trade);
+  // An event of Jetstream for everyone who reads it.
+  void send(const Chatter::Event& event);
   // The next trade begins: numbers them for the faults.
   void next_trade() { ++trade_; }
   // Heartbeats, and messages held back that are due.
@@ -43,7 +48,7 @@ class Subscriptions {
 
   bool listens(const std::string& stream) const { return by_stream_.contains(stream); }
   bool listens_elsewhere() const { return !by_instrument_.empty(); }
-  bool any() const { return !by_stream_.empty() || !by_instrument_.empty(); }
+  bool any() const { return !by_stream_.empty() || !by_instrument_.empty() || !readers_.empty(); }
   std::size_t worst_backlog() const;
   // A real exchange does not buffer for ever either.
   void drop_slow();
@@ -74,12 +79,15 @@ class Subscriptions {
   void request_kraken(ClientId client, std::string_view message);
   // Of the others: which symbols, and what to answer.
   void request_plain(ClientId client, std::string_view message);
+  void request_yahoo(ClientId client, std::string_view message);
   void deliver(ClientId client, std::string_view message, bool trade);
   bool play(ClientId client, Client& state, Fault fault, std::string_view message);
 
   Server* server_ = nullptr;
   Faults faults_;
   History& history_;
+  Chatter& chatter_;
+  std::vector<ClientId> readers_;  // of Jetstream
   std::uint64_t trade_ = 0;
   std::unordered_map<ClientId, Client> clients_;
   std::unordered_map<std::string, std::vector<ClientId>> by_stream_;

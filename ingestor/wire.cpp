@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cctype>
 #include <charconv>
 #include <functional>
@@ -201,9 +202,52 @@ void append_advanced(std::string& out, const Trade& trade, std::string_view name
   out += "}]}]}";
 }
 
+void append_varint(std::string& out, std::uint64_t value) {
+  for (; value >= 0x80; value >>= 7) out += static_cast<char>(value | 0x80);
+  out += static_cast<char>(value);
+}
+
+void append_zigzag(std::string& out, int field, std::int64_t value) {
+  append_varint(out, static_cast<std::uint64_t>(field) << 3);
+  append_varint(out, static_cast<std::uint64_t>(value) << 1 ^ static_cast<std::uint64_t>(value >> 63));
+}
+
+void append_field(std::string& out, int field, std::string_view text) {
+  append_varint(out, static_cast<std::uint64_t>(field) << 3 | 2);
+  append_varint(out, text.size());
+  out += text;
+}
+
+// The message that Yahoo's streamer calls PricingData.
+void append_yahoo(std::string& out, const Trade& trade, std::string_view name, std::int64_t volume,
+                  bool json) {
+  std::string bytes;
+  append_field(bytes, 1, name);
+  float price = 0;
+  std::from_chars(trade.price.data(), trade.price.data() + trade.price.size(), price);
+  bytes += '\x15';  // field 2, four bytes
+  for (int shift = 0; shift < 32; shift += 8)
+    bytes += static_cast<char>(std::bit_cast<std::uint32_t>(price) >> shift);
+  append_zigzag(bytes, 3, trade.time_us / 1000);
+  append_field(bytes, 4, "USD");
+  append_field(bytes, 5, "NMS");
+  append_zigzag(bytes, 9, volume);
+  constexpr std::string_view digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  if (json) out += R"({"type":"pricing","message":")";
+  for (std::size_t at = 0; at < bytes.size(); at += 3) {
+    std::uint32_t bits = 0;
+    for (std::size_t i = 0; i < 3; ++i)
+      bits = bits << 8 | (at + i < bytes.size() ? static_cast<unsigned char>(bytes[at + i]) : 0u);
+    for (std::size_t i = 0; i < 4; ++i)
+      out += at + i > bytes.size() ? '=' : digits[bits >> (18 - 6 * i) & 63];
+  }
+  if (json) out += "\"}";
+}
+
 }  // namespace
 
-void append_message(std::string& out, Protocol protocol, const Trade& trade, std::string_view name) {
+void append_message(std::string& out, Protocol protocol, const Trade& trade, std::string_view name,
+                    std::int64_t volume) {
   switch (protocol) {
     case Protocol::binance:
       return append_binance(out, trade, Stream::trade);
@@ -230,6 +274,11 @@ void append_message(std::string& out, Protocol protocol, const Trade& trade, std
       return append_bitstamp(out, trade, name);
     case Protocol::gemini:
       return append_gemini(out, trade, name);
+    case Protocol::yahoo:
+    case Protocol::yahoo_v2:
+      return append_yahoo(out, trade, name, volume, protocol == Protocol::yahoo_v2);
+    case Protocol::jetstream:
+      return;
   }
 }
 
@@ -238,6 +287,7 @@ void History::add(const Trade& trade) {
   key_ = instrument(trade.symbol);
   auto& kept = kept_[key_];
   kept.push_back({trade.id, trade.time_us, std::string(trade.price), std::string(trade.qty), trade.maker});
+  volumes_[key_] += 1 + trade.id % 100;
   while (kept.size() > std::max(least_per_instrument, capacity_ / kept_.size())) kept.pop_front();
 }
 
@@ -295,6 +345,19 @@ std::string coin_name(const std::string& symbol) {
 }
 
 }  // namespace
+
+std::int64_t History::volume(std::string_view name) const {
+  const auto found = volumes_.find(instrument(name));
+  return found == volumes_.end() ? 0 : found->second;
+}
+
+std::string History::yahoo_last(Protocol protocol, std::string_view name) const {
+  const auto* kept = find(name);
+  if (kept == nullptr) return "";
+  std::string out;
+  append_message(out, protocol, view(kept->back()), name, volume(name));
+  return out;
+}
 
 std::optional<HttpReply> History::quotes(std::string_view target) const {
   const std::string_view path = target.substr(0, target.find('?'));

@@ -33,7 +33,10 @@ enum class Protocol {
   bybit,
   bybit_linear,
   bitstamp,
-  gemini
+  gemini,
+  yahoo,     // bare base64
+  yahoo_v2,  // in JSON
+  jetstream
 };
 
 // BTC-USDT, BTC/USDT and BTCUSDT are one instrument: upper case without separators.
@@ -44,8 +47,9 @@ void append_binance(std::string& out, const Trade& trade, Stream kind);
 // `name` is the symbol as the subscriber wrote it.
 void append_coinbase(std::string& out, const Trade& trade, std::string_view name, const char* type);
 void append_kraken(std::string& out, const Trade& trade, std::string_view name);
-// The whole message, for all but Binance.
-void append_message(std::string& out, Protocol protocol, const Trade& trade, std::string_view name);
+// The whole message, for all but Binance and Jetstream. `volume` is what Yahoo tells of the day.
+void append_message(std::string& out, Protocol protocol, const Trade& trade, std::string_view name,
+                    std::int64_t volume);
 
 // The newest trades of each instrument.
 class History {
@@ -60,6 +64,9 @@ class History {
   std::string kraken_snapshot(std::string_view name, std::size_t count) const;
   std::string gemini_snapshot(std::string_view name, std::size_t count) const;
   std::string coinbase_last_match(std::string_view name) const;
+  std::string yahoo_last(Protocol protocol, std::string_view name) const;
+  // All that was traded of an instrument, in what Yahoo counts in.
+  std::int64_t volume(std::string_view name) const;
   // GET of Binance's historicalTrades and aggTrades, Coinbase's trades, Kraken's Trades, OKX's
   // history-trades.
   HttpReply rest(std::string_view target);
@@ -82,6 +89,7 @@ class History {
   const std::deque<Kept>* find(std::string_view name) const;
 
   std::map<std::string, std::deque<Kept>, std::less<>> kept_;
+  std::map<std::string, std::int64_t, std::less<>> volumes_;
   std::string key_;
   std::size_t capacity_;
   std::size_t busy_every_;

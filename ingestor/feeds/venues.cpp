@@ -32,6 +32,7 @@ constexpr Venue table[] = {
      false},
     {"bitstamp", "bitstamp", "wss://ws.bitstamp.net", "", make_bitstamp_feed, '\0', false},
     {"gemini", "gemini", "wss://api.gemini.com/v2/marketdata", "", make_gemini_feed, '\0', false},
+    {"yahoo", "yahoo", "wss://streamer.finance.yahoo.com/?version=2", "", make_yahoo_feed, '\0', false},
     {"kafka", "kafka", "", "", nullptr, '\0', true, Venue::Way::topic},
     {"coinlore", "coinlore", "https://api.coinlore.net/api/tickers/?start=0&limit=100", "", nullptr, '\0',
      false, Venue::Way::poll},
@@ -40,6 +41,8 @@ constexpr Venue table[] = {
      nullptr, '\0', false, Venue::Way::poll},
     {"http", "http", "", "", nullptr, '\0', false, Venue::Way::poll},
     {"stdin", "stdin", "", "", nullptr, '\0', false, Venue::Way::lines},
+    {"jetstream", "jetstream", "wss://jetstream2.us-east.bsky.network/subscribe", "", nullptr, '\0', false,
+     Venue::Way::posts},
 };
 
 std::string_view host_of(std::string_view url) {
@@ -60,12 +63,15 @@ const Venue* find_venue(std::string_view name) {
 }
 
 bool own_host(const Venue& venue, std::string_view host) {
+  // A cursor of one of Bluesky's servers is good for the others.
+  if (venue.way == Venue::Way::posts && host.ends_with(".bsky.network")) return true;
   return std::any_of(std::begin(table), std::end(table), [&](const Venue& other) {
     return other.exchange == venue.exchange && host_of(other.url) == host;
   });
 }
 
 bool spelled_for(const Venue& venue, std::string_view symbol) {
+  if (venue.make == make_yahoo_feed) return true;  // AAPL, BTC-USD, EURUSD=X
   for (const char separator : {'-', '/'})
     if ((symbol.find(separator) != std::string_view::npos) != (venue.separator == separator)) return false;
   return true;

@@ -1,9 +1,34 @@
-// libFuzzer over the rows of files: the first byte chooses CSV or JSON, the rest are lines. No line may
-// crash, give a tick that the table cannot have, or harm the next one.
+// libFuzzer over rows of files, messages of topics, and polled documents: the first byte chooses CSV or JSON,
+// the shape of a topic's messages, or a document; the rest are lines, or the document. No line may crash,
+// give a tick that the table cannot have, or harm the next one.
 #include <cstdlib>
 #include <stdexcept>
 
 #include "ingestor/replay.hpp"
+
+// What is polled: CoinLore, CoinGecko, and a document that is a row itself.
+static int document(std::uint8_t choice, std::string_view text) {
+  using namespace tick::ingest;
+  static constexpr const char* columns[] = {"symbol=/symbol,ts=^/info/time,price=/price_usd",
+                                            "symbol=@key,ts=/last_updated_at,price=/usd",
+                                            "symbol=/s,ts=/t,price=/p/0,qty=/q,trade_id=/i"};
+  RowOptions options;
+  options.symbol = "A";
+  std::string mistake;
+  const auto which = (choice >> 2 & 3) % 3;
+  options.columns = *parse_columns(columns[which], mistake);
+  options.items = which == 0 ? "/data" : "";
+  JsonItems items(options);
+  std::vector<Tick> out;
+  for (int again = 0; again < 2; ++again) {
+    const std::size_t before = out.size();
+    const Decoded decoded = items.decode(text, Timestamp{}, out);
+    if ((out.size() > before) != (decoded.verdict == Verdict::tick)) std::abort();
+  }
+  for (const auto& tick : out)
+    if (!(tick.price > 0) || tick.qty < 0 || tick.symbol.view().empty()) std::abort();
+  return 0;
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace tick::ingest;
@@ -12,6 +37,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   RowOptions options;
   options.symbol = "A";
   if ((data[0] & 2) != 0) options.offset = std::chrono::minutes(60);
+  static constexpr const char* shapes[] = {"", "symbol=symbol,ts=timestamp,price=price,qty=-",
+                                           "symbol=symbol,ts=timestamp_ms,price=price,qty=quantity,trade_id="
+                                           "trade_id,is_buyer_maker=is_buyer_maker",
+                                           "symbol=id,ts=time,price=price,qty=-,exchange=-"};
+  std::string mistake;
+  if (const char* shape = shapes[data[0] >> 2 & 3]; *shape != 0)
+    options.columns = *parse_columns(shape, mistake);
+  if ((data[0] & 16) != 0) return document(data[0], text);
   CsvRows csv(options);
   JsonRows json(options);
   std::vector<Tick> out;
