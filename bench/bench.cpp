@@ -41,9 +41,10 @@ class Bench : public Trades {
   };
   struct Load {
     const char* name;
-    int rows;       // per commit
-    double period;  // seconds between commits
-    int stride;     // every how many commits carry a sentinel
+    int rows;              // per commit
+    double period;         // seconds between commits
+    int stride;            // every how many commits carry a sentinel
+    bool medians = false;  // beside a rollup that is recomputed
   };
 
   void measure(Variant& variant, const std::vector<std::string>& copies,
@@ -177,6 +178,12 @@ void Bench::copy() {
 void Bench::measure(const Load& load) {
   create_table("now()", true);
   create_rollups(3);
+  if (load.medians)
+    db_.run(
+        "SELECT tick.create_rollup('medians_1m', 'SELECT exchange, symbol, tick.tumble(ts, ''1 minute'') AS "
+        "ts, "
+        "percentile_cont(0.5) WITHIN GROUP (ORDER BY price) AS median, count(DISTINCT price) AS prices FROM "
+        "trades GROUP BY 1, 2, 3')");
   wait();
   const double seconds = static_cast<double>(setting("DURATION", 10)), warm = 1;
   const auto commits = static_cast<long>((seconds + warm) / load.period);
@@ -272,6 +279,7 @@ void Bench::measure(const Load& load) {
               (worker_used.waited + writer_used.waited) * percent, samples, quantile(polls, 0.99),
               static_cast<double>(commits - first) * load.rows / measured);
   std::fflush(stdout);
+  if (load.medians) db_.run("SELECT tick.drop_rollup('medians_1m')");
   drop(3);
 }
 
@@ -285,6 +293,11 @@ void Bench::latency() {
   measure({"100 rows a commit, 5,000 ticks/s", 100, 0.02, 1});
   measure({"1,000 rows each 50 ms, 20,000 ticks/s", 1000, 0.05, 1});
   measure({"1 row a commit, 2,000 ticks/s", 1, 0.0005, 5});
+  if (setting("MEDIANS", 0) != 0) {
+    measure({"100 rows a commit, and medians", 100, 0.02, 1, true});
+    measure({"1,000 rows each 50 ms, and medians", 1000, 0.05, 1, true});
+    measure({"1 row a commit, and medians", 1, 0.0005, 5, true});
+  }
   std::printf(
       "COMMIT: when it returned to the writer; worker, writer: CPU of one core; waited: both of them for a "
       "core;"

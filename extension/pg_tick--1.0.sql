@@ -136,8 +136,10 @@ CREATE TABLE tick_catalog.rollup (
   kept_from    timestamptz,
   item_from    timestamptz[],
   filling      int4 NOT NULL DEFAULT 0,
+  value_columns text[],
   channel      text NOT NULL DEFAULT 'tick_' OPERATOR(pg_catalog.||) pg_catalog.replace(pg_catalog.gen_random_uuid()::text, '-', '')
 );
+COMMENT ON COLUMN tick_catalog.rollup.value_columns IS 'columns of the state table that the query itself computes, in the order of its outputs; NULL: all are merged';
 COMMENT ON COLUMN tick_catalog.rollup.item_from IS 'items that were added: windows that start before have none; NULL: all have';
 COMMENT ON COLUMN tick_catalog.rollup.filling IS 'so many of the last items are still to be computed, in windows that are pending';
 COMMENT ON COLUMN tick_catalog.rollup.kept_from IS 'windows that start before were dropped by retention, for good';
@@ -238,6 +240,9 @@ CREATE TABLE tick_catalog.open_window (
   start  int8 NOT NULL,
   PRIMARY KEY (rollup, start)
 );
+-- Likewise, windows of rollups that are recomputed with rows touched since. What came before `since` is in what they show.
+CREATE TABLE tick_catalog.touched (rollup int4 NOT NULL REFERENCES tick_catalog.rollup ON DELETE CASCADE,
+  start int8 NOT NULL, since timestamptz NOT NULL, PRIMARY KEY (rollup, start));
 
 -- The delta queue: a ring of tables, all read every turn, truncated by the worker alone.
 CREATE TABLE tick_catalog.queue_0 (xid xid8 NOT NULL, program int8 NOT NULL, payload bytea NOT NULL)
@@ -407,7 +412,7 @@ CREATE VIEW tick.status AS
   SELECT r.view::pg_catalog.regclass AS rollup,
          r.source::pg_catalog.regclass AS source,
          CASE WHEN r.status <> 'error' AND o.epoch <> f.epoch THEN 'restored'
-              WHEN r.status = 'live' AND EXISTS (SELECT FROM tick_catalog.pending p WHERE p.rollup = r.id)
+              WHEN r.status = 'live' AND (d.since IS NOT NULL OR EXISTS (SELECT FROM tick_catalog.pending p WHERE p.rollup = r.id))
               THEN 'recompute' ELSE r.status END AS state,
          tick_catalog.present_rate(w.rate, w.last_arrival) AS rows_per_second,
          (SELECT count(*) FROM tick_catalog.frontier f,
@@ -415,15 +420,16 @@ CREATE VIEW tick.status AS
              UNION ALL SELECT xid FROM tick_catalog.queue_2) q
           WHERE q.xid >= pg_catalog.pg_snapshot_xmin(f.snapshot)
             AND NOT pg_catalog.pg_visible_in_snapshot(q.xid, f.snapshot)) AS pending_deltas,
-         coalesce(extract(epoch FROM clock_timestamp() - c.waiting_since)::float8 * 1000, c.last_lag_ms) AS lag_ms,
+         coalesce(extract(epoch FROM clock_timestamp() - least(c.waiting_since, d.since))::float8 * 1000, c.last_lag_ms) AS lag_ms,
          r.last_error,
-         'merge'::text AS strategy,
+         CASE WHEN r.value_columns IS NULL THEN 'merge' ELSE 'recompute' END AS strategy,
          (SELECT count(*) FROM tick_catalog.stale t WHERE t.rollup = r.id) AS stale
   FROM tick_catalog.rollup r
   JOIN tick_catalog.source o ON o.relid = r.source
   CROSS JOIN tick_catalog.frontier f
   LEFT JOIN tick_catalog.watermark w ON w.source = r.source
   CROSS JOIN tick_catalog.worker_counters() c
+  LEFT JOIN LATERAL (SELECT min(t.since) AS since FROM tick_catalog.touched t WHERE t.rollup = r.id) d ON true
   WHERE pg_catalog.has_table_privilege(r.view, 'SELECT');
 COMMENT ON VIEW tick.status IS 'one row a rollup: how far it is, and what is wrong with it';
 GRANT SELECT ON tick.status TO PUBLIC;
@@ -736,37 +742,6 @@ CREATE VIEW tick.worker AS
   LEFT JOIN tick_catalog.holder h ON c.held_ms > 0;
 COMMENT ON VIEW tick.worker IS 'the worker of this database: its last turns, and who holds it up';
 GRANT SELECT ON tick.rejected, tick.rollups, tick.sources, tick.turns, tick.worker TO PUBLIC;
-
-CREATE FUNCTION tick.explain(name regclass) RETURNS SETOF text
-  LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  r tick.rollups;
-  s tick.sources;
-BEGIN
-  SELECT * INTO r FROM tick.rollups t WHERE t.rollup = name;
-  IF NOT FOUND THEN
-    RAISE EXCEPTION '"%" is not a rollup that you may read', name USING ERRCODE = 'wrong_object_type',
-      HINT = 'tick.rollups lists the rollups.';
-  END IF;
-  SELECT * INTO s FROM tick.sources t WHERE t.source = r.source;
-  RETURN NEXT format('source %s: %s', r.source,
-    CASE WHEN s.source IS NULL THEN 'you may not read it' ELSE
-      format('final %s after the newest time, or %s after the last arrival', s.watermark_delay, s.idle_timeout)
-      || coalesce('; raw rows are kept ' || s.retention, '') || coalesce('; complete from ' || s.raw_from, '')
-      || CASE WHEN s.partitions > 0 THEN format('; %s partitions', s.partitions) ELSE '' END END);
-  RETURN NEXT format('  group %s: rows are folded once per %s%s, for %s', r.group_id,
-    coalesce(nullif(array_to_string(r.keys, ', '), ''), 'table'),
-    coalesce(' and pane of ' || r.pane, ''),
-    (SELECT string_agg(t.rollup::text, ', ' ORDER BY t.rollup::text) FROM tick.rollups t WHERE t.group_id = r.group_id));
-  RETURN NEXT format('    rollup %s: %s, strategy %s, %s%s', r.rollup,
-    CASE WHEN r.window_size IS NULL THEN 'no window'
-         WHEN extract(month FROM r.window_size) + extract(year FROM r.window_size) > 0 THEN format('window of %s', r.window_size)
-         ELSE format('window of %s = %s panes', r.window_size,
-                     ceil(extract(epoch FROM r.window_size) / extract(epoch FROM r.pane))) END,
-    r.strategy, r.state, CASE WHEN r.pending_ranges > 0 THEN format(', %s ranges to compute', r.pending_ranges) ELSE '' END
-      || coalesce('; windows are kept ' || r.retention, '') || coalesce('; there are none before ' || r.kept_from, ''));
-END $$;
-COMMENT ON FUNCTION tick.explain(regclass) IS 'how a rollup comes about: source, group, panes, strategy';
 
 -- Must stay the last of this script. No catalog takes in what a subscription replays, each can be updated although a
 -- publication has it, and all that is not of this epoch or these roles alone is dumped; of the queue, what the states do not hold yet.

@@ -312,3 +312,38 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION tick.upsert(regclass, text, text[], text) IS
   'inserts the rows of a query, or updates those that are there by a unique index; of rows with one key the last, or the newest by a column, counts';
+
+-- ---------------------------------------------------------------------------------------------------------
+-- How a rollup comes about
+-- ---------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION tick.explain(name regclass) RETURNS SETOF text
+  LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  r tick.rollups;
+  s tick.sources;
+BEGIN
+  SELECT * INTO r FROM tick.rollups t WHERE t.rollup = name;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION '"%" is not a rollup that you may read', name USING ERRCODE = 'wrong_object_type',
+      HINT = 'tick.rollups lists the rollups.';
+  END IF;
+  SELECT * INTO s FROM tick.sources t WHERE t.source = r.source;
+  RETURN NEXT format('source %s: %s', r.source,
+    CASE WHEN s.source IS NULL THEN 'you may not read it' ELSE
+      format('final %s after the newest time, or %s after the last arrival', s.watermark_delay, s.idle_timeout)
+      || coalesce('; raw rows are kept ' || s.retention, '') || coalesce('; complete from ' || s.raw_from, '')
+      || CASE WHEN s.partitions > 0 THEN format('; %s partitions', s.partitions) ELSE '' END END);
+  RETURN NEXT format('  group %s: rows are folded once per %s%s, for %s', r.group_id,
+    coalesce(nullif(array_to_string(r.keys, ', '), ''), 'table'),
+    coalesce(' and pane of ' || r.pane, ''),
+    (SELECT string_agg(t.rollup::text, ', ' ORDER BY t.rollup::text) FROM tick.rollups t WHERE t.group_id = r.group_id));
+  RETURN NEXT format('    rollup %s: %s, strategy %s, %s%s', r.rollup,
+    CASE WHEN r.window_size IS NULL THEN 'no window'
+         WHEN extract(month FROM r.window_size) + extract(year FROM r.window_size) > 0 THEN format('window of %s', r.window_size)
+         ELSE format('window of %s = %s panes', r.window_size,
+                     ceil(extract(epoch FROM r.window_size) / extract(epoch FROM r.pane))) END,
+    r.strategy, r.state, CASE WHEN r.pending_ranges > 0 THEN format(', %s ranges to compute', r.pending_ranges) ELSE '' END
+      || coalesce('; windows are kept ' || r.retention, '') || coalesce('; there are none before ' || r.kept_from, ''));
+END $$;
+COMMENT ON FUNCTION tick.explain(regclass) IS 'how a rollup comes about: source, group, panes, strategy';

@@ -109,7 +109,14 @@ SELECT tick.create_rollup('bad', $$SELECT tick.first(doc, ts) AS d FROM trades$$
 SELECT tick.create_rollup('bad', $$SELECT tick.first(price, price > 1) AS d FROM trades$$);
 SELECT tick.create_rollup('bad', $$SELECT count(DISTINCT symbol) AS n FROM trades$$);
 SELECT tick.create_rollup('bad', $$SELECT sum(price ORDER BY ts) AS s FROM trades$$);
-SELECT tick.create_rollup('bad', $$SELECT string_agg(symbol, ',') AS s FROM trades$$);
+SELECT tick.create_rollup('bad', $$SELECT symbol, string_agg(id::text, ',') AS s FROM trades GROUP BY 1$$);
+SELECT tick.create_rollup('bad', $$SELECT symbol, json_agg(price ORDER BY ts) AS s FROM trades GROUP BY 1$$);
+CREATE FUNCTION careless_step(float8, float8) RETURNS float8 LANGUAGE sql AS 'SELECT $1 + $2';
+CREATE AGGREGATE careless(float8) (SFUNC = careless_step, STYPE = float8, INITCOND = 0);
+SELECT tick.create_rollup('bad', $$SELECT symbol, careless(price) AS s FROM trades GROUP BY 1$$);
+DROP AGGREGATE careless(float8);
+DROP FUNCTION careless_step;
+SELECT tick.create_rollup('bad', $$SELECT symbol, tick.first(price, ts ORDER BY ts) AS s FROM trades GROUP BY 1$$);
 SELECT tick.create_rollup('bad', $$SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY price) AS p FROM trades$$);
 SELECT tick.create_rollup('bad', $$SELECT sum(pays) AS s FROM trades$$);
 SELECT tick.create_rollup('bad', $$SELECT max(pays) AS m FROM trades$$);

@@ -92,6 +92,10 @@ void read_added(Definition* def, const Definition* before, const Query* standing
   def->state = before->state;
   def->original = before->original;
   analyse(def);
+  if (def->computed)
+    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                    errmsg("an aggregate that is recomputed cannot be added to a rollup that is merged"),
+                    errhint("Create another rollup for it.")));
   bool same = list_length(standing->groupClause) == list_length(def->query->groupClause) &&
               equal(standing->jointree->quals, def->query->jointree->quals);
   for (int i = 0; same && i < list_length(standing->groupClause); ++i)
@@ -212,6 +216,10 @@ void add_columns(Oid view, const char* columns) {
   if (before->original == 0)
     ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                     errmsg("view \"%s\" has been given another query", get_rel_name(view)),
+                    errhint("Create another rollup.")));
+  if (before->computed)
+    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                    errmsg("nothing can be added to \"%s\": it is recomputed", get_rel_name(view)),
                     errhint("Create another rollup.")));
   const Query* standing = standing_query(before->text);
   act_again(extension);

@@ -21,7 +21,8 @@ int place(TargetEntry* entry) {
 }
 
 void check_names(const Definition* def) {
-  const char* reserved[] = {"window_end", "final", "revision", "updated_at", "tick_stale"};
+  const char* reserved[] = {"window_end", "final",        "revision",  "updated_at",
+                            "tick_stale", "tick_touched", "tick_shown"};
   List* seen = NIL;
   ListCell* cell;
   foreach (cell, outputs(def->query)) {
@@ -263,15 +264,6 @@ bool check_variables(Node* node, void* context) {
   return TICK_WALK(node, check_variables, context);
 }
 
-bool is_grouped(const Definition* def, Node* node) {
-  if (def->window != nullptr && equal(node, def->window)) return true;
-  ListCell* cell;
-  foreach (cell, def->keys) {
-    if (equal(node, input(def, lfirst_int(cell)))) return true;
-  }
-  return false;
-}
-
 struct Output {
   Definition* def;
   const char* name;
@@ -283,7 +275,11 @@ bool take_aggregates(Node* node, void* context) {
   const auto* output = static_cast<Output*>(context);
   if (is_grouped(output->def, node)) return false;
   if (IsA(node, Aggref)) {
-    add_items(output->def, reinterpret_cast<Aggref*>(node), output->name, false);
+    const auto* aggregate = reinterpret_cast<Aggref*>(node);
+    if (!output->def->computed)
+      add_items(output->def, aggregate, output->name, false);
+    else if (output->def->id == 0)  // a definition that stands is not judged again
+      check_computed(output->def, aggregate);
     return false;
   }
   if (IsA(node, Var))
@@ -304,6 +300,38 @@ void take_output(Definition* def, const TargetEntry* entry) {
     return add_items(def, reinterpret_cast<Aggref*>(entry->expr), entry->resname, true);
   Output output{def, entry->resname};
   take_aggregates(reinterpret_cast<Node*>(entry->expr), &output);
+}
+
+bool find_unfoldable(Node* node, void* context) {
+  if (node == nullptr) return false;
+  if (IsA(node, Aggref) && !is_foldable(reinterpret_cast<Aggref*>(node))) {
+    *static_cast<int*>(context) = exprLocation(node);
+    return true;
+  }
+  return TICK_WALK(node, find_unfoldable, context);
+}
+
+// Of a rollup that is recomputed every output but keys and window is a column of the state. What the rows
+// give to the fold are counts: which keys and windows they touch.
+void take_values(Definition* def) {
+  add_row_count(def, nullptr);
+  List* read = NIL;
+  ListCell* cell;
+  foreach (cell, outputs(def->query)) {
+    const auto* entry = lfirst_node(TargetEntry, cell);
+    Node* expr = reinterpret_cast<Node*>(entry->expr);
+    if (is_grouped(def, expr)) continue;
+    Output output{def, entry->resname};
+    take_aggregates(expr, &output);
+    read = list_concat_unique(read, pull_var_clause(expr, PVC_RECURSE_AGGREGATES));
+    auto* added = static_cast<StateColumn*>(palloc0(sizeof(StateColumn)));
+    added->name = free_name(def, entry->resname, nullptr);
+    added->type = exprType(expr);
+    added->typmod = exprTypmod(expr);
+    added->collation = exprCollation(expr);
+    def->values = lappend(def->values, added);
+  }
+  add_reading(def, read);
 }
 
 // State columns are named after the first output that needs them, aggregates by themselves first. What was
@@ -331,6 +359,15 @@ void take_items(Definition* def) {
 }
 
 }  // namespace
+
+bool is_grouped(const Definition* def, Node* node) {
+  if (def->window != nullptr && equal(node, def->window)) return true;
+  ListCell* cell;
+  foreach (cell, def->keys) {
+    if (equal(node, input(def, lfirst_int(cell)))) return true;
+  }
+  return false;
+}
 
 bool is_window(const Node* node) {
   if (!IsA(node, FuncExpr)) return false;
@@ -366,7 +403,18 @@ void analyse(Definition* def) {
     check_immutable(def->query->jointree->quals, def->text);
   }
   if (def->query->jointree->quals != nullptr) def->where = add_input(def, def->query->jointree->quals);
-  take_items(def);
+  int location = -1;
+  def->computed = find_unfoldable(reinterpret_cast<Node*>(def->query->targetList), &location);
+  if (def->computed && !grouped(def))
+    ereport(ERROR,
+            (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("a rollup that is recomputed needs GROUP BY"),
+             errdetail("Rows cannot be added to this aggregate one by one: with each of them all would "
+                       "be read again."),
+             errhint("Group by a window, as in tick.tumble(ts, '1 minute')."), at(def->text, location)));
+  if (def->computed)
+    take_values(def);
+  else
+    take_items(def);
   if (!grouped(def)) def->unit = free_name(def, "tick", "all");
 }
 

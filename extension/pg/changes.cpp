@@ -106,13 +106,17 @@ void put_changes(ReturnSetInfo* result, Oid view, bool has_since, int64 since) {
 
 // Windows side by side are one entry.
 void ChangeLog::changed(const Rollup& rollup, const Fold& fold) {
-  if (fold.slots() == 0) return;
+  std::set<Micros> windows;
+  for (size_t slot = 0; slot < fold.slots(); ++slot) windows.insert(fold.pane(slot));
+  changed(rollup, windows);
+}
+
+void ChangeLog::changed(const Rollup& rollup, const std::set<Micros>& windows) {
+  if (windows.empty()) return;
   if (!rollup.windowed) {
     entries_.push_back({rollup.id, minus_infinity, plus_infinity, Kind::changed, nullptr});
     return;
   }
-  std::set<Micros> windows;
-  for (size_t slot = 0; slot < fold.slots(); ++slot) windows.insert(fold.pane(slot));
   bool open = false;
   for (const Micros window : windows) {
     Micros next = next_window(window, rollup.size);

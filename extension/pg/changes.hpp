@@ -4,6 +4,7 @@
 // entries go without being deleted one by one.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ class ChangeLog {
  public:
   // Notes what the present turn has done.
   void changed(const Rollup& rollup, const Fold& fold);
+  void changed(const Rollup& rollup, const std::set<Micros>& windows);
   void closed(const Rollup& rollup, const std::vector<Micros>& windows);
   void gone(const Rollup& rollup, const std::vector<GoneRow>& rows);
   // Forgets what was noted.

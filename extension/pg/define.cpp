@@ -104,9 +104,9 @@ void write(const char* sql, int count, Oid* types, Datum* values, const char* nu
 void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 group) {
   const int keys = list_length(def->keys);
   const int first = keys + (def->window != nullptr ? 1 : 0);
-  Oid types[] = {INT4OID, OIDOID,      OIDOID,       OIDOID,  OIDOID,        INT4OID,
-                 OIDOID,  INTERVALOID, TEXTARRAYOID, TEXTOID, TEXTARRAYOID,  TEXTOID,
-                 TEXTOID, INTERVALOID, INTERVALOID,  TEXTOID, TIMESTAMPTZOID};
+  Oid types[] = {INT4OID, OIDOID,      OIDOID,       OIDOID,  OIDOID,         INT4OID,
+                 OIDOID,  INTERVALOID, TEXTARRAYOID, TEXTOID, TEXTARRAYOID,   TEXTOID,
+                 TEXTOID, INTERVALOID, INTERVALOID,  TEXTOID, TIMESTAMPTZOID, TEXTARRAYOID};
   Datum values[] = {Int32GetDatum(def->id),
                     ObjectIdGetDatum(view),
                     ObjectIdGetDatum(state),
@@ -123,8 +123,10 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 gr
                     IntervalPGetDatum(def->slide),
                     IntervalPGetDatum(def->retention),
                     def->zone == nullptr ? Datum{0} : CStringGetTextDatum(def->zone),
-                    def->origin == nullptr ? Datum{0} : TimestampTzGetDatum(*def->origin)};
-  char nulls[] = "                 ";
+                    def->origin == nullptr ? Datum{0} : TimestampTzGetDatum(*def->origin),
+                    name_array(def->values, 0, list_length(def->values))};
+  char nulls[] = "                  ";
+  if (!def->computed) nulls[17] = 'n';
   if (def->zone == nullptr) nulls[15] = 'n';
   if (def->origin == nullptr) nulls[16] = 'n';
   if (def->slide == nullptr) nulls[13] = 'n';
@@ -133,10 +135,9 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 gr
   write(
       "INSERT INTO tick_catalog.rollup (id, view, state, definition, source, group_id, owner, window_size, "
       "key_columns, time_column, item_columns, upsert, merged, window_slide, retention, window_zone, "
-      "window_origin) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, "
-      "$13, "
-      "$14, $15, $16, $17)",
-      17, types, values, nulls);
+      "window_origin, value_columns) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, "
+      "$10, $11, $12, $13, $14, $15, $16, $17, $18)",
+      18, types, values, nulls);
   Oid pending_types[] = {INT4OID, INT8OID, INT8OID};
   Datum pending[] = {Int32GetDatum(def->id), Int64GetDatum(minus_infinity), Int64GetDatum(plus_infinity)};
   write("INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) VALUES ($1, $2, $3, true)", 3,

@@ -52,6 +52,8 @@ struct Definition {
   List* items;  // DefinedItem*; the first counts rows
 
   List* columns;     // StateColumn*: keys, window, partials
+  bool computed;     // the query is run again over what has been touched; the only partials are counts
+  List* values;      // StateColumn*: what it gives beside keys and window, in the order of its outputs
   Oid state;         // the table that has them, once it is there
   int original;      // outputs before window_end in the view, 0 = all; others were added by tick.alter_rollup
   const char* unit;  // name of the constant column of a rollup without keys and window, else nullptr
@@ -65,6 +67,9 @@ inline DefinedItem* item(const Definition* def, int i) {
 }
 inline StateColumn* column(const Definition* def, int i) {
   return static_cast<StateColumn*>(list_nth(def->columns, i));
+}
+inline StateColumn* value(const Definition* def, int i) {
+  return static_cast<StateColumn*>(list_nth(def->values, i));
 }
 inline bool grouped(const Definition* def) {
   return def->keys != NIL || def->window != nullptr;
@@ -115,6 +120,13 @@ enum class Family {
   last
 };
 Family family(Oid function);
+// True if rows can be added to the aggregate and taken away one by one; else its rollup is recomputed.
+bool is_foldable(const Aggref* aggregate);
+// The expression with sums, averages and variances of floats replaced by aggregates that round once, so that
+// the order of rows does not matter; sets `replaced` (bool*) if there are any.
+Node* exact_aggregates(Node* node, void* replaced);
+// Refuses an aggregate that a recompute could answer otherwise over the same rows.
+void check_computed(const Definition* def, const Aggref* aggregate);
 // True if the function is one of the named ones of schema tick.
 bool is_tick_function(Oid function, const char* name);
 
@@ -130,8 +142,12 @@ int add_input(Definition* def, Node* expr);
 void add_items(Definition* def, const Aggref* aggregate, const char* output, bool direct);
 // Adds the count of all rows, named as asked or by a name of our own.
 void add_row_count(Definition* def, const char* output);
+// Adds a count that reads these columns of the source, so that a change of one of them is captured.
+void add_reading(Definition* def, List* variables);
 // Returns the expression over the state table that finishes an aggregate.
 Node* finish(Definition* def, const Aggref* aggregate);
+// True for an expression that is a key or the window.
+bool is_grouped(const Definition* def, Node* node);
 // Returns a name for a state column that no other column has.
 const char* free_name(const Definition* def, const char* output, const char* what);
 // Refuses a type that cannot be a key or the value of an item.
@@ -152,6 +168,18 @@ const char* added_columns_sql(const Definition* def);
 const char* view_sql(Definition* def, Oid view);
 const char* upsert_sql(const Definition* def);
 const char* merged_sql(Definition* def);
+// The query of a definition view, reading no rows whose time is before `from`, or not before `to`; an
+// infinite bound is none. A rollup without window has no bounds.
+Query* bounded_query(Oid definition, TimestampTz from, TimestampTz to);
+
+// Of a rollup that is recomputed. The query that gives, for each touched row of the windows in $1 (without
+// window: of all), its keys, window and tick_touched, whether the rows in these bounds have such a group, and
+// the group's values.
+const char* compute_sql(Definition* def, Oid definition, TimestampTz from, TimestampTz to);
+// How to write one of these back. Parameters: the values, the keys, the window, tick_touched, whether it was
+// final, and the time; a key whose element of `nulls` is true is NULL. Gives whether the row shows anything
+// else now. If no rows of the group were `found`, the row becomes stale.
+const char* show_sql(const Definition* def, const bool* nulls, bool found);
 // How many outputs of its query come before window_end in the view of a rollup; 0 if it is another view by
 // now.
 int original_outputs(Oid view);

@@ -61,28 +61,28 @@ Node* argument(const Aggref* aggregate, int n) {
                   errhint("%s", hint), at(def->text, aggregate->location)));
 }
 
+bool is_ordered(Family which) {
+  return which == Family::first || which == Family::last;
+}
+
+// True if the core can hold argument `n` of an aggregate of that family.
+bool can_be_folded(const Aggref* aggregate, int n, Family which) {
+  const Type type = type_of(argument(aggregate, n));
+  if (is_ordered(which)) return n == 0 || can_be_ordered(type);
+  return which == Family::min || which == Family::max ? can_be_ordered(type) : can_be_added(type);
+}
+
 void check_aggregate(const Definition* def, const Aggref* aggregate, Family which) {
-  if (which == Family::none)
-    ereport(ERROR,
-            (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-             errmsg("a rollup cannot keep aggregate %s", format_procedure(aggregate->aggfnoid)),
-             errhint("Use count, sum, avg, min, max, stddev, variance, tick.first or tick.last; rollups that "
-                     "are recomputed are not there yet."),
-             at(def->text, aggregate->location)));
-  if (aggregate->aggdistinct != NIL)
-    refuse(def, aggregate, "with DISTINCT",
-           "Rollups that are recomputed are not there yet; add the column to GROUP BY.");
-  if (aggregate->aggorder != NIL)
-    refuse(def, aggregate, "with ORDER BY",
-           "Use tick.first(value, ts) or tick.last(value, ts) for what depends on order.");
-  const bool ordered = which == Family::first || which == Family::last;
+  const bool ordered = is_ordered(which);
+  if (ordered && (aggregate->aggdistinct != NIL || aggregate->aggorder != NIL))
+    refuse(def, aggregate, "with DISTINCT or ORDER BY",
+           "Its second argument is the order, its third one decides between equal ones.");
   if (ordered && list_length(aggregate->args) < 2)
     refuse(def, aggregate, "without an order",
            "Write tick.first(value, ts) or tick.last(value, ts), with a sequence number as third argument "
            "for ties.");
   for (int i = 0; i < list_length(aggregate->args); ++i) {
     Node* expr = argument(aggregate, i);
-    const Type type = type_of(expr);
     if (which == Family::count) return;
     if (type_is_collatable(exprType(expr)) && !OidIsValid(aggregate->inputcollid))
       refuse(def, aggregate, "of arguments with different collations",
@@ -90,13 +90,9 @@ void check_aggregate(const Definition* def, const Aggref* aggregate, Family whic
     if (type_is_collatable(exprType(expr)) && !get_collation_isdeterministic(aggregate->inputcollid))
       refuse(def, aggregate, "over a nondeterministic collation",
              "Give its argument a deterministic collation, as in COLLATE \"C\".");
-    if (ordered                                          ? i > 0 && !can_be_ordered(type)
-        : (which == Family::min || which == Family::max) ? !can_be_ordered(type)
-                                                         : !can_be_added(type))
+    if (!can_be_folded(aggregate, i, which))
       refuse(def, aggregate, psprintf("of type %s", format_type_be(exprType(expr))),
-             ordered ? "Order by a time or a number."
-                     : "Cast the value to an integer, numeric, double precision, or (for min and max) text "
-                       "or a time.");
+             "Order by a time or a number.");
     if (ordered && i == 0) check_type(expr, false, def->text, aggregate->location);
   }
 }
@@ -255,7 +251,106 @@ const char* finisher(Family which) {
   }
 }
 
+// Of PostgreSQL's own aggregates, those that show the order in which rows come.
+bool shows_order(Oid function) {
+  constexpr const char* names[] = {"array_agg", "string_agg",      "xmlagg",          "json_agg",
+                                   "jsonb_agg", "json_object_agg", "jsonb_object_agg"};
+  if (get_func_namespace(function) != PG_CATALOG_NAMESPACE) return false;
+  for (const char* name : names)
+    if (strcmp(name, get_func_name(function)) == 0) return true;
+  return false;
+}
+
+// The functions that an aggregate consists of, 0 = none.
+struct AggregateParts {
+  Oid step, final;
+};
+
+AggregateParts parts_of(Oid function) {
+  HeapTuple tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(function));
+  if (!HeapTupleIsValid(tuple)) elog(ERROR, "pg_tick: aggregate %u does not exist", function);
+  const auto* form = reinterpret_cast<Form_pg_aggregate>(GETSTRUCT(tuple));
+  const AggregateParts parts{form->aggtransfn, form->aggfinalfn};
+  ReleaseSysCache(tuple);
+  return parts;
+}
+
+// The aggregate of ours that does without rounding what one of PostgreSQL's does with floats; InvalidOid if
+// none.
+Oid exact_aggregate(const Aggref* aggregate) {
+  const char* name = nullptr;
+  switch (family(aggregate->aggfnoid)) {
+    case Family::sum:
+      name = "exact_sum";
+      break;
+    case Family::avg:
+      name = "exact_avg";
+      break;
+    case Family::var_pop:
+      name = "exact_var_pop";
+      break;
+    case Family::var_samp:
+      name = "exact_var_samp";
+      break;
+    case Family::stddev_pop:
+      name = "exact_stddev_pop";
+      break;
+    case Family::stddev_samp:
+      name = "exact_stddev_samp";
+      break;
+    default:
+      return InvalidOid;
+  }
+  const Oid type = linitial_oid(aggregate->aggargtypes);
+  if (type != FLOAT8OID && type != FLOAT4OID) return InvalidOid;
+  return LookupFuncName(list_make2(makeString(pstrdup("tick_catalog")), makeString(pstrdup(name))), 1, &type,
+                        false);
+}
+
 }  // namespace
+
+Node* exact_aggregates(Node* node, void* replaced) {
+  if (node == nullptr) return nullptr;
+  if (!IsA(node, Aggref)) return TICK_MUTATE(node, exact_aggregates, replaced);
+  auto* result = static_cast<Aggref*>(copyObjectImpl(node));
+  const Oid exact = exact_aggregate(result);
+  if (OidIsValid(exact)) {
+    result->aggfnoid = exact;
+    *static_cast<bool*>(replaced) = true;
+  }
+  return reinterpret_cast<Node*>(result);
+}
+
+bool is_foldable(const Aggref* aggregate) {
+  const Family which = family(aggregate->aggfnoid);
+  if (which == Family::none) return false;
+  if (is_ordered(which)) return true;  // or it is refused
+  if (aggregate->aggdistinct != NIL || aggregate->aggorder != NIL) return false;
+  for (int i = 0; which != Family::count && i < list_length(aggregate->args); ++i)
+    if (!can_be_folded(aggregate, i, which)) return false;
+  return true;
+}
+
+void check_computed(const Definition* def, const Aggref* aggregate) {
+  const Family which = family(aggregate->aggfnoid);
+  if (is_ordered(which)) check_aggregate(def, aggregate, which);
+  // DISTINCT sorts.
+  if (shows_order(aggregate->aggfnoid) && aggregate->aggorder == NIL && aggregate->aggdistinct == NIL)
+    refuse(def, aggregate, "without ORDER BY",
+           "Its result would depend on how the rows lie: write it as in array_agg(price ORDER BY ts, seq).");
+  const AggregateParts parts = parts_of(aggregate->aggfnoid);
+  for (const Oid function : {parts.step, parts.final}) {
+    if (!OidIsValid(function) || func_volatile(function) == PROVOLATILE_IMMUTABLE) continue;
+    ereport(ERROR, (errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+                    errmsg("function %s of aggregate %s is not IMMUTABLE", format_procedure(function),
+                           get_func_name(aggregate->aggfnoid)),
+                    errdetail("A recompute could give another result over the same rows."),
+                    errhint(function >= FirstNormalObjectId ? "ALTER FUNCTION %s IMMUTABLE, if it is."
+                                                            : "Use another aggregate than one that calls %s.",
+                            format_procedure(function)),
+                    at(def->text, aggregate->location)));
+  }
+}
 
 Family family(Oid function) {
   const char* name = get_func_name(function);
@@ -290,6 +385,22 @@ void add_items(Definition* def, const Aggref* aggregate, const char* output, boo
 void add_row_count(Definition* def, const char* output) {
   (void)add_item(def, {ItemKind::count, -1, -1, -1, -1, 0, 0, 0}, output == nullptr ? "tick" : output,
                  output == nullptr ? "rows" : nullptr);
+}
+
+void add_reading(Definition* def, List* variables) {
+  if (variables == NIL) return;
+  List* tests = NIL;
+  ListCell* cell;
+  foreach (cell, variables) {
+    NullTest* test = makeNode(NullTest);
+    test->arg = reinterpret_cast<Expr*>(copyObjectImpl(lfirst(cell)));
+    test->nulltesttype = IS_NOT_NULL;
+    test->location = -1;
+    tests = lappend(tests, test);
+  }
+  Node* filter = list_length(tests) == 1 ? static_cast<Node*>(linitial(tests))
+                                         : reinterpret_cast<Node*>(makeBoolExpr(OR_EXPR, tests, -1));
+  (void)add_item(def, {ItemKind::count, -1, -1, -1, add_input(def, filter), 0, 0, 0}, "tick", "read");
 }
 
 Node* finish(Definition* def, const Aggref* aggregate) {
@@ -327,9 +438,12 @@ Node* finish(Definition* def, const Aggref* aggregate) {
 const char* free_name(const Definition* def, const char* output, const char* what) {
   const char* name = what == nullptr ? output : makeObjectName(output, what, nullptr);
   for (int n = 1;; ++n) {
-    bool taken = strcmp(name, "tick_stale") == 0 || strcmp(name, "revision") == 0 ||
+    bool taken = strcmp(name, "tick_stale") == 0 || strcmp(name, "tick_touched") == 0 ||
+                 strcmp(name, "tick_shown") == 0 || strcmp(name, "revision") == 0 ||
                  strcmp(name, "updated_at") == 0 || SystemAttributeByName(name) != nullptr;
     ListCell* cell;
+    foreach (cell, def->values)
+      taken = taken || strcmp(static_cast<StateColumn*>(lfirst(cell))->name, name) == 0;
     foreach (cell, def->columns)
       taken = taken || strcmp(static_cast<StateColumn*>(lfirst(cell))->name, name) == 0;
     if (!taken) return name;

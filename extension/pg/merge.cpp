@@ -31,7 +31,8 @@ void hold_delta(int64_t program, std::string_view payload, const char* reason) {
   });
 }
 
-// Marks a rollup as set aside: its windows will be recomputed once it is resumed.
+}  // namespace
+
 void mark_set_aside(int rollup, const std::string& reason) {
   const char* text = reason.c_str();
   const bool there = call([&] {
@@ -51,8 +52,6 @@ void mark_set_aside(int rollup, const std::string& reason) {
   // Of rows that leave meanwhile nobody keeps count.
   if (there) insert_pending(rollup, {minus_infinity, plus_infinity, true, 0, true});
 }
-
-}  // namespace
 
 Merger::Merger() = default;
 Merger::~Merger() = default;
@@ -159,6 +158,8 @@ TurnResult Merger::attempt(TimestampTz since) {
     return turn.result;
   }
   turn.result.rollups = !rollups_.empty() || dedup_;
+  turn.result.computed =
+      std::any_of(rollups_.begin(), rollups_.end(), [](const Rollup& rollup) { return rollup.computed; });
   consume(turn);
   // All of them, also in a bounded turn: a delta must not be merged before one whose writer held the lock
   // earlier.
@@ -169,7 +170,7 @@ TurnResult Merger::attempt(TimestampTz since) {
     turn.result.more = true;
   }
   settle_watermarks(turn);
-  if (turn.recomputed != nullptr && !knows_leaves(turn)) {
+  if (turn.recomputed != nullptr && !knows_leaves(turn.recomputed->source, turn.leaves)) {
     // A leaf has gone that nobody has told us of: the audit says what the source covers now.
     lock_out(turn.recomputed->source);
     expect_audit();
@@ -361,6 +362,15 @@ TurnTime Merger::time(const Turn& turn, Oid source) {
   return {turn.started, watermarks_.of(source), &gone_};
 }
 
+// For the log and for those who listen. Of a rollup that is recomputed nothing shows before that is done.
+void Merger::note_change(Turn& turn, const Rollup& rollup, const Fold& fold) {
+  if (fold.slots() == 0) return;
+  if (rollup.computed) turn.result.touched = true;
+  if (rollup.computed) return;
+  log_.changed(rollup, fold);
+  if (has_listeners()) add_change(turn.changes[rollup.id], rollup, fold);
+}
+
 void Merger::note_gone(const Rollup& rollup) {
   log_.gone(rollup, gone_);
   gone_.clear();
@@ -416,8 +426,7 @@ void Merger::merge_deltas(Turn& turn) {
     }
     if (fold.slots() > 0) check_source_rights(rollup);
     note_windows(turn.touched, rollup, fold);
-    log_.changed(rollup, fold);
-    if (has_listeners() && fold.slots() > 0) add_change(turn.changes[rollup.id], rollup, fold);
+    note_change(turn, rollup, fold);
     // In a bounded turn a row may leave before it has come, and so it may while its history is being scanned.
     const bool scanned = std::any_of(rollup.fresh.begin(), rollup.fresh.end(),
                                      [](const Range& range) { return range.scan != 0; });
@@ -436,6 +445,12 @@ void Merger::merge_deltas(Turn& turn) {
   turn.result.rows = watermarks_.arrived();
 }
 
+// True for a window that is not told of before it has been computed.
+bool Merger::waits(const Rollup& rollup, Micros window) const {
+  const auto known = waiting_.find(rollup.id);
+  return known != waiting_.end() && known->second.contains(window);
+}
+
 void Merger::move_watermarks(Turn& turn) {
   std::map<Oid, std::optional<TimestampTz>> before;
   for (const Rollup& rollup : rollups_) {
@@ -445,7 +460,9 @@ void Merger::move_watermarks(Turn& turn) {
       windows_.touch_recomputed(rollup, windows->second, after);
     if (const auto windows = turn.touched.find(rollup.id); windows != turn.touched.end())
       windows_.touch(rollup, windows->second, watermarks_.of(rollup.source), turn.started);
-    if (after && windows_.earliest_end(rollup) <= *after) watermarks_.touch(rollup.source);
+    const bool ended = after && windows_.earliest_end(rollup) <= *after;
+    if (ended) watermarks_.touch(rollup.source);
+    if (rollup.computed) waiting_[rollup.id] = ended ? touched_windows(rollup) : std::set<Micros>();
   }
   watermarks_.write();
   // What has become final now: some of what had before may only wait to be told of.
@@ -453,8 +470,9 @@ void Merger::move_watermarks(Turn& turn) {
     const auto after = watermarks_.stored(rollup.source), reached = before[rollup.source];
     if (rollup.status == "error" || !after || after == reached) continue;
     std::vector<Micros> windows = windows_.ended(rollup, *after);
-    std::erase_if(windows,
-                  [&](Micros window) { return reached && window_end(window, rollup.size) <= *reached; });
+    std::erase_if(windows, [&](Micros window) {
+      return (reached && window_end(window, rollup.size) <= *reached) || waits(rollup, window);
+    });
     log_.closed(rollup, windows);
   }
 }
@@ -486,7 +504,7 @@ void Merger::tell(Turn& turn) {
     const auto watermark = watermarks_.stored(rollup.source);
     if (!watermark || windows_.earliest_end(rollup) > *watermark) continue;
     std::vector<Micros> windows = windows_.ended(rollup, *watermark);
-    std::erase_if(windows, [&](Micros window) { return rollup.is_fresh(window); });
+    std::erase_if(windows, [&](Micros window) { return rollup.is_fresh(window) || waits(rollup, window); });
     if (windows.empty()) continue;
     ended.emplace(rollup.id, std::move(windows));
     anything = true;
@@ -550,15 +568,20 @@ TimestampTz Merger::next_due() const {
     const Micros end = windows_.earliest_end(rollup);
     // What is not computed yet is not told of yet.
     if (end == plus_infinity || rollup.is_fresh(window_ending(end, rollup.size))) continue;
+    if (const auto known = waiting_.find(rollup.id); known != waiting_.end() && !known->second.empty())
+      continue;
     const auto watermark = watermarks_.stored(rollup.source);
     due = std::min(due, watermark && end <= *watermark ? tell_after_ : watermarks_.due(rollup.source, end));
   }
   return due;
 }
 
-// In a transaction of its own, after the turn that failed was aborted.
 void Merger::set_aside(int rollup, const std::string& reason) {
   generation_ = 0;
+  set_aside_apart(rollup, reason);
+}
+
+void set_aside_apart(int rollup, const std::string& reason) {
   call([&] {
     StartTransactionCommand();
     PushActiveSnapshot(GetTransactionSnapshot());

@@ -21,6 +21,8 @@ struct TurnResult {
   bool rollups = false;             // the database has any
   bool changed = false;             // something was merged or recomputed
   bool restored = false;            // what a dump brought has to be taken up first
+  bool computed = false;            // there are rollups that are recomputed
+  bool touched = false;             // and this turn has touched rows of one
   bool more = false;                // a bounded turn, or history left to recompute: come again at once
   TimestampTz due = plus_infinity;  // come again then though nothing has arrived
   int64_t deltas = 0;               // taken in
@@ -58,7 +60,9 @@ class Merger {
   void become_live(Rollup& rollup);
   void end_filling(const Turn& turn, Rollup& rollup);
   TurnTime time(const Turn& turn, Oid source);
+  void note_change(Turn& turn, const Rollup& rollup, const Fold& fold);
   void note_gone(const Rollup& rollup);
+  bool waits(const Rollup& rollup, Micros window) const;
   struct Verdict {
     std::optional<Micros> window;    // where a slot of a delta belongs; none = nowhere in this turn
     std::optional<Refusal> refusal;  // it is listed instead
@@ -68,8 +72,6 @@ class Merger {
   void mark_dirty(Rollup& rollup, const std::set<Micros>& windows, bool replace = false);
   void note_missed(Turn& turn, Rollup& rollup);
   void give_up_missed(Turn& turn, const Rollup& rollup, Micros covered);
-  void list_stale(const Rollup& rollup, Micros lo, Micros hi);
-  bool knows_leaves(const Turn& turn);
   void shorten_pending(Rollup& rollup, const Range& range, Micros lo);
   void set_aside_failures(Turn& turn);
   void set_aside_in_turn(Turn& turn, Rollup& rollup, const std::string& reason);
@@ -92,6 +94,8 @@ class Merger {
   TimestampTz failure_told_ = 0;
   bool was_cut_ = false;  // the turn before left deltas behind
   std::vector<Rollup> rollups_;
+  // Of rollups that are recomputed, by the end of the last turn: windows that have ended and wait for that.
+  std::map<int, std::set<Micros>> waiting_;
   bool dedup_ = false;  // some source has it
   int last_recomputed_ = 0;
   int last_pieces_ = 0;  // rollup whose history was merged last

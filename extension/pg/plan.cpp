@@ -98,8 +98,11 @@ Node* over_state(Node* node, void* context) {
   return TICK_MUTATE(node, over_state, context);
 }
 
-// One of the query's own columns, computed from the state's columns, which are called s.
-const char* output_text(Definition* def, const TargetEntry* entry) {
+// One of the query's own columns, computed from the state's columns, which are called s. `nth` counts the
+// outputs that are no keys.
+const char* output_text(Definition* def, const TargetEntry* entry, int* nth) {
+  if (def->computed && !is_grouped(def, reinterpret_cast<Node*>(entry->expr)))
+    return psprintf("s.%s", quote_identifier(value(def, (*nth)++)->name));
   Node* expr = over_state(reinterpret_cast<Node*>(entry->expr), def);
   // A key that is shown as it is keeps the order of its index.
   if (IsA(expr, CollateExpr) && !IsA(entry->expr, CollateExpr))
@@ -202,6 +205,15 @@ const char* state_sql(const Definition* def, const char* state) {
   if (def->unit != nullptr)
     appendStringInfo(&sql, "%s boolean NOT NULL DEFAULT true CHECK (%s), ", quote_identifier(def->unit),
                      quote_identifier(def->unit));
+  foreach (cell, def->values) {
+    append_column_definition(&sql, static_cast<StateColumn*>(lfirst(cell)));
+    appendStringInfoString(&sql, ", ");
+  }
+  // What has touched a row, 0 when it has been computed since. Two that touch it never leave the same number.
+  if (def->computed)
+    appendStringInfoString(&sql,
+                           "tick_touched bigint NOT NULL DEFAULT pg_current_xact_id()::text::bigint, "
+                           "tick_shown boolean NOT NULL DEFAULT false, ");
   appendStringInfo(
       &sql,
       "tick_stale boolean NOT NULL DEFAULT false, revision bigint NOT NULL DEFAULT 0, updated_at timestamp "
@@ -254,26 +266,28 @@ const char* view_sql(Definition* def, Oid view) {
     } else {
       add(window_end_text(def), "window_end");
       add(psprintf("COALESCE(%s <= (SELECT w.watermark%s FROM tick_catalog.watermark AS w "
-                   "WHERE w.source = %s::pg_catalog.regclass::oid), false)",
+                   "WHERE w.source = %s::pg_catalog.regclass::oid)%s, false)",
                    window_end_text(def), window_has_zone(def) ? "" : " AT TIME ZONE 'UTC'",
-                   quote_literal_cstr(relation_text(def->source))),
+                   quote_literal_cstr(relation_text(def->source)),
+                   def->computed ? " AND s.tick_touched = 0" : ""),
           "final");
     }
     add("s.revision", "revision");
     add("s.updated_at", "updated_at");
   };
-  int outputs = 0;
+  int outputs = 0, values = 0;
   ListCell* cell;
   foreach (cell, def->query->targetList) {
     const auto* entry = lfirst_node(TargetEntry, cell);
     if (entry->resjunk) continue;
     if (def->original > 0 && outputs++ == def->original) add_ours();
-    add(output_text(def, entry), entry->resname);
+    add(output_text(def, entry, &values), entry->resname);
   }
   if (def->original == 0 || outputs == def->original) add_ours();
   appendStringInfoString(&sql, " FROM ");
   if (grouped(def))
-    appendStringInfo(&sql, "%s AS s", relation_text(def->state));
+    appendStringInfo(&sql, "%s AS s%s", relation_text(def->state),
+                     def->computed ? " WHERE s.tick_shown" : "");
   else
     appendStringInfo(&sql, "(VALUES (true)) AS one(row) LEFT JOIN %s AS s ON true",
                      relation_text(def->state));
@@ -323,6 +337,10 @@ const char* upsert_sql(const Definition* def) {
       appendStringInfoString(&sql, ", ");
     }
   }
+  if (def->computed) {  // the rest changes when it is computed
+    appendStringInfoString(&sql, "tick_touched = greatest(s.tick_touched + 1, excluded.tick_touched)");
+    return sql.data;
+  }
   if (def->window != nullptr)
     appendStringInfo(
         &sql, "revision = s.revision + CASE WHEN %s <= $%d::timestamp with time zone%s THEN 1 ELSE 0 END, ",
@@ -331,7 +349,53 @@ const char* upsert_sql(const Definition* def) {
   return sql.data;
 }
 
+namespace {
+
+// Its own columns from the states alone: what is not merged yet only says which of them are still to be
+// computed, and so does not count.
+const char* merged_of_computed_sql(Definition* def) {
+  StringInfoData sql, definitions, identity;
+  initStringInfo(&sql);
+  initStringInfo(&definitions);
+  initStringInfo(&identity);
+  ListCell* cell;
+  foreach (cell, def->columns) {
+    if (definitions.len > 0) appendStringInfoString(&definitions, ", ");
+    append_column_definition(&definitions, static_cast<StateColumn*>(lfirst(cell)));
+  }
+  for (int i = 0; i < identifying(def); ++i)
+    appendStringInfo(&identity, ", p.%s", quote_identifier(column(def, i)->name));
+  appendStringInfoString(&sql, "SELECT ");
+  int values = 0;
+  foreach (cell, def->query->targetList) {
+    const auto* entry = lfirst_node(TargetEntry, cell);
+    if (!entry->resjunk)
+      appendStringInfo(&sql, "%s AS %s, ", output_text(def, entry, &values),
+                       quote_identifier(entry->resname));
+  }
+  appendStringInfo(
+      &sql,
+      "s.tick_stale OR s.tick_touched > 0 OR u.tick_new IS NOT NULL FROM (SELECT ROW(true%s) AS tick_id, p.* "
+      "FROM "
+      "%s AS p) AS t FULL JOIN (SELECT ROW(true%s) AS tick_id, true AS tick_new%s FROM "
+      "tick_catalog.unmerged(%d) AS "
+      "p(%s, tick_stale boolean) GROUP BY 1, 2%s) AS u ON t.tick_id = u.tick_id CROSS JOIN LATERAL (SELECT ",
+      identity.data, relation_text(def->state), identity.data, identity.data, def->id, definitions.data,
+      identity.data);
+  for (int i = 0; i < identifying(def); ++i) {
+    const char* name = quote_identifier(column(def, i)->name);
+    appendStringInfo(&sql, "CASE WHEN u.tick_new THEN u.%s ELSE t.%s END AS %s, ", name, name, name);
+  }
+  foreach (cell, def->values)
+    appendStringInfo(&sql, "t.%s, ", quote_identifier(static_cast<StateColumn*>(lfirst(cell))->name));
+  appendStringInfoString(&sql, "t.tick_stale, t.tick_touched) AS s");
+  return sql.data;
+}
+
+}  // namespace
+
 const char* merged_sql(Definition* def) {
+  if (def->computed) return merged_of_computed_sql(def);
   StringInfoData sql, columns, definitions;
   initStringInfo(&sql);
   initStringInfo(&columns);
@@ -347,10 +411,12 @@ const char* merged_sql(Definition* def) {
   appendStringInfoString(&columns, ", tick_stale");
   appendStringInfoString(&definitions, ", tick_stale boolean");
   appendStringInfoString(&sql, "SELECT ");
+  int values = 0;
   foreach (cell, def->query->targetList) {
     const auto* entry = lfirst_node(TargetEntry, cell);
     if (!entry->resjunk)
-      appendStringInfo(&sql, "%s AS %s, ", output_text(def, entry), quote_identifier(entry->resname));
+      appendStringInfo(&sql, "%s AS %s, ", output_text(def, entry, &values),
+                       quote_identifier(entry->resname));
   }
   appendStringInfoString(&sql, "s.tick_stale FROM (SELECT bool_or(p.tick_stale) AS tick_stale, ");
   for (int i = 0; i < identifying(def); ++i)
@@ -369,6 +435,155 @@ const char* merged_sql(Definition* def) {
     appendStringInfo(&sql, " HAVING sum(p.%s) > 0",
                      quote_identifier(column(def, item(def, 0)->column)->name));
   appendStringInfoString(&sql, ") AS s");
+  return sql.data;
+}
+
+namespace {
+
+bool find_window(Node* node, void* context) {
+  if (node == nullptr) return false;
+  if (is_window(node)) {
+    *static_cast<Node**>(context) = static_cast<Node*>(linitial(window_arguments(node)));
+    return true;
+  }
+  return TICK_WALK(node, find_window, context);
+}
+
+// The expression under the window that is grouped by.
+Node* time_expression(Query* query) {
+  ListCell* cell;
+  foreach (cell, query->groupClause) {
+    Node* expr = get_sortgroupclause_expr(lfirst_node(SortGroupClause, cell), query->targetList);
+    Node* time = nullptr;
+    if (IsA(expr, FuncExpr) && find_window(expr, &time)) return time;
+  }
+  return nullptr;
+}
+
+Node* time_condition(Node* time, const char* op, Timestamp bound) {
+  Node* constant = reinterpret_cast<Node*>(makeConst(exprType(time), -1, InvalidOid, sizeof(Timestamp),
+                                                     TimestampGetDatum(bound), false, FLOAT8PASSBYVAL));
+  ParseState* state = make_parsestate(nullptr);
+  Node* result =
+      reinterpret_cast<Node*>(make_op(state, list_make1(makeString(pstrdup(op))),
+                                      static_cast<Node*>(copyObjectImpl(time)), constant, nullptr, -1));
+  free_parsestate(state);
+  return result;
+}
+
+}  // namespace
+
+Query* bounded_query(Oid definition, TimestampTz from, TimestampTz to) {
+  Relation relation = table_open(definition, AccessShareLock);
+  auto* query = static_cast<Query*>(copyObjectImpl(get_view_query(relation)));
+  table_close(relation, NoLock);
+  Query* plain = static_cast<Query*>(copyObjectImpl(query));
+  TICK_UNGROUP(plain);
+  Node* time = time_expression(plain);
+  List* conditions = NIL;
+  if (time != nullptr && !TIMESTAMP_NOT_FINITE(from))
+    conditions = lappend(conditions, time_condition(time, ">=", from));
+  if (time != nullptr && !TIMESTAMP_NOT_FINITE(to))
+    conditions = lappend(conditions, time_condition(time, "<", to));
+  if (conditions != NIL) {
+    if (query->jointree->quals != nullptr) conditions = lcons(query->jointree->quals, conditions);
+    query->jointree->quals = reinterpret_cast<Node*>(make_ands_explicit(conditions));
+  }
+  return query;
+}
+
+const char* compute_sql(Definition* def, Oid definition, TimestampTz from, TimestampTz to) {
+  StringInfoData sql, of_state, of_query, names;
+  initStringInfo(&sql);
+  initStringInfo(&of_state);
+  initStringInfo(&of_query);
+  initStringInfo(&names);
+  // Where the query gives each key, the window and the values.
+  auto* place = static_cast<int*>(palloc0(sizeof(int) * identifying(def)));
+  StringInfoData values;
+  initStringInfo(&values);
+  int outputs = 0;
+  ListCell* cell;
+  foreach (cell, def->query->targetList) {
+    const auto* entry = lfirst_node(TargetEntry, cell);
+    if (entry->resjunk) continue;
+    Node* expr = reinterpret_cast<Node*>(entry->expr);
+    const int number = ++outputs;
+    appendStringInfo(&names, "%sc%d", number == 1 ? "" : ", ", number);
+    if (!is_grouped(def, expr))
+      appendStringInfo(&values, ", q.c%d::%s", number, type_text(exprType(expr), exprTypmod(expr)));
+    for (int i = 0; i < identifying(def); ++i) {
+      const bool is_key = i < list_length(def->keys);
+      if (place[i] == 0 && equal(expr, is_key ? input(def, list_nth_int(def->keys, i)) : def->window))
+        place[i] = number;
+    }
+  }
+  for (int i = 0; i < identifying(def); ++i) {
+    const StateColumn* of = column(def, i);
+    appendStringInfo(&of_state, ", p.%s", quote_identifier(of->name));
+    appendStringInfo(&of_query, ", q.c%d::%s%s", place[i], type_text(of->type, of->typmod),
+                     OidIsValid(of->collation) ? " COLLATE \"C\"" : "");
+  }
+  appendStringInfoString(&sql, "SELECT ");
+  for (int i = 0; i < identifying(def); ++i)
+    appendStringInfo(&sql, "t.%s, ", quote_identifier(column(def, i)->name));
+  appendStringInfo(
+      &sql,
+      "t.tick_touched, q.tick_found IS NOT NULL%s FROM (SELECT ROW(true%s) AS tick_id, p.* FROM %s "
+      "AS p WHERE p.tick_touched > 0 AND NOT p.tick_stale",
+      values.data, of_state.data, relation_text(def->state));
+  if (def->window != nullptr)
+    appendStringInfo(&sql, " AND p.%s = ANY ($1)", quote_identifier(window_name(def)));
+  Query* query = bounded_query(definition, from, to);
+  foreach (cell, query->targetList) {
+    auto* entry = lfirst_node(TargetEntry, cell);
+    bool replaced = false;
+    entry->expr = reinterpret_cast<Expr*>(exact_aggregates(reinterpret_cast<Node*>(entry->expr), &replaced));
+  }
+  appendStringInfo(
+      &sql,
+      ") AS t LEFT JOIN (SELECT ROW(true%s) AS tick_id, true AS tick_found, q.* FROM (%s) AS q(%s)) "
+      "AS q ON q.tick_id = t.tick_id",
+      of_query.data, pg_get_querydef(query, false), names.data);
+  return sql.data;
+}
+
+const char* show_sql(const Definition* def, const bool* nulls, bool found) {
+  StringInfoData sql, old_values, new_values;
+  initStringInfo(&sql);
+  initStringInfo(&old_values);
+  initStringInfo(&new_values);
+  const int values = list_length(def->values), keys = list_length(def->keys);
+  const int window = values + keys + 1, touched = window + 1, was_final = window + 2, now = window + 3;
+  appendStringInfo(&sql, "UPDATE %s AS s SET ", relation_text(def->state));
+  for (int i = 0; i < values; ++i) {
+    const char* name = quote_identifier(value(def, i)->name);
+    if (found) appendStringInfo(&sql, "%s = $%d, ", name, i + 1);
+    appendStringInfo(&old_values, "%ss.%s", i == 0 ? "" : ", ", name);
+    appendStringInfo(&new_values, "%s$%d", i == 0 ? "" : ", ", i + 1);
+  }
+  // The images: not every type has an equality.
+  const char* same = psprintf("(s.tick_shown AND ROW(%s)::record OPERATOR(pg_catalog.*=) ROW(%s)::record)",
+                              old_values.data, new_values.data);
+  if (!found)
+    appendStringInfo(&sql, "tick_stale = true, tick_touched = 0 WHERE s.tick_touched = $%d", touched);
+  else
+    appendStringInfo(
+        &sql,
+        "tick_shown = true, tick_touched = CASE WHEN s.tick_touched = $%d THEN 0 ELSE s.tick_touched "
+        "END, revision = s.revision + CASE WHEN s.tick_shown AND $%d AND NOT %s THEN 1 ELSE 0 END, "
+        "updated_at = CASE WHEN %s THEN s.updated_at ELSE $%d END WHERE true",
+        touched, was_final, same, same, now);
+  for (int i = 0; i < keys; ++i) {
+    const char* name = quote_identifier(column(def, i)->name);
+    if (nulls[i])
+      appendStringInfo(&sql, " AND s.%s IS NULL", name);
+    else
+      appendStringInfo(&sql, " AND s.%s = $%d", name, values + i + 1);
+  }
+  if (def->window != nullptr)
+    appendStringInfo(&sql, " AND s.%s = $%d", quote_identifier(window_name(def)), window);
+  appendStringInfo(&sql, " RETURNING s.updated_at = $%d", now);
   return sql.data;
 }
 

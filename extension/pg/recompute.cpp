@@ -247,8 +247,7 @@ void Merger::shorten_pending(Rollup& rollup, const Range& range, Micros lo) {
   ranges.push_back(rest);
 }
 
-// Brings the list of stale windows in [lo, hi) up to what the state table says.
-void Merger::list_stale(const Rollup& rollup, Micros lo, Micros hi) {
+void list_stale(const Rollup& rollup, Micros lo, Micros hi) {
   const std::set<Micros> windows = stale_windows(rollup, lo, hi);
   const std::vector<Micros> listed(windows.begin(), windows.end());
   call([&] {
@@ -276,13 +275,11 @@ void Merger::list_stale(const Rollup& rollup, Micros lo, Micros hi) {
   });
 }
 
-// True if every leaf that is known to have held rows of the source is still among those locked.
-bool Merger::knows_leaves(const Turn& turn) {
-  const auto known = read_text(
-      ("SELECT leaf::oid FROM tick_catalog.leaf WHERE source = " + std::to_string(turn.recomputed->source))
-          .c_str());
+bool knows_leaves(Oid source, const std::vector<Leaf>& leaves) {
+  const auto known =
+      read_text(("SELECT leaf::oid FROM tick_catalog.leaf WHERE source = " + std::to_string(source)).c_str());
   return std::all_of(known.begin(), known.end(), [&](const auto& row) {
-    return std::any_of(turn.leaves.begin(), turn.leaves.end(),
+    return std::any_of(leaves.begin(), leaves.end(),
                        [&](const Leaf& leaf) { return std::to_string(leaf.relid) == *row[0]; });
   });
 }
@@ -416,10 +413,9 @@ bool Merger::merge_pieces(Turn& turn) {
         // History is no revision of what deltas have brought meanwhile. Where these have taken away more than
         // is there yet, the window is marked already.
         (void)merge_state(rollup, fold, {turn.started, std::nullopt}, false);
-        if (has_listeners()) add_change(turn.changes[rollup.id], rollup, fold);
+        note_change(turn, rollup, fold);
         watermarks_.note(rollup.source, fold, true);
         note_windows(turn.replaced, rollup, fold);
-        log_.changed(rollup, fold);
         left = has_piece(range.scan);
         if (GetCurrentTimestamp() >= until) break;
       }
@@ -477,8 +473,7 @@ void Merger::recompute(Turn& turn) {
     });
     watermarks_.note(rollup.source, panes, true);
     note_windows(turn.replaced, rollup, fold);
-    log_.changed(rollup, fold);
-    if (has_listeners() && fold.slots() > 0) add_change(turn.changes[rollup.id], rollup, fold);
+    note_change(turn, rollup, fold);
     std::vector<Range> windows;
     for (const Range& range : turn.ranges)
       if (range.hi > turn.lo && range.lo < turn.hi)

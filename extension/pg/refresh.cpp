@@ -85,10 +85,12 @@ Definition* read_definition(const Standing* texts) {
 }
 
 const char* renamed_column(const Definition* def, Oid state) {
-  ListCell* cell;
-  foreach (cell, def->columns) {
-    const char* name = static_cast<StateColumn*>(lfirst(cell))->name;
-    if (get_attnum(state, name) == InvalidAttrNumber) return name;
+  for (List* columns : {def->columns, def->values}) {
+    ListCell* cell;
+    foreach (cell, columns) {
+      const char* name = static_cast<StateColumn*>(lfirst(cell))->name;
+      if (get_attnum(state, name) == InvalidAttrNumber) return name;
+    }
   }
   return nullptr;
 }

@@ -258,7 +258,7 @@ void refresh(Oid view, Micros lo, Micros hi) {
 // A rollup whose state is empty: everything is computed from what the source holds. Turns are stopped. Nobody
 // can say which rows have gone, so those who read its changes begin anew, too.
 void begin_anew(int32 rollup) {
-  for (const char* catalog : {"pending", "open_window", "stale", "late"})
+  for (const char* catalog : {"pending", "open_window", "stale", "late", "touched"})
     run(psprintf("DELETE FROM tick_catalog.%s WHERE rollup = %d", catalog, rollup));
   run(
       psprintf("INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) VALUES (%d, "
@@ -332,7 +332,7 @@ void rebuild(Oid state) {
 
 bool is_worker() {
   const DatabaseSlot* slot = my_slot();
-  return slot != nullptr && slot->worker == MyProcPid;
+  return slot != nullptr && (slot->worker == MyProcPid || slot->computer.pid == MyProcPid);
 }
 
 TriggerData* trigger_data(FunctionCallInfo fcinfo) {

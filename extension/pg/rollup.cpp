@@ -79,6 +79,22 @@ void load_columns(Rollup& rollup) {
   rollup.stale_attribute = take();
 }
 
+void load_values(Rollup& rollup) {
+  const std::string sql =
+      "SELECT a.attnum FROM tick_catalog.rollup r, unnest(r.value_columns || ARRAY['tick_touched', "
+      "'tick_shown']) WITH ORDINALITY AS c (name, at) JOIN pg_catalog.pg_attribute a ON a.attname = c.name"
+      " WHERE r.id = " +
+      std::to_string(rollup.id) + " AND a.attrelid = r.state AND NOT a.attisdropped ORDER BY c.at";
+  for (const auto& row : read_text(sql.c_str()))
+    rollup.values.push_back(static_cast<AttrNumber>(number(row[0])));
+  if (rollup.values.size() < 3)
+    throw Error{Error::Code::internal, "state table of " + rollup.name + " lacks columns"};
+  rollup.shown_attribute = rollup.values.back();
+  rollup.values.pop_back();
+  rollup.touched_attribute = rollup.values.back();
+  rollup.values.pop_back();
+}
+
 }  // namespace
 
 bool Rollup::is_fresh(Micros window) const {
@@ -140,7 +156,7 @@ std::vector<Rollup> load_rollups(int id) {
       " (extract(epoch FROM r.kept_from - '2000-01-01 00:00+00'::timestamptz) * 1000000)::int8,"
       " (SELECT string_agg(coalesce((extract(epoch FROM u.t - '2000-01-01 00:00+00'::timestamptz) * "
       "1000000)::int8, -9223372036854775808)::text, ' ' ORDER BY u.n) FROM unnest(r.item_from) WITH "
-      "ORDINALITY AS u (t, n)), r.filling"
+      "ORDINALITY AS u (t, n)), r.filling, r.value_columns IS NOT NULL"
       " FROM tick_catalog.rollup r JOIN tick_catalog.source o ON o.relid = r.source"
       " JOIN pg_catalog.pg_class v ON v.oid = r.view JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace"
       " JOIN pg_catalog.pg_class s ON s.oid = r.state" +
@@ -161,10 +177,12 @@ std::vector<Rollup> load_rollups(int id) {
     if (row[11]) rollup.kept_from = number(row[11]);
     rollup.known_from = numbers<Micros>(row[12]);
     rollup.filling = static_cast<int>(number(row[13]));
+    rollup.computed = row[14] == "t";
   }
   for (Rollup& rollup : rollups) {
     load_window(rollup);
     load_columns(rollup);
+    if (rollup.computed) load_values(rollup);
     const std::string of = std::to_string(rollup.id);
     for (const auto& row :
          read_text(("SELECT program, items FROM tick_catalog.rollup_program WHERE rollup = " + of +

@@ -55,6 +55,10 @@ struct Rollup {
   std::vector<int32> modifiers;    // of these types: char(8), numeric(10,2)
   std::vector<AttrNumber> attributes;
   AttrNumber stale_attribute = 0, revision_attribute = 0, updated_attribute = 0;
+  // Of a rollup that is recomputed. Merging touches its rows and counts them, all else is compute.hpp's.
+  bool computed = false;
+  std::vector<AttrNumber> values;
+  AttrNumber touched_attribute = 0, shown_attribute = 0;
   Micros raw_from = minus_infinity;               // the source is complete from here on
   Micros kept_from = minus_infinity;              // windows below were dropped for good
   std::map<int64_t, std::vector<int16_t>> items;  // program -> its items, in the order of the rollup's

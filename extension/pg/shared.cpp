@@ -76,6 +76,7 @@ DatabaseSlot* slot_for(Oid database) {
     slot.helper.phase = HelperPhase::absent;
     slot.helper.pid = 0;
     slot.helper.scan = 0;
+    slot.computer = {};
     pg_atomic_write_u32(&slot.requested, 0);
     pg_atomic_write_u32(&slot.queue, 0);
     pg_atomic_write_u32(&slot.listeners, 0);

@@ -43,6 +43,13 @@ struct HelperSlot {
   pg_atomic_uint64 rows, rows_expected, started_at;
 };
 
+// The process of a database that computes what cannot be merged (compute.cpp). Under shared_lock().
+struct ComputerSlot {
+  pid_t pid;             // 0 = none
+  Latch* latch;          // valid while pid != 0
+  TimestampTz asked_at;  // when it was to be started
+};
+
 // One database that has, or may have, rollups.
 struct DatabaseSlot {
   Oid database;
@@ -63,6 +70,7 @@ struct DatabaseSlot {
   TimestampTz next_start;  // launcher only: not before
   int failures;            // launcher only: consecutive
   HelperSlot helper;
+  ComputerSlot computer;
 };
 
 // GUCs, defined in module.cpp.

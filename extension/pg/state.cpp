@@ -8,6 +8,7 @@
 #include "guard.hpp"
 #include "notify.hpp"
 #include "session.hpp"
+#include "windows.hpp"
 
 namespace tick::pg {
 namespace {
@@ -278,6 +279,11 @@ bool make_row(const Slice& slice, int row, Datum* values, bool* nulls) {
   nulls[rollup.revision_attribute - 1] = false;
   values[rollup.stale_attribute - 1] = BoolGetDatum(false);
   nulls[rollup.stale_attribute - 1] = false;
+  if (rollup.computed) {
+    values[rollup.shown_attribute - 1] = BoolGetDatum(false);
+    values[rollup.touched_attribute - 1] = Int64GetDatum(0);
+    nulls[rollup.shown_attribute - 1] = nulls[rollup.touched_attribute - 1] = false;
+  }
   const Program& program = rollup.program;
   const size_t slot = slice.from + row;
   bool lost = false;
@@ -292,6 +298,13 @@ bool make_row(const Slice& slice, int row, Datum* values, bool* nulls) {
                   place(program, item, partials.gone[slot]));
   }
   return lost;
+}
+
+// Marks a row as touched, by a number that it has not had before. Plain PostgreSQL code.
+void touch_row(const Rollup& rollup, Datum* values) {
+  Datum& touched = values[rollup.touched_attribute - 1];
+  const int64 now = static_cast<int64>(U64FromFullTransactionId(GetTopFullTransactionId()));
+  touched = Int64GetDatum(std::max(now, DatumGetInt64(touched) + 1));
 }
 
 // True if a window was final before this turn.
@@ -442,7 +455,8 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
       slice.lose(row);
       values[slice.rollup.stale_attribute - 1] = BoolGetDatum(true);
     }
-    const bool same = found && slice.any_left(row) && same_partials(slice.rollup, desc, slot, values, nulls);
+    const bool same = found && slice.any_left(row) && !slice.rollup.computed &&
+                      same_partials(slice.rollup, desc, slot, values, nulls);
     if (empty && found) {
       ItemPointerData before = slot->tts_tid;
       ExecClearTuple(slot);
@@ -454,9 +468,11 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
       MemoryContextSwitchTo(memory);
     } else if (!empty && (!same || lost)) {
       const int revision = slice.rollup.revision_attribute - 1;
-      if (found && !same && was_final(slice.rollup, slice.fold.pane(slice.from + row), slice.time))
+      const bool untold = found && slice.rollup.computed;  // what the row shows is as it was
+      if (slice.rollup.computed) touch_row(slice.rollup, values);
+      if (found && !same && !untold && was_final(slice.rollup, slice.fold.pane(slice.from + row), slice.time))
         values[revision] = Int64GetDatum(DatumGetInt64(values[revision]) + 1);
-      if (!same) values[slice.rollup.updated_attribute - 1] = TimestampTzGetDatum(slice.time.now);
+      if (!same && !untold) values[slice.rollup.updated_attribute - 1] = TimestampTzGetDatum(slice.time.now);
       nulls[slice.rollup.updated_attribute - 1] = false;
       HeapTuple tuple = heap_form_tuple(desc, values, nulls);
       if (found) {
@@ -503,6 +519,10 @@ void write(const Rollup& rollup, const Fold& fold, const TurnTime& time, bool co
       table_close(table, NoLock);
     });
   }
+  if (!rollup.computed) return;
+  std::set<Micros> touched;
+  for (size_t slot = 0; slot < fold.slots(); ++slot) touched.insert(fold.pane(slot));
+  touch_windows(rollup, {touched.begin(), touched.end()});
 }
 
 // ---- replacing
@@ -628,6 +648,26 @@ void change_rows(const Rollup& rollup, const char* statement, const std::vector<
   }
 }
 
+// The statement, for change_rows(), that takes all that was counted out of rows of a rollup that is
+// recomputed.
+const char* recount_statement(const Rollup& rollup) {
+  return call([&] {
+    StringInfoData sql;
+    initStringInfo(&sql);
+    appendStringInfoString(&sql, "UPDATE %s SET tick_stale = false");
+    for (size_t c = identifying(rollup); c < rollup.columns.size(); ++c) {
+      const char* name = get_attname(rollup.state, rollup.attributes[c], false);
+      // As a format: a name may have a percent sign.
+      appendStringInfoString(&sql, ", ");
+      for (const char* at = quote_identifier(name); *at != '\0'; ++at)
+        appendStringInfo(&sql, *at == '%' ? "%%%%" : "%c", *at);
+      appendStringInfoString(&sql, " = 0");
+    }
+    appendStringInfoString(&sql, " WHERE ctid = ANY ($1)");
+    return const_cast<const char*>(sql.data);
+  });
+}
+
 // True if a row of the state table has the partials of a slot.
 bool has_partials(const Rollup& rollup, const Cell* cells, const Fold& fold, size_t slot) {
   const StateColumns wanted = state_columns(rollup, fold, slot, slot + 1);
@@ -654,7 +694,7 @@ void replace_state(const Rollup& rollup, const Fold& fold, const std::vector<Ran
   const size_t keys = rollup.program.keys.size(), wide = identifying(rollup);
   std::vector<bool> done(fold.slots());
   std::vector<int64_t> revisions(fold.slots());
-  std::vector<ItemPointerData> removed, stale, cleared;
+  std::vector<ItemPointerData> removed, stale, cleared, recounted;
   std::vector<Cell> key(keys);
   std::vector<std::string> bytes(keys);
   if (!windows.empty()) {
@@ -676,6 +716,10 @@ void replace_state(const Rollup& rollup, const Fold& fold, const std::vector<Ran
           if (how == Replace::guard && !page.stale[row]) stale.push_back(page.places[row]);
           continue;
         }
+        if (slot && rollup.computed) {  // its values stay until they are computed again
+          recounted.push_back(page.places[row]);
+          continue;
+        }
         if (slot) {
           if (has_partials(rollup, cells, fold, *slot)) {
             done[*slot] = true;
@@ -693,6 +737,7 @@ void replace_state(const Rollup& rollup, const Fold& fold, const std::vector<Ran
   change_rows(rollup, "DELETE FROM %s WHERE ctid = ANY ($1)", removed);
   change_rows(rollup, "UPDATE %s SET tick_stale = true WHERE ctid = ANY ($1)", stale);
   change_rows(rollup, "UPDATE %s SET tick_stale = false WHERE ctid = ANY ($1)", cleared);
+  if (!recounted.empty()) change_rows(rollup, recount_statement(rollup), recounted);
   std::set<Micros> lost;
   if (std::find(done.begin(), done.end(), true) == done.end()) {
     write(rollup, fold, time, true, revisions.data(), lost);

@@ -114,6 +114,8 @@ bool is_merged(Oid view, const char* until) {
       "  AND pg_visible_in_snapshot(q.xid, $1::pg_snapshot))"
       " AND NOT EXISTS (SELECT FROM tick_catalog.rollup r JOIN tick_catalog.pending p ON p.rollup = r.id"
       "  WHERE r.status <> 'error' AND (r.view = $2 OR $2 IS NULL))"
+      " AND NOT EXISTS (SELECT FROM tick_catalog.rollup r JOIN tick_catalog.touched t ON t.rollup = r.id"
+      "  WHERE r.status <> 'error' AND (r.view = $2 OR $2 IS NULL))"
       " AND NOT EXISTS (SELECT FROM tick_catalog.source s WHERE s.epoch IS DISTINCT FROM "
       "tick_catalog.epoch())",
       2, types, values, nulls, true, 1);

@@ -51,6 +51,17 @@ struct Merger::Turn {
 // Remembers that windows of a rollup are still to be computed. Inside SPI. Throws.
 void insert_pending(int rollup, const Range& range);
 
+// Marks a rollup as set aside: its windows will be recomputed once it is resumed. Inside SPI. Throws.
+void mark_set_aside(int rollup, const std::string& reason);
+// The same in a transaction of its own, after one that has failed was aborted.
+void set_aside_apart(int rollup, const std::string& reason);
+
+// Brings the list of stale windows in [lo, hi) up to what the state table says. Inside SPI. Throws.
+void list_stale(const Rollup& rollup, Micros lo, Micros hi);
+
+// True if every leaf that is known to have held rows of the source is still among those locked. Inside SPI.
+bool knows_leaves(Oid source, const std::vector<Leaf>& leaves);
+
 // Notes which windows a fold of a rollup has rows in.
 void note_windows(std::map<int, std::set<Micros>>& windows, const Rollup& rollup, const Fold& fold);
 

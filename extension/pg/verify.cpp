@@ -83,82 +83,6 @@ void check_reader(const Verified* rollup) {
   }
 }
 
-bool find_window(Node* node, void* context) {
-  if (node == nullptr) return false;
-  if (is_window(node)) {
-    *static_cast<Node**>(context) = static_cast<Node*>(linitial(window_arguments(node)));
-    return true;
-  }
-  return TICK_WALK(node, find_window, context);
-}
-
-// The expression under the window that is grouped by.
-Node* time_expression(Query* query) {
-  ListCell* cell;
-  foreach (cell, query->groupClause) {
-    Node* expr = get_sortgroupclause_expr(lfirst_node(SortGroupClause, cell), query->targetList);
-    Node* time = nullptr;
-    if (IsA(expr, FuncExpr) && find_window(expr, &time)) return time;
-  }
-  return nullptr;
-}
-
-Node* time_condition(Node* time, const char* op, Timestamp bound) {
-  Node* constant = reinterpret_cast<Node*>(makeConst(exprType(time), -1, InvalidOid, sizeof(Timestamp),
-                                                     TimestampGetDatum(bound), false, FLOAT8PASSBYVAL));
-  ParseState* state = make_parsestate(nullptr);
-  Node* result =
-      reinterpret_cast<Node*>(make_op(state, list_make1(makeString(pstrdup(op))),
-                                      static_cast<Node*>(copyObjectImpl(time)), constant, nullptr, -1));
-  free_parsestate(state);
-  return result;
-}
-
-// The aggregate of ours that does without rounding what one of PostgreSQL's does with floats; InvalidOid if
-// none.
-Oid exact_aggregate(const Aggref* aggregate) {
-  const char* name = nullptr;
-  switch (family(aggregate->aggfnoid)) {
-    case Family::sum:
-      name = "exact_sum";
-      break;
-    case Family::avg:
-      name = "exact_avg";
-      break;
-    case Family::var_pop:
-      name = "exact_var_pop";
-      break;
-    case Family::var_samp:
-      name = "exact_var_samp";
-      break;
-    case Family::stddev_pop:
-      name = "exact_stddev_pop";
-      break;
-    case Family::stddev_samp:
-      name = "exact_stddev_samp";
-      break;
-    default:
-      return InvalidOid;
-  }
-  const Oid type = linitial_oid(aggregate->aggargtypes);
-  if (type != FLOAT8OID && type != FLOAT4OID) return InvalidOid;
-  return LookupFuncName(list_make2(makeString(pstrdup("tick_catalog")), makeString(pstrdup(name))), 1, &type,
-                        false);
-}
-
-// Replaces aggregates of floats by exact ones; notes in `context` (bool*) that it did.
-Node* make_exact(Node* node, void* context) {
-  if (node == nullptr) return nullptr;
-  if (!IsA(node, Aggref)) return TICK_MUTATE(node, make_exact, context);
-  auto* result = static_cast<Aggref*>(copyObjectImpl(node));
-  const Oid exact = exact_aggregate(result);
-  if (OidIsValid(exact)) {
-    result->aggfnoid = exact;
-    *static_cast<bool*>(context) = true;
-  }
-  return reinterpret_cast<Node*>(result);
-}
-
 // One output column of the query.
 struct Column {
   const char* name;
@@ -171,29 +95,16 @@ struct Column {
 
 // The defining query, reading no more raw rows than the bounds need.
 const char* expected_sql(const Verified* rollup, List* columns, const Bounds& bounds) {
-  Relation relation = table_open(rollup->definition, AccessShareLock);
-  auto* query = static_cast<Query*>(copyObjectImpl(get_view_query(relation)));
-  table_close(relation, NoLock);
-  Query* plain = static_cast<Query*>(copyObjectImpl(query));
-  TICK_UNGROUP(plain);
-  Node* time = rollup->time_column == nullptr ? nullptr : time_expression(plain);
-  List* conditions = NIL;
-  if (time != nullptr && bounds.has_from && !TIMESTAMP_NOT_FINITE(bounds.from))
-    conditions = lappend(conditions, time_condition(time, ">=", bounds.from));
-  if (time != nullptr && bounds.has_to && !TIMESTAMP_NOT_FINITE(bounds.to)) {
-    const Micros last = window_start(bounds.to - 1, rollup->size);
-    conditions = lappend(conditions, time_condition(time, "<", window_end(last, rollup->size)));
-  }
-  if (conditions != NIL) {
-    if (query->jointree->quals != nullptr) conditions = lcons(query->jointree->quals, conditions);
-    query->jointree->quals = reinterpret_cast<Node*>(make_ands_explicit(conditions));
-  }
+  TimestampTz to = plus_infinity;
+  if (rollup->time_column != nullptr && bounds.has_to && !TIMESTAMP_NOT_FINITE(bounds.to))
+    to = window_end(window_start(bounds.to - 1, rollup->size), rollup->size);
+  Query* query = bounded_query(rollup->definition, bounds.has_from ? bounds.from : minus_infinity, to);
   List* exact = NIL;
   ListCell* cell;
   foreach (cell, query->targetList) {
     const auto* entry = lfirst_node(TargetEntry, cell);
     bool replaced = false;
-    Node* expr = make_exact(reinterpret_cast<Node*>(entry->expr), &replaced);
+    Node* expr = exact_aggregates(reinterpret_cast<Node*>(entry->expr), &replaced);
     if (!replaced || entry->resjunk) continue;
     static_cast<Column*>(list_nth(columns, entry->resno - 1))->has_exact = true;
     exact = lappend(exact, makeTargetEntry(reinterpret_cast<Expr*>(expr),

@@ -126,4 +126,18 @@ void OpenWindows::forget(const Rollup& rollup, const std::vector<Micros>& window
   for (Micros window : windows) open_[rollup.id].erase(window);
 }
 
+std::set<Micros> touched_windows(const Rollup& rollup) {
+  std::set<Micros> windows;
+  const std::string sql =
+      "SELECT start FROM tick_catalog.touched WHERE rollup = " + std::to_string(rollup.id);
+  for (const auto& row : read_text(sql.c_str())) windows.insert(std::strtoll(row[0]->c_str(), nullptr, 10));
+  return windows;
+}
+
+void touch_windows(const Rollup& rollup, const std::vector<Micros>& windows) {
+  window_statement(
+      "INSERT INTO tick_catalog.touched SELECT $1, w, now() FROM unnest($2) AS w ON CONFLICT DO NOTHING",
+      rollup.id, windows);
+}
+
 }  // namespace tick::pg

@@ -38,4 +38,9 @@ class OpenWindows {
   std::map<int, std::set<Micros>> open_;
 };
 
+// Of a rollup that is recomputed: the windows with rows that have been touched since, without window 0; and
+// notes some. Inside SPI. Throws.
+std::set<Micros> touched_windows(const Rollup& rollup);
+void touch_windows(const Rollup& rollup, const std::vector<Micros>& windows);
+
 }  // namespace tick::pg

@@ -11,6 +11,7 @@
 #include "audit.hpp"
 #include "catalog.hpp"
 #include "changes.hpp"
+#include "compute.hpp"
 #include "guard.hpp"
 #include "merge.hpp"
 #include "observe.hpp"
@@ -199,18 +200,6 @@ class HorizonClock {
   TimestampTz held_ = 0;
 };
 
-// Between turns there is nothing to cancel: only what ends the process counts.
-void look_at_signals() {
-  HOLD_CANCEL_INTERRUPTS();
-  CHECK_FOR_INTERRUPTS();
-  QueryCancelPending = false;
-  RESUME_CANCEL_INTERRUPTS();
-  if (ConfigReloadPending) {
-    ConfigReloadPending = false;
-    ProcessConfigFile(PGC_SIGHUP);
-  }
-}
-
 void sleep_until(TimestampTz due) {
   for (;;) {
     const long left = static_cast<long>((due - GetCurrentTimestamp() + 999) / 1000);
@@ -323,6 +312,7 @@ class Cycle {
     });
     TurnResult result = merger_.turn(since_);
     if (result.restored) result.more = revive();
+    if (result.computed) rouse_computer(result.touched);
     const TimestampTz ended = GetCurrentTimestamp();
     pg_atomic_fetch_add_u64(&slot_->turns, 1);
     if (result.changed) note_turn(slot_, started, ended, result);
@@ -373,7 +363,9 @@ class Cycle {
       return asked_for;
     });
     // Drop, copy or rename of the database: let go, and be started again afterwards if it is still there.
-    if (wanted) call([&] { proc_exit(0); });
+    if (!wanted) return;
+    end_computer();
+    call([&] { proc_exit(0); });
   }
 
   DatabaseSlot* slot_;
@@ -417,6 +409,17 @@ uint32 wait_event() {
   static uint32 event = 0;
   if (event == 0) event = TICK_WAIT_EVENT("PgTickIdle");
   return event;
+}
+
+void look_at_signals() {
+  HOLD_CANCEL_INTERRUPTS();
+  CHECK_FOR_INTERRUPTS();
+  QueryCancelPending = false;
+  RESUME_CANCEL_INTERRUPTS();
+  if (ConfigReloadPending) {
+    ConfigReloadPending = false;
+    ProcessConfigFile(PGC_SIGHUP);
+  }
 }
 
 void safe_settings() {

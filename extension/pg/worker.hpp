@@ -11,6 +11,9 @@ void register_launcher();
 uint32 wait_event();
 // The settings under which they run.
 void safe_settings();
+// Between transactions there is nothing to cancel: only what ends the process counts, and what it is
+// configured by.
+void look_at_signals();
 // Somebody waits to drop or copy this database. In a transaction.
 bool database_wanted();
 
