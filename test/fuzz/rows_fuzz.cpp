@@ -38,8 +38,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   options.symbol = "A";
   if ((data[0] & 2) != 0) options.offset = std::chrono::minutes(60);
   static constexpr const char* shapes[] = {"", "symbol=symbol,ts=timestamp,price=price,qty=-",
-                                           "symbol=symbol,ts=timestamp_ms,price=price,qty=quantity,trade_id="
-                                           "trade_id,is_buyer_maker=is_buyer_maker",
+                                           ("symbol=symbol,ts=timestamp_ms,price=price,qty=quantity,trade_id="
+                                            "trade_id,is_buyer_maker=is_buyer_maker"),
                                            "symbol=id,ts=time,price=price,qty=-,exchange=-"};
   std::string mistake;
   if (const char* shape = shapes[data[0] >> 2 & 3]; *shape != 0)
