@@ -2,6 +2,7 @@
 #include "database.hpp"
 
 #include <libpq-fe.h>
+#include <poll.h>
 
 #include <memory>
 
@@ -105,6 +106,22 @@ std::vector<Row> Database::query(const std::string& sql, std::span<const std::st
         rows[i].emplace_back(std::string(PQgetvalue(result.get(), row, j)));
     }
   return rows;
+}
+
+std::vector<Database::Notification> Database::notifications(std::chrono::milliseconds patience) {
+  std::vector<Notification> result;
+  const auto take = [&] {
+    if (PQconsumeInput(connection_) != 1) fail(nullptr);
+    while (PGnotify* notify = PQnotifies(connection_)) {
+      result.push_back({notify->relname, notify->extra});
+      PQfreemem(notify);
+    }
+  };
+  take();
+  if (!result.empty()) return result;
+  pollfd fd{PQsocket(connection_), POLLIN, 0};
+  if (poll(&fd, 1, static_cast<int>(patience.count())) > 0) take();
+  return result;
 }
 
 std::string Database::literal(std::string_view text) const {

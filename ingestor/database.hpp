@@ -2,6 +2,7 @@
 // Not thread safe. COPY speaks to handle() directly; nothing else should.
 #pragma once
 
+#include <chrono>
 #include <optional>
 #include <span>
 #include <stdexcept>
@@ -42,6 +43,12 @@ class Database {
   void run(const std::string& sql);
   // Runs one statement with parameters.
   std::vector<Row> query(const std::string& sql, std::span<const std::string> parameters = {});
+
+  // Waits up to `patience` for notifications of the channels that were LISTENed to.
+  struct Notification {
+    std::string channel, payload;
+  };
+  std::vector<Notification> notifications(std::chrono::milliseconds patience);
 
   std::string literal(std::string_view text) const;
   std::string identifier(std::string_view text) const;

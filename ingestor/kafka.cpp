@@ -322,7 +322,7 @@ class Consumer {
             for (const auto& [partition, lane] : lanes_) waiting += lane->waiting();
             return Gauges{waiting, 0, 0};
           },
-          "kafka/" + config_.topic);
+          "kafka/" + config_.topic, config_.database);
     Partitions topics(rd_kafka_topic_partition_list_new(1));
     rd_kafka_topic_partition_list_add(topics.get(), config_.topic.c_str(), RD_KAFKA_PARTITION_UA);
     const auto code = rd_kafka_subscribe(kafka_.get(), topics.get());

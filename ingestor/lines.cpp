@@ -134,7 +134,7 @@ int run_lines(const Config& config) try {
           [&] {
             return Gauges{chain.ring().size(), chain.ring().spooled(), chain.ring().dropped()};
           },
-          name);
+          name, config.database);
     Lines lines(config, chain, rejects);
     code = chain.supervise([&] { lines.run(); }, [&] { lines.stop(); });
   }

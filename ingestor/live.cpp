@@ -499,7 +499,7 @@ int run_live(const Config& config, const std::function<std::optional<Config>()>&
           [&] {
             return Gauges{chain.ring().size(), chain.ring().spooled(), chain.ring().dropped()};
           },
-          options.feed + "/" + options.connection);
+          options.feed + "/" + options.connection, config.database);
     Connections connections(config, shared, [&] { repair.connected(); });
     Config in_force = config;
 

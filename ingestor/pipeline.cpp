@@ -6,6 +6,7 @@
 #include <set>
 
 #include "database.hpp"
+#include "rollups.hpp"
 
 namespace tick::ingest {
 
@@ -116,14 +117,14 @@ class Pipeline {
   }
 
   void rollup(const std::string& name) {
-    const auto row = ask("SELECT r.state, round(s.lag_ms::numeric, 1), coalesce(s.last_error, ''), "
-                         "substring(r.query FROM '(?:tumble|hop)\\([^\\n]*\\) AS (\"[^\\n]*\"|\\w+)'), "
-                         "substring(r.query FROM "
-                         "'WHERE (.*?)\\n *GROUP BY'), coalesce(w.watermark::text, 'none') FROM "
-                         "tick.rollups AS r JOIN tick.status AS s USING (rollup) LEFT "
-                         "JOIN tick.sources AS w ON w.source = r.source WHERE r.rollup = $1::regclass",
-                         name)
-                         .at(0);
+    const auto row =
+        ask(std::string("SELECT r.state, round(s.lag_ms::numeric, 1), coalesce(s.last_error, ''), ") +
+                window_column +
+                ", substring(r.query FROM 'WHERE (.*?)\\n *GROUP BY'), coalesce(w.watermark::text, 'none') "
+                "FROM tick.rollups AS r JOIN tick.status AS s USING (rollup) LEFT JOIN tick.sources AS w ON "
+                "w.source = r.source WHERE r.rollup = $1::regclass",
+            name)
+            .at(0);
     const std::string& state = text_of(row, 0);
     Step step{name, any("SELECT FROM " + name), false};
     if (state == "error") {

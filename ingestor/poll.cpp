@@ -150,7 +150,7 @@ int run_poll(const Config& config) try {
           [&] {
             return Gauges{chain.ring().size(), chain.ring().spooled(), chain.ring().dropped()};
           },
-          name);
+          name, config.database);
     Poller poller(config, chain, rejects);
     code = chain.supervise([&] { poller.run(); }, [&] { poller.stop(); });
   }

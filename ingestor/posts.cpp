@@ -290,7 +290,7 @@ class Posts {
           [this] {
             return Gauges{queue_.size(), 0, 0};
           },
-          name_);
+          name_, config.database);
   }
 
   int run(const std::function<std::optional<Config>()>& reread) {

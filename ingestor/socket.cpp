@@ -599,6 +599,14 @@ struct TlsPipe {
   }
 };
 
+// A browser tells which page wants the connection: one of another server has no business here.
+bool is_foreign(const http::request<http::string_body>& request) {
+  const std::string_view origin = request[http::field::origin];
+  const auto at = origin.find("://");
+  return websocket::is_upgrade(request) && at != origin.npos &&
+         origin.substr(at + 3) != request[http::field::host];
+}
+
 struct Server::Impl {
   Impl(const ServerOptions& options, ServerHandler& handler_in)
       : acceptor(io, tcp::endpoint(net::ip::make_address(options.address), options.port)),
@@ -658,17 +666,17 @@ struct Server::Impl {
     if (read_ec) co_return;
     const auto request = parser.release();
     const std::string target(request.target());
-    if (!websocket::is_upgrade(request) || !handler.serves(target)) {
+    if (!websocket::is_upgrade(request) || is_foreign(request) || !handler.serves(target)) {
       HttpReply reply = handler.get(target);
-      http::response<http::string_body> response;
-      response.version(request.version());
-      response.result(static_cast<unsigned>(reply.status));
+      if (is_foreign(request)) reply = {403, "only pages of this server may connect\n", 0, "text/plain"};
+      http::response<http::string_body> response(http::int_to_status(static_cast<unsigned>(reply.status)),
+                                                 request.version());
       response.set(http::field::content_type, reply.content_type);
       if (reply.retry_after > 0) response.set(http::field::retry_after, std::to_string(reply.retry_after));
       response.keep_alive(false);
       response.body() = std::move(reply.body);
       response.prepare_payload();
-      co_await http::async_write(ws.next_layer(), response, tuple_awaitable);
+      co_await http::async_write(ws.next_layer().socket(), response, tuple_awaitable);  // past the queue
       error_code ignored;
       teardown(beast::role_type::server, ws.next_layer(), ignored);
       co_return;

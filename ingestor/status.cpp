@@ -8,6 +8,7 @@
 #include <simdjson.h>
 
 #include "log.hpp"
+#include "page.hpp"
 #include "position.hpp"
 #include "run.hpp"
 #include "socket.hpp"
@@ -15,6 +16,8 @@
 namespace tick::ingest {
 
 namespace {
+
+constexpr std::size_t most_unread = 8u << 20;  // bytes; a browser that does not read is let go
 
 std::int64_t steady_us() {
   return std::chrono::duration_cast<std::chrono::microseconds>(
@@ -77,14 +80,21 @@ struct StatusServer::Impl final : ServerHandler {
   std::unique_ptr<Server> server;
   std::thread thread;
 
-  Impl(const Stats& stats_in, std::function<Gauges()> gauges_in, std::string feed_in)
-      : stats(stats_in), gauges(std::move(gauges_in)), feed(std::move(feed_in)) {}
+  LivePage page;
 
-  bool serves(std::string_view) override { return false; }
-  void open(ClientId, std::string_view) override {}
+  Impl(const Stats& stats_in, std::function<Gauges()> gauges_in, std::string feed_in, std::string database)
+      : stats(stats_in), gauges(std::move(gauges_in)), feed(std::move(feed_in)), page(std::move(database)) {}
+
+  bool serves(std::string_view target) override { return LivePage::serves(target); }
+  void open(ClientId client, std::string_view target) override { page.open(client, target); }
   void text(ClientId, std::string_view) override {}
-  void closed(ClientId) override {}
-  std::chrono::microseconds turn() override { return std::chrono::seconds(1); }
+  void closed(ClientId client) override { page.closed(client); }
+  std::chrono::microseconds turn() override {
+    return page.turn([&](ClientId client, std::string_view text) {
+      if (server->backlog(client) > most_unread) return server->drop(client);
+      server->send(client, text);
+    });
+  }
 
   HttpReply get(std::string_view target) override {
     const Gauges now = gauges();
@@ -110,22 +120,25 @@ struct StatusServer::Impl final : ServerHandler {
         out += ",\n \"" + std::string(line.name) + "\":" + decimal(line.value);
       return {200, out + "}\n"};
     }
-    return {404, "there are /metrics, /healthz and /status\n", 0, "text/plain"};
+    if (target == "/") return {200, LivePage::html(), 0, "text/html; charset=utf-8"};
+    return {404, "there are / (candles), /metrics, /healthz and /status\n", 0, "text/plain"};
   }
 };
 
 StatusServer::StatusServer(const std::string& listen, const Stats& stats, std::function<Gauges()> gauges,
-                           std::string feed)
-    : impl_(std::make_unique<Impl>(stats, std::move(gauges), std::move(feed))) {
+                           std::string feed, std::string database)
+    : impl_(std::make_unique<Impl>(stats, std::move(gauges), std::move(feed), std::move(database))) {
   const auto url = parse_url("http://" + listen, "http");
   ServerOptions options;
   options.address = url && url->host != "localhost" ? url->host : "127.0.0.1";
   options.port = static_cast<std::uint16_t>(url ? std::stoul(url->port) : 0);
+  options.ping_every = std::chrono::seconds(15);  // a browser that has gone without a word
   try {
     impl_->server = std::make_unique<Server>(options, *impl_);
   } catch (const std::exception& error) {
     throw std::runtime_error("metrics.listen " + listen + ": " + error.what());
   }
+  log::info("candles on http://" + options.address + ":" + std::to_string(impl_->server->port()) + "/");
   log::info("status on http://" + options.address + ":" + std::to_string(impl_->server->port()) + "/status");
   impl_->thread = std::thread([impl = impl_.get()] { impl->server->run(); });
 }

@@ -1,5 +1,5 @@
 // What a running ingestor tells about itself: /metrics (Prometheus), /healthz and /status (JSON) on an
-// address of this machine, and the verb that asks there.
+// address of this machine, beside the live page, and the verb that asks there.
 #pragma once
 
 #include <functional>
@@ -21,7 +21,7 @@ struct Gauges {
 class StatusServer {
  public:
   StatusServer(const std::string& listen, const Stats& stats, std::function<Gauges()> gauges,
-               std::string feed);
+               std::string feed, std::string database);
   ~StatusServer();
 
  private:
