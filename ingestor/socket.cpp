@@ -128,24 +128,6 @@ net::awaitable<std::string> reach(beast::tcp_stream& stream, const Url& url,
   co_return "";
 }
 
-// Exchanges answer some places with a status instead of a WebSocket: say what it means.
-std::string explain_status(unsigned status) {
-  std::string text = "the server answered with HTTP status " + std::to_string(status);
-  switch (status) {
-    case 451:
-      return text + ": it does not serve this country; feed.name = \"binance.data\" or \"binance.us\" may";
-    case 403:
-      return text + ": it does not serve this address (a firewall, or a country that is not served)";
-    case 429:
-    case 418:
-      return text + ": too many requests from this address";
-    case 404:
-      return text + ": no such path; is feed.url right?";
-    default:
-      return text + " instead of a WebSocket";
-  }
-}
-
 }  // namespace
 
 // ---- HTTP client

@@ -36,4 +36,21 @@ std::optional<Url> parse_url(std::string_view text, std::string_view scheme) {
   return url;
 }
 
+std::string explain_status(unsigned status) {
+  std::string text = "the server answered with HTTP status " + std::to_string(status);
+  switch (status) {
+    case 451:
+      return text + ": it does not serve this country; feed.name = \"binance.data\" or \"binance.us\" may";
+    case 403:
+      return text + ": it does not serve this address (a firewall, or a country that is not served)";
+    case 429:
+    case 418:
+      return text + ": too many requests from this address";
+    case 404:
+      return text + ": no such path; is feed.url right?";
+    default:
+      return text + " instead of a WebSocket";
+  }
+}
+
 }  // namespace tick::ingest

@@ -1,4 +1,4 @@
-// The address of a WebSocket or of a REST interface, taken apart. Pure.
+// The address of a WebSocket or of a REST interface, taken apart, and what refuses it. Pure.
 #pragma once
 
 #include <optional>
@@ -16,5 +16,8 @@ struct Url {
 
 // Splits ws:// and wss:// addresses (or http:// and https:// ones); nothing when the text is not one.
 std::optional<Url> parse_url(std::string_view text, std::string_view scheme = "ws");
+
+// Exchanges answer some places with an HTTP status instead of a WebSocket: says what it means.
+std::string explain_status(unsigned status);
 
 }  // namespace tick::ingest
