@@ -136,6 +136,7 @@ sub start_clients {
 }
 
 my ($since, %mirror, %finals, %tokens, @wrong, $polls) = (undef);
+$polls = 0;
 sub poll {
   my $rows = ask("SELECT token, change, (candle).symbol, (candle).ts, (candle).total, (candle).n, (candle).final, (candle).revision FROM tick.changes(null::seconds, "
       . ($since // 'NULL') . ')') // return;
@@ -154,8 +155,8 @@ sub poll {
 }
 for my $kill (1 .. $kills) {
   start_clients();
-  my $until = time + 1 + rand 1.5;
-  poll() while time < $until;
+  my ($until, $enough) = (time + 1 + rand 1.5, $polls + 6);
+  poll() while time < $until || ($polls < $enough && time < $until + 60);
   finish($server, 'KILL');
   undef $server;
   finish($_, 'KILL') for splice(@children), splice(@listeners);
