@@ -1,5 +1,6 @@
 # Standard input as a feed; and the examples that live of it and of a poller: 5-minute averages (examples/averages), told of early,
-# revised, final after a delay, idle and resumed; coins of CoinLore (examples/coinlore). All equal built-ins on the raw rows.
+# revised, final after a delay, idle and resumed; coins of CoinLore (examples/coinlore); prices beside posts (examples/hype). All
+# equal built-ins on the raw rows.
 use strict;
 use warnings;
 use FindBin;
@@ -128,6 +129,23 @@ is(sql(q{WITH e AS (SELECT id, date_bin('5 min', to_timestamp(ts), '2000-01-01 0
   SELECT count(*) FROM ((TABLE e EXCEPT ALL TABLE r) UNION ALL (TABLE r EXCEPT ALL TABLE e)) AS d}), '0', 'prices_5m equals built-ins');
 is(sql(q{WITH e AS (SELECT DISTINCT ON (id) id, name, price_usd, ts FROM crypto.prices ORDER BY id, ts DESC), r AS (SELECT id, name, price_usd, ts FROM crypto.latest)
   SELECT count(*) FROM ((TABLE e EXCEPT ALL TABLE r) UNION ALL (TABLE r EXCEPT ALL TABLE e)) AS d}), '0', 'latest equals DISTINCT ON');
+
+# ---- prices beside posts
+$node->safe_psql('postgres', 'CREATE DATABASE hype');
+my ($output, $errors) = ('', '');
+IPC::Run::run([ "$example/run", 'hype', '--seconds', 12, '--database', $node->connstr('hype') ], '<', \'', '>', \$output, '2>', \$errors);
+is($?, 0, 'examples/run hype') or diag("$output\n$errors");
+like($output, qr/^ 20\S+ \S+ \| (BTC|ETH)USDT \| +[\d.]+ \| .*^posts_10s differs from its query in 0 places/ms, 'shows windows and compares them');
+# A window with posts alone, and one with prices alone.
+$node->safe_psql('hype', q{INSERT INTO posts VALUES ('jetstream', 'BTCUSDT', '2024-03-01 12:00:05+00', 'x', 'x', 'x', 0.5), ('jetstream', 'BTCUSDT', '2024-03-01 12:00:06+00', 'y', 'y', 'y', NULL);
+  INSERT INTO trades (exchange, symbol, ts, price, qty, trade_id) VALUES ('binance', 'BTCUSDT', '2024-03-01 12:00:15+00', 10, 1, -1); SELECT tick.wait(NULL, '60 s')});
+is($node->safe_psql('hype', q{SELECT * FROM (SELECT time, avg_price, hype_score, trades, posts FROM realtime_hype ORDER BY time LIMIT 2) AS h}),
+  "2024-03-01 12:00:00||0.75|0|2\n2024-03-01 12:00:10|10||1|0", 'a row for either');
+is($node->safe_psql('hype', q{WITH w AS (SELECT symbol, date_bin('10 s', ts, '2000-01-01 00:00+00') AS t FROM trades UNION SELECT symbol, date_bin('10 s', ts, '2000-01-01 00:00+00') FROM posts),
+  e AS (SELECT w.symbol, w.t AT TIME ZONE 'UTC' AS time, (SELECT round(avg(price::numeric), 6) FROM trades AS x WHERE x.symbol = w.symbol AND x.ts >= w.t AND x.ts < w.t + interval '10 s') AS price,
+    (SELECT round((avg(sentiment::numeric) + 1) / 2, 6) FROM posts AS x WHERE x.symbol = w.symbol AND x.ts >= w.t AND x.ts < w.t + interval '10 s') AS hype FROM w),
+  r AS (SELECT symbol, time, round(avg_price::numeric, 6), round(hype_score::numeric, 6) FROM realtime_hype)
+  SELECT count(*) > 2, (SELECT count(*) FROM ((TABLE e EXCEPT ALL TABLE r) UNION ALL (TABLE r EXCEPT ALL TABLE e)) AS d) FROM r}), 't|0', 'each window that has either, as built-ins have it');
 stop_all();
 $node->stop;
 done_testing();
