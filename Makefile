@@ -140,8 +140,9 @@ build/unit/ingestor: $(UNIT_INGEST_OBJS) $(INGEST_LIB_OBJS) $(CORE_OBJS)
 	$(if $(V),,@echo "  LD $@")
 	$(Q)g++ -g -o $@ $^ $(GTEST_LIBS) $(INGEST_LIBS)
 
-# The lexicon is part of the program.
+# The lexicon and the live page are part of the program.
 build/ingestor/sentiment.o build/sanitize/ingestor/sentiment.o build/fuzz/ingestor/sentiment.o: ingestor/lexicon.txt
+build/ingestor/page.o build/sanitize/ingestor/page.o: $(wildcard ingestor/page/*.html ingestor/page/*.js)
 
 # What drives the random test: concurrent writers, kills and the comparison (test/random).
 build/random: $(wildcard test/random/*.cpp test/random/*.hpp)
