@@ -248,8 +248,10 @@ SELECT tick.create_rollup('bad', like_rollup => 'like_a.ticks', size => '1 hour'
 SELECT tick.create_rollup('bad', like_rollup => 'like_15m');
 SELECT tick.create_rollup('bad', size => '1 hour');
 SELECT tick.create_rollup('bad', 'SELECT 1', like_rollup => 'like_15m', size => '1 hour');
+\set VERBOSITY sqlstate
 SELECT tick.create_rollup('bad', like_rollup => 'like_15m', size => '25 hours');
 SELECT tick.create_rollup('bad', like_rollup => 'like_hop_1h', size => '90 seconds');
+\set VERBOSITY default
 SELECT tick.create_rollup(NULL, 'SELECT 1');
 DROP FUNCTION twice(float8);
 SET client_min_messages = warning;
