@@ -135,6 +135,7 @@ CREATE TABLE tick_catalog.rollup (
   retention    interval,
   kept_from    timestamptz,
   item_from    timestamptz[],
+  live         regclass,
   filling      int4 NOT NULL DEFAULT 0,
   value_columns text[],
   channel      text NOT NULL DEFAULT 'tick_' OPERATOR(pg_catalog.||) pg_catalog.replace(pg_catalog.gen_random_uuid()::text, '-', '')
@@ -621,7 +622,7 @@ CREATE FUNCTION tick_catalog.on_rename() RETURNS event_trigger
   LANGUAGE C AS 'MODULE_PATHNAME', 'tick_on_rename';
 CREATE EVENT TRIGGER tick_rename ON ddl_command_end
   WHEN TAG IN ('ALTER TABLE', 'ALTER VIEW', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER FUNCTION', 'ALTER ROUTINE',
-               'ALTER OPERATOR', 'ALTER COLLATION', 'ALTER AGGREGATE')
+               'ALTER OPERATOR', 'ALTER COLLATION', 'ALTER AGGREGATE', 'GRANT', 'REVOKE')
   EXECUTE FUNCTION tick_catalog.on_rename();
 ALTER EVENT TRIGGER tick_rename ENABLE ALWAYS;
 

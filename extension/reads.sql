@@ -1,6 +1,19 @@
 -- Appended to pg_tick--1.0.sql by make: ways to read a rollup, and functions for users' own SQL.
 
 -- ---------------------------------------------------------------------------------------------------------
+-- name_live: a rollup as the reader's own snapshot sees it
+-- ---------------------------------------------------------------------------------------------------------
+
+COMMENT ON COLUMN tick_catalog.rollup.live IS 'the view name_live; NULL: there is none';
+CREATE FUNCTION tick_catalog.live(state oid) RETURNS SETOF record
+  LANGUAGE c STABLE STRICT ROWS 100 AS 'MODULE_PATHNAME', 'tick_live';
+COMMENT ON FUNCTION tick_catalog.live(oid) IS
+  'rows of a state table that are different by now: deltas of the caller''s snapshot, and windows still to be computed';
+CREATE FUNCTION tick_catalog.live_places(state oid) RETURNS SETOF tid
+  LANGUAGE c STABLE STRICT ROWS 100 AS 'MODULE_PATHNAME', 'tick_live_places';
+COMMENT ON FUNCTION tick_catalog.live_places(oid) IS 'the rows of a state table that those replace';
+
+-- ---------------------------------------------------------------------------------------------------------
 -- tick.fill: windows without rows
 -- ---------------------------------------------------------------------------------------------------------
 

@@ -207,7 +207,9 @@ void add_columns(Oid view, const char* columns) {
   Actor caller = act_as_extension();
   const Standing* rollup = find_addable(view);
   act_again(caller);
-  lock_sources(list_make3_oid(rollup->source, view, rollup->state), AccessExclusiveLock);
+  List* locked = list_make3_oid(rollup->source, view, rollup->state);
+  if (OidIsValid(rollup->live)) locked = lappend_oid(locked, rollup->live);
+  lock_sources(locked, AccessExclusiveLock);
   stop_turns();
   caller = act_as_extension();
   rollup = find_addable(view);
@@ -232,10 +234,14 @@ void add_columns(Oid view, const char* columns) {
   run(psprintf("CREATE OR REPLACE VIEW %s AS %s", relation_text(rollup->definition),
                pg_get_querydef(static_cast<Query*>(copyObjectImpl(def->query)), false)));
   const char* options = view_options(view);
+  const char* live_options = OidIsValid(rollup->live) ? view_options(rollup->live) : nullptr;
   const Actor again = act_as_owner(rollup);
   const char* sql = added_columns_sql(def);
   if (sql != nullptr) run(sql);
   run(psprintf("CREATE OR REPLACE VIEW %s%s AS %s", relation_text(view), options, view_sql(def, view)));
+  if (OidIsValid(rollup->live))
+    run(psprintf("CREATE OR REPLACE VIEW %s%s AS %s", relation_text(rollup->live), live_options,
+                 live_sql(def, rollup->live)));
   act_again(again);
   record_added(before, def, rollup);
   attach_triggers(rollup->source);

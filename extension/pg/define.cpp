@@ -101,12 +101,12 @@ void write(const char* sql, int count, Oid* types, Datum* values, const char* nu
   SPI_finish();
 }
 
-void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 group) {
+void write_rollup(Definition* def, Oid view, Oid state, Oid definition, Oid live, int32 group) {
   const int keys = list_length(def->keys);
   const int first = keys + (def->window != nullptr ? 1 : 0);
-  Oid types[] = {INT4OID, OIDOID,      OIDOID,       OIDOID,  OIDOID,         INT4OID,
-                 OIDOID,  INTERVALOID, TEXTARRAYOID, TEXTOID, TEXTARRAYOID,   TEXTOID,
-                 TEXTOID, INTERVALOID, INTERVALOID,  TEXTOID, TIMESTAMPTZOID, TEXTARRAYOID};
+  Oid types[] = {INT4OID,     OIDOID,       OIDOID,         OIDOID,       OIDOID,  INT4OID, OIDOID,
+                 INTERVALOID, TEXTARRAYOID, TEXTOID,        TEXTARRAYOID, TEXTOID, TEXTOID, INTERVALOID,
+                 INTERVALOID, TEXTOID,      TIMESTAMPTZOID, TEXTARRAYOID, OIDOID};
   Datum values[] = {Int32GetDatum(def->id),
                     ObjectIdGetDatum(view),
                     ObjectIdGetDatum(state),
@@ -124,9 +124,11 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 gr
                     IntervalPGetDatum(def->retention),
                     def->zone == nullptr ? Datum{0} : CStringGetTextDatum(def->zone),
                     def->origin == nullptr ? Datum{0} : TimestampTzGetDatum(*def->origin),
-                    name_array(def->values, 0, list_length(def->values))};
-  char nulls[] = "                  ";
+                    name_array(def->values, 0, list_length(def->values)),
+                    ObjectIdGetDatum(live)};
+  char nulls[] = "                   ";
   if (!def->computed) nulls[17] = 'n';
+  if (!OidIsValid(live)) nulls[18] = 'n';
   if (def->zone == nullptr) nulls[15] = 'n';
   if (def->origin == nullptr) nulls[16] = 'n';
   if (def->slide == nullptr) nulls[13] = 'n';
@@ -135,9 +137,10 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 gr
   write(
       "INSERT INTO tick_catalog.rollup (id, view, state, definition, source, group_id, owner, window_size, "
       "key_columns, time_column, item_columns, upsert, merged, window_slide, retention, window_zone, "
-      "window_origin, value_columns) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, "
-      "$10, $11, $12, $13, $14, $15, $16, $17, $18)",
-      18, types, values, nulls);
+      "window_origin, value_columns, live) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7, $8, "
+      "$9, "
+      "$10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
+      19, types, values, nulls);
   Oid pending_types[] = {INT4OID, INT8OID, INT8OID};
   Datum pending[] = {Int32GetDatum(def->id), Int64GetDatum(minus_infinity), Int64GetDatum(plus_infinity)};
   write("INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) VALUES ($1, $2, $3, true)", 3,
@@ -145,14 +148,14 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, int32 gr
 }
 
 // What makes objects a rollup, its source being locked.
-void enter_rollup(Definition* def, Oid view, Oid state, Oid definition) {
+void enter_rollup(Definition* def, Oid view, Oid state, Oid definition, Oid live) {
   const ObjectAddress depender{RelationRelationId, state, 0};
   const ObjectAddress referenced{RelationRelationId, definition, 0};
   recordDependencyOn(&depender, &referenced, DEPENDENCY_NORMAL);
   const Actor caller = act_as_extension();
   register_source(def->source);
   const int32 group = join_group(def);
-  write_rollup(def, view, state, definition, group);
+  write_rollup(def, view, state, definition, live, group);
   record_items(def, group);
   check_new_rollup(def->source);
   tell_engine();
@@ -230,6 +233,15 @@ void check_wanted(const Wanted& wanted) {
                     errhint("Write it as in like_rollup => 'candles_1m', size => '15 minutes'.")));
 }
 
+// Makes `name_live`. A rollup that is recomputed has none: there is nothing that a delta could be added to.
+Oid make_live(Definition* def) {
+  if (def->computed) return InvalidOid;
+  const char* name = live_name(def->name);
+  run(psprintf("CREATE VIEW %s AS %s", quote_qualified_identifier(get_namespace_name(def->schema), name),
+               live_sql(def, InvalidOid)));
+  return get_relname_relid(name, def->schema);
+}
+
 Oid create_rollup(const Wanted& wanted) {
   check_wanted(wanted);
   auto* def = static_cast<Definition*>(palloc0(sizeof(Definition)));
@@ -243,6 +255,7 @@ Oid create_rollup(const Wanted& wanted) {
   def->text = like ? query_like(wanted.like, wanted.size) : text_to_cstring(wanted.query);
   read_query(def);
   check_window_retention(def->retention, def->window != nullptr);
+  if (!def->computed) refuse_existing(def->schema, live_name(def->name));
 
   if (!like) level = fixed_path();
   const char* canonical = pg_get_querydef(static_cast<Query*>(copyObjectImpl(def->query)), false);
@@ -260,12 +273,13 @@ Oid create_rollup(const Wanted& wanted) {
   run(psprintf("CREATE VIEW %s AS %s", quote_qualified_identifier(schema, def->name),
                view_sql(def, InvalidOid)));
   const Oid view = get_relname_relid(def->name, def->schema);
+  const Oid live = make_live(def);
 
   caller = act_as_extension();
   run(psprintf("SELECT tick_catalog.refuse_replica(%u), tick_catalog.guard_table(%u, %s)", state, state,
                quote_literal_cstr(get_rel_name(definition))));
   act_again(caller);
-  enter_rollup(def, view, state, definition);
+  enter_rollup(def, view, state, definition, live);
   close_path(level);
   return view;
 }
@@ -274,6 +288,7 @@ Oid create_rollup(const Wanted& wanted) {
 struct Orphan {
   Oid state;
   Oid definition;
+  Oid live;  // InvalidOid: there is none
 };
 
 Orphan find_orphan(Oid view) {
@@ -283,14 +298,23 @@ Orphan find_orphan(Oid view) {
   const Actor caller = act_as_extension();
   open_catalogs();
   SPI_execute_with_args(
-      "SELECT s.oid, d.oid FROM pg_rewrite AS w JOIN pg_class AS v ON v.oid = w.ev_class JOIN pg_depend AS p "
+      "SELECT s.oid, d.oid, (SELECT l.oid FROM pg_rewrite AS lw JOIN pg_class AS l ON l.oid = lw.ev_class "
+      "AND "
+      "l.relowner = v.relowner JOIN pg_depend AS lp ON lp.classid = 'pg_rewrite'::regclass AND lp.objid = "
+      "lw.oid AND lp.refclassid = 'pg_class'::regclass AND lp.refobjid = s.oid JOIN pg_depend AS lf ON "
+      "lf.classid = 'pg_rewrite'::regclass AND lf.objid = lw.oid AND lf.refobjid = "
+      "'tick_catalog.live(oid)'::regprocedure LIMIT 1) FROM pg_rewrite AS w JOIN pg_class AS v ON "
+      "v.oid = w.ev_class JOIN pg_depend AS p "
       "ON p.classid = 'pg_rewrite'::regclass AND p.objid = w.oid AND p.refclassid = 'pg_class'::regclass "
       "JOIN pg_trigger AS g ON g.tgrelid = p.refobjid AND g.tgname = 'tick_guard' AND g.tgfoid = "
       "'tick_catalog.guard_state()'::regprocedure JOIN pg_class AS s ON s.oid = g.tgrelid AND s.relowner = "
       "v.relowner JOIN pg_class AS d ON d.relnamespace = 'tick_catalog'::regnamespace AND d.relkind = 'v' "
       "AND "
       "d.relowner = v.relowner AND g.tgargs = convert_to(d.relname, getdatabaseencoding()) || '\\x00'::bytea "
-      "WHERE w.ev_class = $1 AND NOT EXISTS (SELECT FROM tick_catalog.rollup AS r WHERE s.oid = r.state OR "
+      "WHERE w.ev_class = $1 AND NOT EXISTS (SELECT FROM pg_depend AS f WHERE f.classid = "
+      "'pg_rewrite'::regclass AND f.objid = w.oid AND f.refobjid = "
+      "'tick_catalog.live(oid)'::regprocedure) AND NOT EXISTS (SELECT FROM tick_catalog.rollup AS r "
+      "WHERE s.oid = r.state OR "
       "d.oid = r.definition)",
       1, types, values, nullptr, true, 1);
   if (SPI_processed == 1) {
@@ -298,6 +322,7 @@ Orphan find_orphan(Oid view) {
     orphan.state = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
     orphan.definition =
         DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &null));
+    orphan.live = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &null));
   }
   close_catalogs();
   act_again(caller);
@@ -305,6 +330,10 @@ Orphan find_orphan(Oid view) {
 }
 
 }  // namespace
+
+const char* live_name(const char* rollup) {
+  return makeObjectName(rollup, nullptr, "live");
+}
 
 bool adopt_rollup(Oid view) {
   const Orphan orphan = find_orphan(view);
@@ -330,7 +359,7 @@ bool adopt_rollup(Oid view) {
     elog(ERROR, "pg_tick: \"%s\" is not the state of \"%s\"", get_rel_name(orphan.state), def->name);
   const Actor owner = act_as_extension();
   def->id = next_id();
-  enter_rollup(def, view, orphan.state, orphan.definition);
+  enter_rollup(def, view, orphan.state, orphan.definition, orphan.live);
   act_again(owner);
   act_again(caller);
   return true;

@@ -166,6 +166,8 @@ const char* state_sql(const Definition* def, const char* state);
 const char* added_columns_sql(const Definition* def);
 // The query of the view; a view that is there keeps the names that its columns have by now.
 const char* view_sql(Definition* def, Oid view);
+// The same of the view `name_live`: the state table with what the reader's snapshot sees beyond it.
+const char* live_sql(Definition* def, Oid live);
 const char* upsert_sql(const Definition* def);
 const char* merged_sql(Definition* def);
 // The query of a definition view, reading no rows whose time is before `from`, or not before `to`; an
@@ -202,6 +204,7 @@ struct Standing {
   Oid view;
   Oid state;
   Oid definition;
+  Oid live;  // InvalidOid: there is none
   Oid source;
   Oid owner;
   Oid heir;             // who owns its objects by now
@@ -228,6 +231,8 @@ const char* renamed_column(const Definition* def, Oid state);
 
 // --- define.cpp --------------------------------------------------------------------------------------------
 
+// The name of the view `name_live` of a rollup.
+const char* live_name(const char* rollup);
 // Makes a rollup of what a dump of the schema alone has left of it: false if that view is no such thing.
 bool adopt_rollup(Oid view);
 

@@ -14,11 +14,11 @@ struct Remains {
   int32 rollup;
   int32 group;
   Oid source;
-  Oid objects[3];  // view, state, definition
+  Oid objects[4];  // live, view, state, definition; InvalidOid: there is none
 };
 
 constexpr const char* columns =
-    "SELECT r.id, r.group_id, r.source, r.view, r.state, r.definition "
+    "SELECT r.id, r.group_id, r.source, coalesce(r.live, 0), r.view, r.state, r.definition "
     "FROM tick_catalog.rollup AS r WHERE ";
 
 // The rollups that a condition selects; `argument` is its $1.
@@ -31,14 +31,15 @@ List* read_remains(const char* condition, Oid argument) {
   SPI_execute_with_args(psprintf("%s%s", columns, condition), 1, types, values, nullptr, true, 0);
   for (uint64 row = 0; row < SPI_processed; ++row) {
     bool null;
-    Datum field[6];
-    for (int i = 0; i < 6; ++i)
+    Datum field[7];
+    for (int i = 0; i < 7; ++i)
       field[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &null);
     auto* found = static_cast<Remains*>(MemoryContextAlloc(memory, sizeof(Remains)));
     *found = Remains{DatumGetInt32(field[0]),
                      DatumGetInt32(field[1]),
                      DatumGetObjectId(field[2]),
-                     {DatumGetObjectId(field[3]), DatumGetObjectId(field[4]), DatumGetObjectId(field[5])}};
+                     {DatumGetObjectId(field[3]), DatumGetObjectId(field[4]), DatumGetObjectId(field[5]),
+                      DatumGetObjectId(field[6])}};
     MemoryContext spi = MemoryContextSwitchTo(memory);
     result = lappend(result, found);
     MemoryContextSwitchTo(spi);
@@ -155,6 +156,8 @@ void clean_up() {
                    "'pg_class'::regclass AND d.objsubid = 0 AND d.objid IN (r.view, r.state, "
                    "r.definition, r.source))",
                    InvalidOid));
+  run("UPDATE tick_catalog.rollup AS r SET live = NULL FROM pg_event_trigger_dropped_objects() AS d WHERE "
+      "d.classid = 'pg_class'::regclass AND d.objsubid = 0 AND d.objid = r.live");
   if (dropped_leaf()) follow_leaves();
   forget_dropped_sources();
   act_again(caller);

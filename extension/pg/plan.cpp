@@ -249,7 +249,10 @@ const char* added_columns_sql(const Definition* def) {
   return sql.len == 0 ? nullptr : sql.data;
 }
 
-const char* view_sql(Definition* def, Oid view) {
+namespace {
+
+// What the view of a rollup selects, of a row s that has the state table's columns.
+const char* outputs_sql(Definition* def, Oid view) {
   StringInfoData sql;
   initStringInfo(&sql);
   int columns = 0;
@@ -284,14 +287,52 @@ const char* view_sql(Definition* def, Oid view) {
     add(output_text(def, entry, &values), entry->resname);
   }
   if (def->original == 0 || outputs == def->original) add_ours();
-  appendStringInfoString(&sql, " FROM ");
-  if (grouped(def))
-    appendStringInfo(&sql, "%s AS s%s", relation_text(def->state),
-                     def->computed ? " WHERE s.tick_shown" : "");
-  else
-    appendStringInfo(&sql, "(VALUES (true)) AS one(row) LEFT JOIN %s AS s ON true",
-                     relation_text(def->state));
   return sql.data;
+}
+
+// A rollup without keys and window has always one row.
+const char* from_sql(const Definition* def, const char* rows) {
+  return psprintf(
+      grouped(def) ? " FROM %s AS s" : " FROM (VALUES (true)) AS one(row) LEFT JOIN %s AS s ON true", rows);
+}
+
+}  // namespace
+
+const char* view_sql(Definition* def, Oid view) {
+  return psprintf("%s%s%s", outputs_sql(def, view), from_sql(def, relation_text(def->state)),
+                  def->computed ? " WHERE s.tick_shown" : "");
+}
+
+const char* live_sql(Definition* def, Oid live) {
+  // Both arms of the union stay plain and nothing else is in the way, so that conditions, order and limits
+  // reach the state table's indexes.
+  const char* place = free_name(def, "tick", "place");
+  const char* state = relation_text(def->state);
+  StringInfoData there, fresh, definitions;
+  initStringInfo(&there);
+  initStringInfo(&fresh);
+  initStringInfo(&definitions);
+  ListCell* cell;
+  foreach (cell, def->columns) {
+    const auto* of = static_cast<StateColumn*>(lfirst(cell));
+    const char* name = quote_identifier(of->name);
+    appendStringInfo(&there, "t.%s, ", name);
+    appendStringInfo(&fresh, "u.%s, ", name);
+    append_column_definition(&definitions, of);
+    appendStringInfoString(&definitions, ", ");
+  }
+  const char* rows = psprintf(
+      "(SELECT %st.revision, t.updated_at, t.ctid AS %s FROM %s AS t UNION ALL SELECT %su.revision, "
+      "u.updated_at, NULL::tid FROM tick_catalog.live(%s::regclass) AS u(%srevision bigint, updated_at "
+      "timestamp "
+      "with time zone))",
+      there.data, quote_identifier(place), state, fresh.data, quote_literal_cstr(state), definitions.data);
+  const char* standing = psprintf(
+      "s.%s IS NULL OR NOT s.%s IN (SELECT p.place FROM tick_catalog.live_places(%s::regclass) AS p(place))",
+      quote_identifier(place), quote_identifier(place), quote_literal_cstr(state));
+  if (grouped(def)) return psprintf("%s FROM %s AS s WHERE %s", outputs_sql(def, live), rows, standing);
+  return psprintf("%s%s", outputs_sql(def, live),
+                  from_sql(def, psprintf("(SELECT s.* FROM %s AS s WHERE %s)", rows, standing)));
 }
 
 int original_outputs(Oid view) {

@@ -16,7 +16,7 @@ constexpr const char* columns =
     "SELECT r.id, r.group_id, r.view, r.state, r.definition, r.source, r.owner, "
     "CASE WHEN v.relowner <> r.owner THEN v.relowner WHEN s.relowner <> r.owner THEN s.relowner "
     "ELSE d.relowner END, r.window_size, r.upsert, r.merged, r.window_slide, "
-    "r.window_zone, r.window_origin FROM tick_catalog.rollup AS r "
+    "r.window_zone, r.window_origin, coalesce(r.live, 0) FROM tick_catalog.rollup AS r "
     "JOIN pg_class AS v ON v.oid = r.view JOIN pg_class AS s ON s.oid = r.state "
     "JOIN pg_class AS d ON d.oid = r.definition WHERE ";
 
@@ -31,9 +31,9 @@ List* standing_rollups(const char* condition, Oid argument) {
   SPI_execute_with_args(psprintf("%s%s ORDER BY r.id", columns, condition), 1, types, values, nullptr, true,
                         0);
   for (uint64 row = 0; row < SPI_processed; ++row) {
-    bool null[14];
-    Datum field[14];
-    for (int i = 0; i < 14; ++i)
+    bool null[15];
+    Datum field[15];
+    for (int i = 0; i < 15; ++i)
       field[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &null[i]);
     MemoryContext spi = MemoryContextSwitchTo(memory);
     auto* texts = static_cast<Standing*>(palloc(sizeof(Standing)));
@@ -42,6 +42,7 @@ List* standing_rollups(const char* condition, Oid argument) {
                       DatumGetObjectId(field[2]),
                       DatumGetObjectId(field[3]),
                       DatumGetObjectId(field[4]),
+                      DatumGetObjectId(field[14]),
                       DatumGetObjectId(field[5]),
                       DatumGetObjectId(field[6]),
                       DatumGetObjectId(field[7]),
@@ -168,7 +169,8 @@ void give(Oid relation, Oid role) {
 // program names its owner and is immutable, so the rollup moves to a group of the new one.
 void follow_owner(Standing* texts) {
   lock_source(texts->source);
-  for (Oid object : {texts->view, texts->state, texts->definition}) give(object, texts->heir);
+  for (Oid object : {texts->view, texts->state, texts->definition, texts->live})
+    if (OidIsValid(object)) give(object, texts->heir);
   texts->owner = texts->heir;
   const Actor extension = act_as_owner(texts);
   Definition* def = read_definition(texts);
@@ -215,9 +217,44 @@ void follow_column(const RenameStmt* rename) {
   act_again(caller);
 }
 
-// A state table stays beside its view, and is named after it if it was: the old name is free.
+// The state table and `name_live` stay beside the view, and are named after it if they were: the old name is
+// free.
+void follow(const Standing* texts, Oid relation, const char* what, const RenameStmt* rename) {
+  const Oid schema = get_rel_namespace(texts->view), lies = get_rel_namespace(relation);
+  const char* name = get_rel_name(relation);
+  const char* kind = get_rel_relkind(relation) == RELKIND_VIEW ? "VIEW" : "TABLE";
+  if (rename != nullptr) {
+    const char* wanted = makeObjectName(rename->newname, nullptr, what);
+    if (strcmp(name, makeObjectName(rename->relation->relname, nullptr, what)) == 0 &&
+        !OidIsValid(get_relname_relid(wanted, lies)))
+      run(psprintf("ALTER %s %s RENAME TO %s", kind, relation_text(relation), quote_identifier(wanted)));
+  } else if (lies != schema && !OidIsValid(get_relname_relid(name, schema))) {
+    run(psprintf("ALTER %s %s SET SCHEMA %s", kind, relation_text(relation),
+                 quote_identifier(get_namespace_name(schema))));
+  }
+}
+
+// A column of a view has the same name in `name_live`.
+void follow_output(const RenameStmt* rename) {
+  if (rename->relation == nullptr) return;
+  const Actor caller = act_as_extension();
+  List* renamed = standing_rollups(
+      "r.live IS NOT NULL AND EXISTS (SELECT FROM pg_event_trigger_ddl_commands() AS d WHERE d.classid = "
+      "'pg_class'::regclass AND d.objid = r.view)",
+      InvalidOid);
+  ListCell* cell;
+  foreach (cell, renamed) {
+    const Oid live = static_cast<Standing*>(lfirst(cell))->live;
+    if (get_attnum(live, rename->subname) != InvalidAttrNumber)
+      run(psprintf("ALTER VIEW %s RENAME COLUMN %s TO %s", relation_text(live),
+                   quote_identifier(rename->subname), quote_identifier(rename->newname)));
+  }
+  act_again(caller);
+}
+
 void follow_view(Node* statement) {
   const auto* rename = IsA(statement, RenameStmt) ? reinterpret_cast<RenameStmt*>(statement) : nullptr;
+  if (rename != nullptr && rename->renameType == OBJECT_COLUMN) follow_output(rename);
   if (rename != nullptr && rename->renameType != OBJECT_VIEW && rename->renameType != OBJECT_TABLE) return;
   const Actor caller = act_as_extension();
   List* moved = standing_rollups(
@@ -227,19 +264,31 @@ void follow_view(Node* statement) {
   ListCell* cell;
   foreach (cell, moved) {
     const auto* texts = static_cast<Standing*>(lfirst(cell));
-    const Oid schema = get_rel_namespace(texts->view), lies = get_rel_namespace(texts->state);
-    const char* name = get_rel_name(texts->state);
-    if (rename != nullptr) {
-      const char* wanted = makeObjectName(rename->newname, nullptr, "state");
-      if (strcmp(name, makeObjectName(rename->relation->relname, nullptr, "state")) == 0 &&
-          !OidIsValid(get_relname_relid(wanted, lies)))
-        run(psprintf("ALTER TABLE %s RENAME TO %s", relation_text(texts->state), quote_identifier(wanted)));
-    } else if (lies != schema && !OidIsValid(get_relname_relid(name, schema))) {
-      run(psprintf("ALTER TABLE %s SET SCHEMA %s", relation_text(texts->state),
-                   quote_identifier(get_namespace_name(schema))));
-    }
+    follow(texts, texts->state, "state", rename);
+    if (OidIsValid(texts->live)) follow(texts, texts->live, "live", rename);
   }
   act_again(caller);
+}
+
+// Who is given a right to a rollup's view, or loses it, has or has not the same to `name_live`.
+void follow_grant(const GrantStmt* grant) {
+  if (grant->targtype != ACL_TARGET_OBJECT || grant->objtype != OBJECT_TABLE) return;
+  List* lives = NIL;
+  ListCell* cell;
+  foreach (cell, grant->objects) {
+    const Oid view = RangeVarGetRelid(lfirst_node(RangeVar, cell), NoLock, true);
+    const Actor caller = act_as_extension();
+    List* found = standing_rollups("r.view = $1 AND r.live IS NOT NULL", view);
+    act_again(caller);
+    if (found == NIL) continue;
+    const Oid live = static_cast<Standing*>(linitial(found))->live;
+    lives = lappend(lives, makeRangeVar(get_namespace_name(get_rel_namespace(live)), get_rel_name(live), -1));
+  }
+  if (lives == NIL) return;
+  CommandCounterIncrement();
+  auto* same = static_cast<GrantStmt*>(copyObjectImpl(grant));
+  same->objects = lives;
+  ExecuteGrantStmt(same);
 }
 
 bool changes_owner(Node* statement) {
@@ -308,6 +357,8 @@ PGDLLEXPORT Datum tick_on_rename(PG_FUNCTION_ARGS) {
       tick::pg::rename_ids();
       tick::pg::follow_column(reinterpret_cast<RenameStmt*>(data->parsetree));
     }
+    if (IsA(data->parsetree, GrantStmt))
+      tick::pg::follow_grant(reinterpret_cast<GrantStmt*>(data->parsetree));
     if (IsA(data->parsetree, RenameStmt) || IsA(data->parsetree, AlterObjectSchemaStmt)) {
       tick::pg::follow_view(data->parsetree);
       tick::pg::refresh_all();

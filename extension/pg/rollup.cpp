@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "guard.hpp"
+#include "session.hpp"
 
 namespace tick::pg {
 namespace {
@@ -29,14 +30,19 @@ std::vector<T> numbers(const std::optional<std::string>& text) {
   return result;
 }
 
+// Plain PostgreSQL code.
+void execute_kept(const char* sql, int64_t argument) {
+  Oid type = INT8OID;
+  Datum value = Int64GetDatum(argument);
+  if (SPI_execute_plan(kept_plan(sql, 1, &type), &value, nullptr, true, 0) != SPI_OK_SELECT)
+    elog(ERROR, "pg_tick: unexpected result of: %s", sql);
+}
+
 void load_window(Rollup& rollup) {
-  const std::string sql = "SELECT " TICK_WINDOW_COLUMNS " FROM tick_catalog.rollup AS r WHERE r.id = " +
-                          std::to_string(rollup.id);
-  const char* text = sql.c_str();
   try {
     call([&] {
-      if (SPI_execute(text, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
-        elog(ERROR, "pg_tick: unexpected result of: %s", text);
+      execute_kept("SELECT " TICK_WINDOW_COLUMNS " FROM tick_catalog.rollup AS r WHERE r.id = $1", rollup.id);
+      if (SPI_processed != 1) elog(ERROR, "pg_tick: rollup %d is gone", rollup.id);
       rollup.windowed = read_window(0, 1, &rollup.size);
     });
   } catch (const Error& error) {
@@ -47,15 +53,14 @@ void load_window(Rollup& rollup) {
 
 // Types of the state table's columns, in the order of the parameters of the upsert.
 void load_columns(Rollup& rollup) {
-  const std::string sql =
+  const char* sql =
       "SELECT a.atttypid, a.attnum, a.atttypmod FROM tick_catalog.rollup r,"
       " unnest(r.key_columns || r.time_column || r.item_columns || ARRAY['tick_stale', 'revision', "
       "'updated_at']) WITH "
       "ORDINALITY AS c (name, at)"
       " JOIN pg_catalog.pg_attribute a ON a.attname = c.name"
-      " WHERE r.id = " +
-      std::to_string(rollup.id) + " AND a.attrelid = r.state AND NOT a.attisdropped ORDER BY c.at";
-  for (const auto& row : read_text(sql.c_str())) {
+      " WHERE r.id = $1 AND a.attrelid = r.state AND NOT a.attisdropped ORDER BY c.at";
+  for (const auto& row : read_text(sql, rollup.id)) {
     const Oid type = static_cast<Oid>(number(row[0]));
     rollup.column_types.push_back(type);
     rollup.columns.push_back(call([&] { return value_type(type); }));
@@ -80,12 +85,11 @@ void load_columns(Rollup& rollup) {
 }
 
 void load_values(Rollup& rollup) {
-  const std::string sql =
+  const char* sql =
       "SELECT a.attnum FROM tick_catalog.rollup r, unnest(r.value_columns || ARRAY['tick_touched', "
       "'tick_shown']) WITH ORDINALITY AS c (name, at) JOIN pg_catalog.pg_attribute a ON a.attname = c.name"
-      " WHERE r.id = " +
-      std::to_string(rollup.id) + " AND a.attrelid = r.state AND NOT a.attisdropped ORDER BY c.at";
-  for (const auto& row : read_text(sql.c_str()))
+      " WHERE r.id = $1 AND a.attrelid = r.state AND NOT a.attisdropped ORDER BY c.at";
+  for (const auto& row : read_text(sql, rollup.id))
     rollup.values.push_back(static_cast<AttrNumber>(number(row[0])));
   if (rollup.values.size() < 3)
     throw Error{Error::Code::internal, "state table of " + rollup.name + " lacks columns"};
@@ -110,12 +114,16 @@ Micros Rollup::first_covered() const {
   return start == raw_from ? start : next_window(start, size);
 }
 
-TextRows read_text(const char* sql) {
+namespace {
+
+// Rows of what `execute`, plain PostgreSQL code, leaves in SPI's table.
+template <typename Execute>
+TextRows read_rows(Execute&& execute) {
   char*** cells = nullptr;
   int columns = 0;
   uint64_t count = 0;
   call([&] {
-    if (SPI_execute(sql, true, 0) != SPI_OK_SELECT) elog(ERROR, "pg_tick: unexpected result of: %s", sql);
+    execute();
     SPITupleTable* table = SPI_tuptable;
     count = SPI_processed;
     columns = table->tupdesc->natts;
@@ -134,6 +142,18 @@ TextRows read_text(const char* sql) {
   return rows;
 }
 
+}  // namespace
+
+TextRows read_text(const char* sql) {
+  return read_rows([&] {
+    if (SPI_execute(sql, true, 0) != SPI_OK_SELECT) elog(ERROR, "pg_tick: unexpected result of: %s", sql);
+  });
+}
+
+TextRows read_text(const char* sql, int64_t argument) {
+  return read_rows([&] { execute_kept(sql, argument); });
+}
+
 const char* state_text(const Rollup& rollup) {
   LockRelationOid(rollup.state, AccessShareLock);
   return relation_text(rollup.state);
@@ -145,8 +165,7 @@ const char* time_text(const Rollup& rollup) {
 
 std::vector<Rollup> load_rollups(int id) {
   std::vector<Rollup> rollups;
-  const std::string where = id == 0 ? "" : " WHERE r.id = " + std::to_string(id);
-  const std::string sql =
+  const char* sql =
       "SELECT r.id, pg_catalog.format('%I.%I', n.nspname, v.relname), r.state::int8, r.source::int8, "
       "r.owner::int8,"
       " r.group_id, r.status, r.upsert,"
@@ -159,9 +178,8 @@ std::vector<Rollup> load_rollups(int id) {
       "ORDINALITY AS u (t, n)), r.filling, r.value_columns IS NOT NULL"
       " FROM tick_catalog.rollup r JOIN tick_catalog.source o ON o.relid = r.source"
       " JOIN pg_catalog.pg_class v ON v.oid = r.view JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace"
-      " JOIN pg_catalog.pg_class s ON s.oid = r.state" +
-      where + " ORDER BY r.id";
-  for (const auto& row : read_text(sql.c_str())) {
+      " JOIN pg_catalog.pg_class s ON s.oid = r.state WHERE $1 = 0 OR r.id = $1 ORDER BY r.id";
+  for (const auto& row : read_text(sql, id)) {
     Rollup& rollup = rollups.emplace_back();
     rollup.id = static_cast<int>(number(row[0]));
     rollup.name = row[1].value_or("");
@@ -183,18 +201,16 @@ std::vector<Rollup> load_rollups(int id) {
     load_window(rollup);
     load_columns(rollup);
     if (rollup.computed) load_values(rollup);
-    const std::string of = std::to_string(rollup.id);
-    for (const auto& row :
-         read_text(("SELECT program, items FROM tick_catalog.rollup_program WHERE rollup = " + of +
-                    " ORDER BY program")
-                       .c_str())) {
+    for (const auto& row : read_text(
+             "SELECT program, items FROM tick_catalog.rollup_program WHERE rollup = $1 ORDER BY program",
+             rollup.id)) {
       rollup.newest = number(row[0]);
       rollup.items[rollup.newest] = numbers<int16_t>(row[1]);
     }
-    for (const auto& row : read_text(
-             ("SELECT lo, hi, fresh, scan, replace, missed FROM tick_catalog.pending WHERE rollup = " + of +
-              " ORDER BY hi DESC")
-                 .c_str()))
+    for (const auto& row : read_text("SELECT lo, hi, fresh, scan, replace, missed FROM tick_catalog.pending "
+                                     "WHERE rollup = $1 ORDER BY "
+                                     "hi DESC",
+                                     rollup.id))
       (row[2] == "t" ? rollup.fresh : rollup.dirty)
           .push_back(
               {number(row[0]), number(row[1]), row[2] == "t", number(row[3]), row[4] == "t", row[5] == "t"});

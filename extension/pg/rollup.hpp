@@ -90,6 +90,8 @@ std::vector<Rollup> load_rollups(int id);
 // Rows of text cells of a query, read only, under the active snapshot. Inside SPI. Throws.
 using TextRows = std::vector<std::vector<std::optional<std::string>>>;
 TextRows read_text(const char* sql);
+// The same of one that is prepared once in the life of this process; its $1 is an int8.
+TextRows read_text(const char* sql, int64_t argument);
 
 // A key as its column has it: padded if it is a char(8), 1.50 if it is a numeric(10,2). Folds keep keys
 // without that. Throws nothing, ereport.

@@ -8,35 +8,11 @@
 #include "guard.hpp"
 #include "notify.hpp"
 #include "session.hpp"
+#include "state_row.hpp"
 #include "windows.hpp"
 
 namespace tick::pg {
 namespace {
-
-constexpr size_t slice_rows = 4096;
-constexpr size_t slice_memory = 32 * 1024 * 1024;
-
-struct Slice {
-  const Rollup& rollup;
-  const Fold& fold;
-  size_t from;  // its first slot
-  const StateColumns& state;
-  int rows;
-  const TurnTime& time;
-  bool complete;
-  std::set<Micros>& lost;
-  const int64_t* revisions;  // of rows that are not there, by slot; nullptr: 0
-
-  bool any_left(int row) const { return fold.removed(from + row) > 0; }
-  bool may_lose(int row) const { return any_left(row) && (!complete || fold.may_lose(from + row)); }
-  void lose(int row) const { lost.insert(fold.pane(from + row)); }
-  int64_t revision(int row) const { return revisions == nullptr ? 0 : revisions[from + row]; }
-};
-
-// Columns of the state table that identify a row; the next one counts its rows.
-size_t identifying(const Rollup& rollup) {
-  return rollup.program.keys.size() + (rollup.windowed ? 1 : 0);
-}
 
 // Notes that the row with these keys is deleted. Plain PostgreSQL code.
 template <typename KeyCell>
@@ -128,24 +104,6 @@ void write_by_upsert(const Slice& slice) {
 // ---- directly
 // ----------------------------------------------------------------------------------------------
 
-bool is_plain_index(Relation index) {
-  return index->rd_index->indimmediate && !index->rd_index->indisexclusion && index->rd_index->indisvalid &&
-         RelationGetIndexExpressions(index) == NIL && RelationGetIndexPredicate(index) == NIL;
-}
-
-// True if an index is over just the keys and the window: an owner may have made others that are unique.
-bool is_key_index(const Rollup& rollup, Relation table, Relation index, int keys) {
-  if (!index->rd_index->indisunique || index->rd_index->indnkeyatts != keys) return false;
-  for (int i = 0; i < keys; ++i) {
-    const AttrNumber attribute = index->rd_index->indkey.values[i];
-    const auto end = rollup.attributes.begin() + keys;
-    if (std::find(rollup.attributes.begin(), end, attribute) == end ||
-        index->rd_indcollation[i] != TupleDescAttr(RelationGetDescr(table), attribute - 1)->attcollation)
-      return false;
-  }
-  return true;
-}
-
 // True if something on the table fires for the worker; our own triggers let it pass.
 bool fires_triggers(const TriggerDesc* triggers) {
   const Oid ours = catalog_namespace(false);
@@ -175,155 +133,6 @@ Oid find_key_index(const Rollup& rollup, Relation table, int keys) {
     index_close(index, NoLock);
   }
   return plain ? result : InvalidOid;
-}
-
-const std::string& merge_exact(std::string_view a, std::string_view b) {
-  static std::string merged;
-  const auto bytes = [](std::string_view s) {
-    return std::span<const unsigned char>(reinterpret_cast<const unsigned char*>(s.data()), s.size());
-  };
-  auto left = bytes(a), right = bytes(b);
-  ExactSum sum = ExactSum::decode(left);
-  sum.merge(ExactSum::decode(right));
-  merged.clear();
-  sum.encode(merged);
-  return merged;
-}
-
-Cell to_cell_detoasted(Datum datum, bool null, const ValueType& type) {
-  if (!null && type.length == -1) datum = PointerGetDatum(PG_DETOAST_DATUM_PACKED(datum));
-  return to_cell(datum, null, type);
-}
-
-// Merges the partials of row `row` of the slice into the row that values/nulls hold. Returns whether an
-// extremum may have left: the best of what has left is not worse than what is there now.
-bool merge_row(const Slice& slice, int row, Datum* values, bool* nulls) {
-  const Rollup& rollup = slice.rollup;
-  const Program& program = rollup.program;
-  const size_t slot = slice.from + row;
-  bool lost = false;
-  size_t c = identifying(rollup);
-  const auto old_cell = [&](size_t column) {
-    const int at = rollup.attributes[column] - 1;
-    return to_cell_detoasted(values[at], nulls[at], rollup.columns[column]);
-  };
-  const auto put = [&](size_t column, const Cell& cell) {
-    const int at = rollup.attributes[column] - 1;
-    values[at] = to_datum(cell, rollup.columns[column]);
-    nulls[at] = cell.null;
-  };
-  for (size_t i = 0; i < program.items.size(); ++i) {
-    const Item& item = program.items[i];
-    const Partials& partials = slice.fold.partials(i);
-    const ValueType& type = rollup.columns[c];
-    const int at = rollup.attributes[c] - 1;
-    const Cell& added = slice.state.cells[c][row];
-    const bool known = rollup.is_known(i, slice.fold.pane(slot));
-    switch (item.kind) {
-      case ItemKind::count:
-      case ItemKind::sum:
-      case ItemKind::sum_sq:
-        if (!known || nulls[at]) {
-          // Nobody knows what the rows before came to.
-        } else if (type.type == Type::int8) {
-          int64 sum;
-          if (pg_add_s64_overflow(DatumGetInt64(values[at]), added.word, &sum))
-            ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE), errmsg("bigint out of range")));
-          values[at] = Int64GetDatum(sum);
-        } else if (partials.kind == PartialKind::decimal && partials.decimals[slot].lost_special()) {
-          lost = true;  // numeric cannot say what is left when NaN or an infinity leaves
-        } else if (type.type == Type::numeric) {
-          values[at] = DirectFunctionCall2(numeric_add, values[at], to_datum(added, type));
-        } else {
-          const std::string& sum = merge_exact(old_cell(c).view(), added.view());
-          values[at] = varlena_datum(sum.data(), sum.size());
-        }
-        ++c;
-        break;
-      case ItemKind::min:
-      case ItemKind::max:
-      case ItemKind::first:
-      case ItemKind::last: {
-        const size_t seq = c + (item.order >= 0 ? 2 : 1);
-        const size_t width = seq - c + (item.seq >= 0 ? 1 : 0);
-        const auto held = [&]() -> Place {
-          return {old_cell(c), item.order >= 0 ? old_cell(c + 1) : Cell::none(),
-                  item.seq >= 0 ? old_cell(seq) : Cell::none()};
-        };
-        if (!added.null) {
-          const Place candidate = place(program, item, partials.extremes[slot]);
-          if (nulls[at] || beats(program, item, candidate, held()))
-            for (size_t part = 0; part < width; ++part) put(c + part, slice.state.cells[c + part][row]);
-        }
-        if (known && !partials.gone.empty() && partials.gone[slot].set)
-          lost =
-              lost || nulls[at] || !beats(program, item, held(), place(program, item, partials.gone[slot]));
-        c += width;
-        break;
-      }
-    }
-  }
-  return lost;
-}
-
-// What the partials of row `row` of the slice are as a row of their own. Returns as merge_row() does.
-bool make_row(const Slice& slice, int row, Datum* values, bool* nulls) {
-  const Rollup& rollup = slice.rollup;
-  for (size_t c = 0; c < rollup.columns.size(); ++c) {
-    const Cell& cell = slice.state.cells[c][row];
-    values[rollup.attributes[c] - 1] =
-        c < rollup.program.keys.size() ? key_datum(rollup, c, cell) : to_datum(cell, rollup.columns[c]);
-    nulls[rollup.attributes[c] - 1] = cell.null;
-  }
-  values[rollup.revision_attribute - 1] = Int64GetDatum(slice.revision(row));
-  nulls[rollup.revision_attribute - 1] = false;
-  values[rollup.stale_attribute - 1] = BoolGetDatum(false);
-  nulls[rollup.stale_attribute - 1] = false;
-  if (rollup.computed) {
-    values[rollup.shown_attribute - 1] = BoolGetDatum(false);
-    values[rollup.touched_attribute - 1] = Int64GetDatum(0);
-    nulls[rollup.shown_attribute - 1] = nulls[rollup.touched_attribute - 1] = false;
-  }
-  const Program& program = rollup.program;
-  const size_t slot = slice.from + row;
-  bool lost = false;
-  for (size_t i = 0; slice.any_left(row) && i < program.items.size(); ++i) {
-    const Partials& partials = slice.fold.partials(i);
-    if (!rollup.is_known(i, slice.fold.pane(slot))) continue;
-    if (partials.kind == PartialKind::decimal) lost = lost || partials.decimals[slot].lost_special();
-    if (partials.gone.empty() || !partials.gone[slot].set) continue;
-    const Item& item = program.items[i];
-    lost = lost || !partials.extremes[slot].set ||
-           !beats(program, item, place(program, item, partials.extremes[slot]),
-                  place(program, item, partials.gone[slot]));
-  }
-  return lost;
-}
-
-// Marks a row as touched, by a number that it has not had before. Plain PostgreSQL code.
-void touch_row(const Rollup& rollup, Datum* values) {
-  Datum& touched = values[rollup.touched_attribute - 1];
-  const int64 now = static_cast<int64>(U64FromFullTransactionId(GetTopFullTransactionId()));
-  touched = Int64GetDatum(std::max(now, DatumGetInt64(touched) + 1));
-}
-
-// True if a window was final before this turn.
-bool was_final(const Rollup& rollup, Micros window, const TurnTime& time) {
-  return rollup.windowed && time.watermark && window_end(window, rollup.size) <= *time.watermark;
-}
-
-// True if two rows of the table have the same partials.
-bool same_partials(const Rollup& rollup, TupleDesc desc, TupleTableSlot* before, const Datum* values,
-                   const bool* nulls) {
-  for (size_t c = identifying(rollup); c < rollup.columns.size(); ++c) {
-    const int at = rollup.attributes[c] - 1;
-    const Form_pg_attribute attribute = TupleDescAttr(desc, at);
-    if (before->tts_isnull[at] != nulls[at] ||
-        (!nulls[at] &&
-         !datum_image_eq(before->tts_values[at], values[at], attribute->attbyval, attribute->attlen)))
-      return false;
-  }
-  return true;
 }
 
 // Where the row of a key and window was last written. Rows move with each update, and this worker is the one
@@ -386,24 +195,11 @@ bool has_key(const Slice& slice, int row, TupleTableSlot* slot) {
   return true;
 }
 
-// Fills the scan keys of one row.
-void set_scan_keys(const Slice& slice, Relation index, int row, ScanKey keys) {
-  for (int i = 0; i < index->rd_index->indnkeyatts; ++i) {
-    size_t column = 0;
-    while (slice.rollup.attributes[column] != index->rd_index->indkey.values[i]) ++column;
-    const Cell& cell = slice.state.cells[column][row];
-    keys[i].sk_flags = cell.null ? SK_ISNULL | SK_SEARCHNULL : 0;
-    keys[i].sk_argument = to_datum(cell, slice.rollup.columns[column]);
-  }
-}
-
-void prepare_scan_keys(Relation index, ScanKey keys) {
-  for (int i = 0; i < index->rd_index->indnkeyatts; ++i) {
-    const Oid type = index->rd_opcintype[i];
-    const Oid op = get_opfamily_member(index->rd_opfamily[i], type, type, BTEqualStrategyNumber);
-    ScanKeyEntryInitialize(&keys[i], 0, static_cast<AttrNumber>(i + 1), BTEqualStrategyNumber, InvalidOid,
-                           index->rd_indcollation[i], get_opcode(op), static_cast<Datum>(0));
-  }
+// Marks a row as touched, by a number that it has not had before. Plain PostgreSQL code.
+void touch_row(const Rollup& rollup, Datum* values) {
+  Datum& touched = values[rollup.touched_attribute - 1];
+  const int64 now = static_cast<int64>(U64FromFullTransactionId(GetTopFullTransactionId()));
+  touched = Int64GetDatum(std::max(now, DatumGetInt64(touched) + 1));
 }
 
 void write_directly(const Slice& slice, Relation table, Oid key_index) {
@@ -437,26 +233,9 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
       found = index_getnext_slot(scan, ForwardScanDirection, slot);
       MemoryContextSwitchTo(memory);
     }
-    auto* values = static_cast<Datum*>(palloc0(sizeof(Datum) * desc->natts));
-    auto* nulls = static_cast<bool*>(palloc(desc->natts));
-    bool lost;
-    if (found) {
-      slot_getallattrs(slot);
-      memcpy(values, slot->tts_values, sizeof(Datum) * desc->natts);
-      memcpy(nulls, slot->tts_isnull, desc->natts);
-      lost = merge_row(slice, row, values, nulls);
-    } else {
-      memset(nulls, 1, desc->natts);
-      lost = make_row(slice, row, values, nulls);
-    }
-    const int64 left = DatumGetInt64(values[slice.rollup.attributes[identifying(slice.rollup)] - 1]);
-    const bool empty = left <= 0 && slice.complete;
-    if (empty ? left < 0 : lost || left <= 0) {
-      slice.lose(row);
-      values[slice.rollup.stale_attribute - 1] = BoolGetDatum(true);
-    }
-    const bool same = found && slice.any_left(row) && !slice.rollup.computed &&
-                      same_partials(slice.rollup, desc, slot, values, nulls);
+    const auto [values, nulls, left, lost, empty, same] =
+        merge_with(slice, row, desc, found ? slot : nullptr);
+    if (empty ? left < 0 : lost || left <= 0) slice.lose(row);
     if (empty && found) {
       ItemPointerData before = slot->tts_tid;
       ExecClearTuple(slot);
@@ -467,13 +246,7 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
                 [&](size_t k) { return slice.fold.key(slice.from + row, k); });
       MemoryContextSwitchTo(memory);
     } else if (!empty && (!same || lost)) {
-      const int revision = slice.rollup.revision_attribute - 1;
-      const bool untold = found && slice.rollup.computed;  // what the row shows is as it was
       if (slice.rollup.computed) touch_row(slice.rollup, values);
-      if (found && !same && !untold && was_final(slice.rollup, slice.fold.pane(slice.from + row), slice.time))
-        values[revision] = Int64GetDatum(DatumGetInt64(values[revision]) + 1);
-      if (!same && !untold) values[slice.rollup.updated_attribute - 1] = TimestampTzGetDatum(slice.time.now);
-      nulls[slice.rollup.updated_attribute - 1] = false;
       HeapTuple tuple = heap_form_tuple(desc, values, nulls);
       if (found) {
         ItemPointerData before = slot->tts_tid;
@@ -498,16 +271,7 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
 
 void write(const Rollup& rollup, const Fold& fold, const TurnTime& time, bool complete,
            const int64_t* revisions, std::set<Micros>& lost) {
-  if (fold.slots() == 0) return;
-  // An array of one slice must fit into PostgreSQL's largest allocation, however wide the values are.
-  const size_t rows = std::clamp<size_t>(slice_memory / (fold.memory() / fold.slots() + 1), 1, slice_rows);
-  for (size_t from = 0; from < fold.slots(); from += rows) {
-    const size_t to = std::min(from + rows, fold.slots());
-    const StateColumns state = state_columns(rollup, fold, from, to);
-    if (state.cells.size() != rollup.columns.size())
-      throw Error{Error::Code::internal, "state table of " + rollup.name + " does not fit its program"};
-    const Slice slice{rollup, fold,     from, state,    static_cast<int>(to - from),
-                      time,   complete, lost, revisions};
+  for_slices(rollup, fold, time, complete, revisions, lost, [&](const Slice& slice) {
     const int keys = static_cast<int>(identifying(rollup));
     call([&] {
       Relation table = table_open(rollup.state, RowExclusiveLock);
@@ -518,7 +282,7 @@ void write(const Rollup& rollup, const Fold& fold, const TurnTime& time, bool co
         write_by_upsert(slice);
       table_close(table, NoLock);
     });
-  }
+  });
   if (!rollup.computed) return;
   std::set<Micros> touched;
   for (size_t slot = 0; slot < fold.slots(); ++slot) touched.insert(fold.pane(slot));
@@ -527,105 +291,6 @@ void write(const Rollup& rollup, const Fold& fold, const TurnTime& time, bool co
 
 // ---- replacing
 // ---------------------------------------------------------------------------------------------
-
-// The rows of some windows, read under their owner's name a thousand at a time.
-class Rows {
- public:
-  // What has been read: plain data that lives until the next page.
-  struct Page {
-    uint64 rows = 0;
-    Cell* cells = nullptr;  // row * columns + column
-    bool* stale = nullptr;
-    int64* revisions = nullptr;
-    ItemPointerData* places = nullptr;
-  };
-
-  Rows(const Rollup& rollup, const std::vector<Range>& windows, bool only_stale) : rollup_(rollup) {
-    const int count = static_cast<int>(windows.size());
-    const Oid type = rollup.windowed ? rollup.column_types.at(rollup.program.keys.size()) : TIMESTAMPTZOID;
-    call([&] {
-      const char* table = state_text(rollup);
-      const char* time = rollup.windowed ? time_text(rollup) : nullptr;
-      StringInfoData sql;
-      initStringInfo(&sql);
-      appendStringInfoString(&sql, "SELECT ");
-      for (size_t c = 0; c < rollup.columns.size(); ++c)
-        appendStringInfo(&sql, "s.%s, ",
-                         quote_identifier(get_attname(rollup.state, rollup.attributes[c], false)));
-      appendStringInfo(&sql, "s.tick_stale, s.revision, s.ctid FROM %s AS s WHERE %s", table,
-                       only_stale ? "s.tick_stale" : "true");
-      if (rollup.windowed)
-        appendStringInfo(&sql,
-                         " AND s.%s >= $3 AND s.%s < $4 AND EXISTS (SELECT FROM unnest($1, $2) AS r (lo, hi) "
-                         "WHERE s.%s >= r.lo AND s.%s < r.hi)",
-                         time, time, time, time);
-      auto* lo = static_cast<Datum*>(palloc(sizeof(Datum) * (count + 1)));
-      auto* hi = static_cast<Datum*>(palloc(sizeof(Datum) * (count + 1)));
-      Micros least = plus_infinity, most = minus_infinity;
-      for (int i = 0; i < count; ++i) {
-        lo[i] = TimestampTzGetDatum(windows[i].lo);
-        hi[i] = TimestampTzGetDatum(windows[i].hi);
-        least = std::min(least, windows[i].lo);
-        most = std::max(most, windows[i].hi);
-      }
-      Oid types[4] = {get_array_type(type), get_array_type(type), type, type};
-      Datum values[4] = {
-          PointerGetDatum(construct_array(lo, count, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)),
-          PointerGetDatum(construct_array(hi, count, type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE)),
-          TimestampTzGetDatum(least), TimestampTzGetDatum(most)};
-      memory_ = AllocSetContextCreate(CurrentMemoryContext, "pg_tick state rows", ALLOCSET_DEFAULT_SIZES);
-      const Actor before = act_as_owner(rollup.owner);
-      portal_ = SPI_cursor_open_with_args(nullptr, sql.data, rollup.windowed ? 4 : 0, types, values, nullptr,
-                                          false, 0);
-      act_again(before);
-    });
-  }
-  Rows(const Rows&) = delete;  // the end of the transaction closes the cursor of one that an error has left
-
-  // Reads some rows; false at the end.
-  bool next(Page& page) {
-    const size_t columns = rollup_.columns.size();
-    call([&] {
-      const Actor before = act_as_owner(rollup_.owner);
-      MemoryContextReset(memory_);
-      SPI_cursor_fetch(portal_, true, 1000);
-      page.rows = SPI_processed;
-      MemoryContext old = MemoryContextSwitchTo(memory_);
-      page.cells = static_cast<Cell*>(palloc(sizeof(Cell) * (page.rows * columns + 1)));
-      page.stale = static_cast<bool*>(palloc(page.rows + 1));
-      page.revisions = static_cast<int64*>(palloc(sizeof(int64) * (page.rows + 1)));
-      page.places = static_cast<ItemPointerData*>(palloc(sizeof(ItemPointerData) * (page.rows + 1)));
-      for (uint64 row = 0; row < page.rows; ++row) {
-        bool null;
-        const auto field = [&](size_t c) {
-          return heap_getattr(SPI_tuptable->vals[row], static_cast<int>(c) + 1, SPI_tuptable->tupdesc, &null);
-        };
-        for (size_t c = 0; c < columns; ++c) {
-          const Datum datum = field(c);
-          const ValueType& type = rollup_.columns[c];
-          page.cells[row * columns + c] =
-              to_cell_detoasted(null ? datum : datumCopy(datum, type.by_value, type.length), null, type);
-        }
-        page.stale[row] = DatumGetBool(field(columns));
-        page.revisions[row] = DatumGetInt64(field(columns + 1));
-        page.places[row] = *reinterpret_cast<ItemPointer>(DatumGetPointer(field(columns + 2)));
-      }
-      MemoryContextSwitchTo(old);
-      SPI_freetuptable(SPI_tuptable);
-      if (page.rows == 0) {
-        SPI_cursor_close(portal_);
-        MemoryContextDelete(memory_);
-      }
-      act_again(before);
-    });
-    return page.rows > 0;
-  }
-
- private:
-  const Rollup& rollup_;
-  Portal portal_ = nullptr;
-  MemoryContext memory_ = nullptr;
-};
 
 // Runs a statement over rows named by their places, as the owner of the table.
 void change_rows(const Rollup& rollup, const char* statement, const std::vector<ItemPointerData>& places) {
@@ -668,19 +333,6 @@ const char* recount_statement(const Rollup& rollup) {
   });
 }
 
-// True if a row of the state table has the partials of a slot.
-bool has_partials(const Rollup& rollup, const Cell* cells, const Fold& fold, size_t slot) {
-  const StateColumns wanted = state_columns(rollup, fold, slot, slot + 1);
-  for (size_t c = identifying(rollup); c < rollup.columns.size(); ++c) {
-    const Cell &have = cells[c], &want = wanted.cells[c][0];
-    if (have.null != want.null) return false;
-    if (have.null) continue;
-    if (is_variable(rollup.columns[c].type) ? have.view() != want.view() : have.word != want.word)
-      return false;
-  }
-  return true;
-}
-
 }  // namespace
 
 std::set<Micros> merge_state(const Rollup& rollup, const Fold& fold, const TurnTime& time, bool complete) {
@@ -695,8 +347,6 @@ void replace_state(const Rollup& rollup, const Fold& fold, const std::vector<Ran
   std::vector<bool> done(fold.slots());
   std::vector<int64_t> revisions(fold.slots());
   std::vector<ItemPointerData> removed, stale, cleared, recounted;
-  std::vector<Cell> key(keys);
-  std::vector<std::string> bytes(keys);
   if (!windows.empty()) {
     Rows rows(rollup, windows, false);
     Rows::Page page;
@@ -704,11 +354,7 @@ void replace_state(const Rollup& rollup, const Fold& fold, const std::vector<Ran
       for (uint64 row = 0; row < page.rows; ++row) {
         const Cell* cells = page.cells + row * rollup.columns.size();
         const Micros window = rollup.windowed ? cells[keys].word : 0;
-        for (size_t k = 0; k < keys; ++k) {
-          const Type type = rollup.columns[k].type;
-          key[k] = needs_canonical(type) ? canonical_cell(cells[k], type, bytes[k]) : cells[k];
-        }
-        const auto slot = fold.find(key.data(), window);
+        const auto slot = find_slot(rollup, fold, cells, window);
         const Replace how = rule(window);
         const int64_t found = slot ? fold.partials(0).counts[*slot] : 0;
         if (how == Replace::keep || (how == Replace::guard && found < cells[wide].word)) {

@@ -46,4 +46,35 @@ void mark_stale(const Rollup& rollup, Micros lo, Micros hi);
 // The windows of [lo, hi) that have stale rows; of a rollup without window it is 0. Inside SPI. Throws.
 std::set<Micros> stale_windows(const Rollup& rollup, Micros lo, Micros hi);
 
+// ---- for who reads only: what a turn would make of the rows that the active snapshot sees. Inside SPI.
+// Throws.
+
+// A row of the state table as it would be.
+struct Preview {
+  HeapTuple tuple;        // nullptr: nothing is left of it
+  ItemPointerData place;  // of the row that it would replace; invalid: none
+  Micros window;
+  int64_t count;  // rows that it counts
+  bool lost;      // a first, last, min or max may have left: only the source knows
+};
+
+// The rows that merge_state() would write, by slot. Tuples are palloc'ed in `memory`.
+std::vector<Preview> preview_merge(const Rollup& rollup, const Fold& fold, const TurnTime& time,
+                                   MemoryContext memory);
+// A fold over the source as rows of their own, with these revisions, by slot.
+std::vector<Preview> preview_rows(const Rollup& rollup, const Fold& fold, const TurnTime& time,
+                                  const std::vector<int64_t>& revisions, MemoryContext memory);
+
+// A row that is there, and what a fold over the source has of it.
+struct Present {
+  ItemPointerData place;
+  Micros window;
+  int64_t count;
+  int64_t revision;            // if it changes now
+  std::optional<size_t> slot;  // of the fold
+  bool same;                   // the same partials
+};
+std::vector<Present> read_present(const Rollup& rollup, const Fold& fold, const std::vector<Range>& windows,
+                                  const TurnTime& time);
+
 }  // namespace tick::pg
