@@ -271,16 +271,16 @@ bench: all
 # The dashboard for Apache Superset as its import takes it; URI=postgresql+psycopg2://dashboard:PASSWORD@HOST:5432/DATABASE goes into it.
 ZIP ?= build/pg_tick_superset.zip
 superset:
-	@rm -rf build/bundle && mkdir -p build/bundle && cp -r superset/pg_tick build/bundle
-	@uri='$(URI)' awk '/^sqlalchemy_uri:/ && ENVIRON["uri"] { $$0 = "sqlalchemy_uri: " ENVIRON["uri"] } 1' superset/pg_tick/databases/pg_tick.yaml \
-		>build/bundle/pg_tick/databases/pg_tick.yaml
-	@cd build/bundle && python3 -m zipfile -c '$(abspath $(ZIP))' pg_tick
-	@rm -rf build/bundle
+	@superset/bundle '$(ZIP)' '$(URI)'
 	@echo '$(ZIP)'
 
 # In a real Superset and a real browser: downloads about a gigabyte once, so it is no part of `check`.
 check-superset:
 	@SHOTS='$(SHOTS)' superset/check
+
+# README's code blocks in a fresh Debian with nothing but git: root, debootstrap, ten minutes.
+check-newcomer:
+	@test/newcomer
 
 run start stop status:
 	@FEED='$(FEED)' SYMBOLS='$(SYMBOLS)' RATE='$(RATE)' DURATION='$(SECONDS)' ingestor/demo $@
@@ -298,10 +298,11 @@ help:
 	@echo 'make check-all       the same on PostgreSQL 15, 17 and 18, in chroots (root, debootstrap); KIND and TESTS as above'
 	@echo 'make superset        build/pg_tick_superset.zip, a dashboard to import; URI=postgresql+psycopg2://dashboard:PASSWORD@HOST:5432/DATABASE'
 	@echo 'make check-superset  imports it into a real Superset and looks at it in Chromium; downloads about 1 GB'
+	@echo 'make check-newcomer  runs the code blocks of README.md in a fresh Debian 12 (root, debootstrap)'
 	@echo 'make soak            the random test on 200 seeds, faults and outages of the ingestor; RANDOM_SEEDS=1000; SEED=17 repeats one'
 	@echo 'make unit|sanitize   unit tests alone; the same under ASan and UBSan'
 	@echo 'make fuzz            libFuzzer on all that reads bytes from outside, FUZZ_SECONDS each; FUZZ="batch delta" selects'
 	@echo 'make docs            docs/reference.md anew, from the comments in the database'
 	@echo 'make lint fmt bench faults clean'
 
-.PHONY: all install check check-all clean ingest unit unit-binaries sanitize fuzz deps lint fmt bench soak run start stop status clean-demo faults docs superset check-superset help
+.PHONY: all install check check-all clean ingest unit unit-binaries sanitize fuzz deps lint fmt bench soak run start stop status clean-demo faults docs superset check-superset check-newcomer help

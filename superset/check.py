@@ -8,10 +8,11 @@ import datetime, json, os, random, re, signal, sys, time, zipfile
 import psycopg2, psycopg2.extras, yaml
 from playwright.sync_api import sync_playwright
 
-MOVING = {"Candles", "Price", "Volume", "Trades a minute", "Latest prices", "Rows a second", "Lag (ms)", "Rollups"}
+MOVING = {"Candles", "Price", "Volume", "Trades a minute", "Latest prices", "Price and sentiment", "Posts", "Rows a second", "Lag (ms)",
+          "Rollups"}
 # Answers that are another a moment later, although no tick comes any more: compared with what Superset was told, not asked again.
 CLOCKED = {"Rows a second", "Lag (ms)", "Rollups"}
-TABS = {"Market": 5, "Data quality": 7}
+TABS = {"Market": 5, "Sentiment": 2, "Data quality": 7}
 checks = 0
 
 
@@ -81,6 +82,9 @@ def make_history(admin):
     admin.rows("SELECT tick.alter_source('trades', freeze_after => '1 hour')")
     admin.rows(f"INSERT INTO trades ({columns}) SELECT {columns} FROM demo.history WHERE {hole} AND k % 4 = 0")
     check(admin.rows("SELECT tick.wait(NULL, '60 s')")[0][0], "the worker did not merge the late rows")
+    admin.rows("""INSERT INTO posts SELECT 'history', symbol, ts, symbol || k, 'somebody', 'a post', sin(k / 700.0 + hashtext(symbol)) * 0.6
+                         + (random() - 0.5) * 0.5 FROM demo.history WHERE k % 20 = 0""")
+    check(admin.rows("SELECT tick.wait(NULL, '60 s')")[0][0], "the worker did not merge the posts")
     missing, late = admin.rows("SELECT missing, late FROM dashboard.quality WHERE source = 'trades'")[0]
     check(missing == 9 and late == 3, f"{missing} trades missing and {late} rows late, not 9 and 3")
 
@@ -305,8 +309,13 @@ class Look:
         for name, (number_, drawn) in self.dashboard.read().items():
             asked, status, body = self.dashboard.answers[number_]
             check(status == 200, f"{name}: Superset answers {status} {str(body)[:300]}")
-            (answer,) = body["result"]
+            answer, *others = body["result"]
             rows = self.rows(name, answer)
+            # A chart of two queries: each series is one query's.
+            for other in others:
+                (second,) = [s for s in drawn["series"] if s["name"] in other["colnames"]]
+                drawn["series"].remove(second)
+                check_chart(name, {**drawn, "series": [second]}, other, self.rows(name, other), [])
             symbol = re.search(r"symbol IN \('(\w+)'\)", answer["query"])
             candles = []
             if name == "Candles":
@@ -359,6 +368,18 @@ def shrink(path):
     small.save(path, optimize=True)
 
 
+def live_page(browser, env):
+    """A picture of the page that the ingestor serves, once its candles are drawn."""
+    page = browser.new_page(viewport={"width": 1200, "height": 600}, timezone_id="Asia/Kolkata")
+    page.goto(re.findall(r"candles on (\S+)", open(env["DEMO"] + "/ingest.log").read())[-1])
+    page.wait_for_function("page.series && page.series.data().length > 60")
+    page.wait_for_timeout(3000)
+    path = env["SHOTS"] + "/live-page.png"
+    page.screenshot(path=path)
+    shrink(path)
+    page.close()
+
+
 def main():
     env = os.environ
     admin, reader = Database(env["ADMIN"]), Database(env["READER"] + " password=" + env["PASSWORD"])
@@ -397,10 +418,12 @@ def main():
             page.screenshot(path=path)
             shrink(path)
 
+        live_page(browser, env)
+
         # At rest: what is drawn is what the queries answer, and the candles are the table's.
-        pid = int(open(env["DEMO"] + "/ingest.pid").read().split()[0])
-        os.kill(pid, signal.SIGTERM)
-        wait_for("the end of tick-ingest", 30, lambda: not running(pid))
+        for pid in (int(open(env["DEMO"] + "/ingest.pid").read().split()[0]), int(env["POSTS"])):
+            os.kill(pid, signal.SIGTERM)
+            wait_for("the end of tick-ingest", 30, lambda: not running(pid))
         check(admin.rows("SELECT tick.wait(NULL, '60 s')")[0][0], "the worker did not catch up")
         for tab, count in TABS.items():
             dashboard.tab(tab, count)
@@ -410,7 +433,7 @@ def main():
                 look.whole_candles()
             print(f"{tab}: drawn = rows: " + ", ".join(f"{name} {n}" for name, n in found.items()))
         browser.close()
-    for rollup in ("candles_1m", "candles_5m", "latest_price"):
+    for rollup in ("candles_1m", "candles_5m", "latest_price", "posts_1m"):
         differing = admin.rows("SELECT * FROM tick.verify(%s)", rollup)
         check(not differing, f"{rollup} differs from its query: {differing[:3]}")
     print(f"{checks} checks passed")

@@ -4,7 +4,7 @@
 -- Promise: no chart does arithmetic of its own. Each view gives the rows that are drawn.
 \set ON_ERROR_STOP on
 SET client_min_messages = warning;
-SELECT NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'dashboard') AS is_new \gset
+SELECT NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'dashboard') AS is_new, to_regclass('posts_1m') IS NOT NULL AS has_posts \gset
 BEGIN;
 
 \if :is_new
@@ -46,6 +46,17 @@ CREATE OR REPLACE VIEW dashboard.latest AS
     ORDER BY c.ts LIMIT 1) d ON true;
 COMMENT ON VIEW dashboard.latest IS 'the newest trade of each symbol, its change in 24 hours in per cent, its age in seconds';
 
+-- Prices beside the sentiment of posts, one row a minute for each of them. Without posts (`tick-ingest init --feed jetstream` makes
+-- their table) prices alone; run this again once there are any.
+CREATE OR REPLACE VIEW dashboard.sentiment AS
+  SELECT symbol, ts, sum(vwap * volume) / nullif(sum(volume), 0) AS price, NULL::float8 AS sentiment, NULL::int8 AS posts
+  FROM candles_1m GROUP BY 1, 2
+\if :has_posts
+  UNION ALL SELECT symbol, ts, NULL, sentiment, posts FROM posts_1m
+\endif
+;
+COMMENT ON VIEW dashboard.sentiment IS 'a row a minute and symbol with a price, one with the average sentiment of its posts, from -1 to 1';
+
 -- Data quality. The views of schema tick show what the reading role may read, hence the grants on the tables themselves.
 CREATE OR REPLACE VIEW dashboard.rollups AS
   SELECT rollup::text AS rollup, source::text AS source, state, rows_per_second, pending_deltas, lag_ms, stale, last_error
@@ -77,4 +88,7 @@ COMMENT ON VIEW dashboard.quality IS 'one row a source: its pace, its lag, what 
 GRANT USAGE ON SCHEMA dashboard TO dashboard;
 GRANT SELECT ON ALL TABLES IN SCHEMA dashboard TO dashboard;
 GRANT SELECT ON trades, candles_1m, candles_5m, latest_price TO dashboard;
+\if :has_posts
+GRANT SELECT ON posts_1m TO dashboard;
+\endif
 COMMIT;

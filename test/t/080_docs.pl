@@ -1,5 +1,5 @@
 # What users read is true: the reference is what the database says, every function and view is explained and is named in
-# README, and the SQL of README and docs runs as it stands.
+# docs/sql.md, and the SQL of README and docs runs as it stands.
 use strict;
 use warnings;
 use FindBin;
@@ -22,16 +22,16 @@ unlike($made, qr/\(no comment\)/, 'everything has a comment');
 s/^## Settings.*//ms for (my $now = $made), (my $then = $written);
 ok($now eq $then, 'docs/reference.md is what the database says; `make docs` writes it') or diag(first_difference($now, $then));
 
-my $readme = slurp("$root/README.md");
+my $explained = slurp("$root/docs/sql.md");
 my @names = split /\n/, $node->safe_psql('postgres', q{
   SELECT DISTINCT 'tick.' || p.proname FROM pg_proc AS p WHERE p.pronamespace = 'tick'::regnamespace
   UNION SELECT 'tick.' || c.relname FROM pg_class AS c WHERE c.relnamespace = 'tick'::regnamespace AND c.relkind = 'v' ORDER BY 1});
 my %internal = map { $_ => 1 } qw(tick.explain_gap tick.reject tick.exact_sum);
-my @missing = grep { !$internal{$_} && $readme !~ /\Q$_\E\b/ } @names;
-is("@missing", '', 'README names every function and view');
+my @missing = grep { !$internal{$_} && $explained !~ /\Q$_\E\b/ } @names;
+is("@missing", '', 'docs/sql.md names every function and view');
 
 # The SQL of each file runs block by block in a database of its own.
-for my $file ("$root/README.md", grep { !/reference/ } glob "$root/docs/*.md") {
+for my $file (grep { slurp($_) =~ /^```sql/m } "$root/README.md", grep { !/reference/ } glob "$root/docs/*.md") {
   my ($name) = $file =~ m{(\w+)\.md$};
   $node->safe_psql('postgres', qq{CREATE DATABASE "$name"});
   $node->safe_psql($name, 'CREATE EXTENSION pg_tick');
