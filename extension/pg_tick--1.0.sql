@@ -287,6 +287,13 @@ CREATE TABLE tick_catalog.change_from (
 COMMENT ON TABLE tick_catalog.change_from IS 'tokens of a rollup that can be gone on from begin here; rollup 0: of each';
 INSERT INTO tick_catalog.change_from VALUES (0, pg_catalog.pg_current_xact_id()::text::int8);
 
+-- Rollups with a history: where versions of final rows are, and since when all of them. finality: their watermark from `at` on.
+CREATE TABLE tick_catalog.history (rollup int4 PRIMARY KEY REFERENCES tick_catalog.rollup ON DELETE CASCADE,
+  length interval NOT NULL, versions_table regclass NOT NULL, versions regclass NOT NULL, since timestamptz NOT NULL);
+CREATE TABLE tick_catalog.finality (rollup int4 NOT NULL REFERENCES tick_catalog.rollup ON DELETE CASCADE,
+  at timestamptz NOT NULL, watermark timestamptz NOT NULL);
+CREATE INDEX finality_at ON tick_catalog.finality (rollup, at);
+
 -- Deltas that could not be read, kept for people; their rollups were set aside.
 CREATE TABLE tick_catalog.held (
   held_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
@@ -352,6 +359,7 @@ REVOKE ALL ON FUNCTION tick_catalog.refuse_replica(pg_catalog.regclass) FROM PUB
 
 -- Only the worker writes a state table; emptied by its owner it is computed again.
 CREATE FUNCTION tick_catalog.guard_state() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tick_guard_state';
+CREATE FUNCTION tick_catalog.keep_version() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'tick_keep_version';
 CREATE FUNCTION tick_catalog.guard_table(state pg_catalog.regclass, definition name) RETURNS void
   LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -361,7 +369,7 @@ BEGIN
   EXECUTE format('CREATE TRIGGER tick_rebuild AFTER TRUNCATE ON %s
     FOR EACH STATEMENT EXECUTE FUNCTION tick_catalog.guard_state()', state);
 END $$;
-REVOKE ALL ON FUNCTION tick_catalog.guard_state(), tick_catalog.guard_table(pg_catalog.regclass, name) FROM PUBLIC;
+REVOKE ALL ON FUNCTION tick_catalog.guard_state(), tick_catalog.keep_version(), tick_catalog.guard_table(pg_catalog.regclass, name) FROM PUBLIC;
 
 -- A source that comes out of a dump: nothing of it is merged before the session that brings it has ended.
 CREATE FUNCTION tick_catalog.loading() RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'tick_loading';
@@ -513,15 +521,15 @@ COMMENT ON VIEW tick.rejected IS 'messages of one''s own feeds that could not be
 -- ---------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION tick.create_rollup(name text, query text DEFAULT NULL, retention interval DEFAULT NULL, like_rollup regclass DEFAULT NULL,
-  size interval DEFAULT NULL) RETURNS regclass
+  size interval DEFAULT NULL, history interval DEFAULT NULL) RETURNS regclass
   LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_create_rollup';
-COMMENT ON FUNCTION tick.create_rollup(text, text, interval, regclass, interval)
+COMMENT ON FUNCTION tick.create_rollup(text, text, interval, regclass, interval, interval)
   IS 'makes a view that always equals a GROUP BY query over a table, or the query of another rollup with windows of another size';
-CREATE FUNCTION tick.alter_rollup(name regclass, retention interval DEFAULT NULL, add text DEFAULT NULL, reset text[] DEFAULT NULL)
-  RETURNS void
+CREATE FUNCTION tick.alter_rollup(name regclass, retention interval DEFAULT NULL, add text DEFAULT NULL, reset text[] DEFAULT NULL,
+  history interval DEFAULT NULL) RETURNS void
   LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_alter_rollup';
-COMMENT ON FUNCTION tick.alter_rollup(regclass, interval, text, text[])
-  IS 'changes how long windows are kept (reset: for ever); adds output columns, written as in a SELECT list';
+COMMENT ON FUNCTION tick.alter_rollup(regclass, interval, text, text[], interval)
+  IS 'changes how long windows and versions of final rows are kept (reset: for ever, and none); adds output columns, written as in a SELECT list';
 CREATE FUNCTION tick.drop_rollup(name regclass) RETURNS void
   LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_drop_rollup';
 COMMENT ON FUNCTION tick.drop_rollup(regclass) IS 'drops a rollup with its state';
@@ -680,7 +688,7 @@ CREATE VIEW tick.rollups AS
          t.strategy,
          t.state,
          (SELECT count(*) FROM tick_catalog.pending p WHERE p.rollup = r.id) AS pending_ranges,
-         r.retention, r.kept_from,
+         r.retention, r.kept_from, (SELECT h.length FROM tick_catalog.history h WHERE h.rollup = r.id) AS history,
          r.created_at, t.stale, g.rows AS rows_done, g.rows_expected, g.rows_per_second,
          pg_catalog.make_interval(secs => greatest(g.rows_expected - g.rows, 0) / nullif(g.rows_per_second, 0)) AS remaining
   FROM tick_catalog.rollup r JOIN tick.status t ON t.rollup = r.view

@@ -214,6 +214,55 @@ COMMENT ON FUNCTION tick.changes(anyelement, int8) IS
   'what has changed in a rollup since a token, tick.changes(null::candles_1m, token): each row once, with the token to go on from; without a token all rows';
 
 -- ---------------------------------------------------------------------------------------------------------
+-- tick.as_of: what was final at a time
+-- ---------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION tick_catalog.history_at(rollup int4, at timestamptz, OUT since timestamptz, OUT versions regclass,
+                                        OUT watermark timestamptz, OUT kept_from timestamptz)
+  LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT greatest(h.since, now() - h.length), h.versions,
+         (SELECT f.watermark FROM tick_catalog.finality f WHERE f.rollup = h.rollup AND f.at <= $2 ORDER BY f.at DESC, f.watermark DESC LIMIT 1),
+         r.kept_from
+  FROM tick_catalog.history h JOIN tick_catalog.rollup r ON r.id = h.rollup WHERE h.rollup = $1 $$;
+
+CREATE FUNCTION tick.as_of(candle anyelement, at timestamptz, "from" timestamptz DEFAULT NULL, "to" timestamptz DEFAULT NULL)
+  RETURNS SETOF anyelement LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  rollup record := tick_catalog.readable(pg_typeof(candle));
+  history record;
+  utc text := CASE WHEN rollup.ts_type = 'timestamp'::regtype THEN ' AT TIME ZONE ''UTC''' ELSE '' END;
+  columns text;
+  versions text;
+  bounds text;   -- on the windows of both
+BEGIN
+  IF at IS NULL THEN
+    RAISE EXCEPTION 'tick.as_of needs a time' USING ERRCODE = 'invalid_parameter_value',
+      HINT = 'As in tick.as_of(null::candles_1m, now() - interval ''1 day'').';
+  END IF;
+  SELECT * INTO history FROM tick_catalog.history_at(rollup.rollup, at);
+  IF history.versions IS NULL THEN
+    RAISE EXCEPTION 'rollup "%" keeps no history', rollup.name USING ERRCODE = 'object_not_in_prerequisite_state',
+      HINT = format('SELECT tick.alter_rollup(%L, history => ''30 days'') keeps it from then on.', rollup.name);
+  ELSIF at < history.since THEN
+    RAISE EXCEPTION 'the history of "%" reaches back to %', rollup.name, history.since
+      USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Older versions are not kept.';
+  END IF;
+  SELECT string_agg(CASE a.attname WHEN 'final' THEN 'true' ELSE format('v.%I', a.attname) END, ', ' ORDER BY a.attnum),
+         string_agg(CASE a.attname WHEN 'final' THEN 'true' ELSE format('v.%I', h.attname) END, ', ' ORDER BY a.attnum),
+         min(format('v.%1$I >= $3%2$s AND v.%1$I < $4%2$s', a.attname, utc)) FILTER (WHERE a.attnum = rollup.ts)
+    INTO columns, versions, bounds
+    FROM pg_attribute a JOIN pg_attribute h ON h.attrelid = history.versions AND h.attnum = a.attnum + 1
+    WHERE a.attrelid = rollup.name AND a.attnum > 0;
+  RETURN QUERY EXECUTE format(
+    'SELECT %1$s FROM %2$s AS v WHERE v.updated_at <= $1 AND v.window_end <= $2%6$s AND %5$s UNION ALL '
+    'SELECT %3$s FROM %4$s AS v WHERE v.replaced_at > $1 AND v.updated_at <= $1 AND v.window_end <= $2%6$s AND %5$s',
+    columns, rollup.name, versions, history.versions, bounds, utc)
+    USING at, history.watermark, greatest("from", history.kept_from, '-infinity'), coalesce("to", 'infinity');
+END $$;
+COMMENT ON FUNCTION tick.as_of(anyelement, timestamptz, timestamptz, timestamptz) IS
+  'the rows of a rollup that were final at a time, as they were then, tick.as_of(null::candles_1m, t), of windows that start in [from, to)';
+
+-- ---------------------------------------------------------------------------------------------------------
 -- For users' own SQL
 -- ---------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@
 #include "coverage.hpp"
 #include "define.hpp"
 #include "guard.hpp"
+#include "history.hpp"
 #include "retention.hpp"
 #include "session.hpp"
 
@@ -244,6 +245,7 @@ void add_columns(Oid view, const char* columns) {
                  live_sql(def, rollup->live)));
   act_again(again);
   record_added(before, def, rollup);
+  extend_history(view);
   attach_triggers(rollup->source);
   tell_engine();
   act_again(caller);
@@ -255,18 +257,31 @@ void alter_rollup(FunctionCallInfo fcinfo) {
                     errhint("Name the rollup.")));
   const Altered rollup = find_rollup(PG_GETARG_OID(0));
   List* reset = PG_ARGISNULL(3) ? NIL : read_names(PG_GETARG_DATUM(3));
+  bool no_retention = false, no_history = false;
   ListCell* cell;
-  foreach (cell, reset)
-    if (strcmp(static_cast<char*>(lfirst(cell)), "retention") != 0)
-      ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                      errmsg("\"%s\" is no setting of a rollup", static_cast<char*>(lfirst(cell))),
-                      errhint("The setting is retention.")));
-  if (reset != NIL && !PG_ARGISNULL(1))
-    ereport(ERROR,
-            (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("retention cannot be given and reset at once"),
-             errhint("Leave out one of both.")));
-  if (reset != NIL) set_retention(rollup, nullptr);
-  if (!PG_ARGISNULL(1)) set_retention(rollup, PG_GETARG_INTERVAL_P(1));
+  foreach (cell, reset) {
+    const auto* setting = static_cast<char*>(lfirst(cell));
+    if (strcmp(setting, "retention") == 0)
+      no_retention = true;
+    else if (strcmp(setting, "history") == 0)
+      no_history = true;
+    else
+      ereport(ERROR,
+              (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("\"%s\" is no setting of a rollup", setting),
+               errhint("The settings are retention and history.")));
+  }
+  const bool retention = !PG_ARGISNULL(1), history = !PG_ARGISNULL(4);
+  if ((no_retention && retention) || (no_history && history))
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                    errmsg("%s cannot be given and reset at once",
+                           no_retention && retention ? "retention" : "history"),
+                    errhint("Leave out one of both.")));
+  if (no_retention || retention) set_retention(rollup, retention ? PG_GETARG_INTERVAL_P(1) : nullptr);
+  if (no_history || history) {
+    const Actor caller = act_as_extension();
+    set_history(PG_GETARG_OID(0), history ? PG_GETARG_INTERVAL_P(4) : nullptr);
+    act_again(caller);
+  }
   if (!PG_ARGISNULL(2)) add_columns(PG_GETARG_OID(0), text_to_cstring(PG_GETARG_TEXT_PP(2)));
 }
 

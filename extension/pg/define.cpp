@@ -3,6 +3,7 @@
 #include "coverage.hpp"
 #include "define.hpp"
 #include "guard.hpp"
+#include "history.hpp"
 #include "retention.hpp"
 #include "session.hpp"
 #include "shared.hpp"
@@ -217,6 +218,7 @@ struct Wanted {
   Interval* retention;
   Oid like;
   Interval* size;
+  Interval* history;
 };
 
 void check_wanted(const Wanted& wanted) {
@@ -280,6 +282,11 @@ Oid create_rollup(const Wanted& wanted) {
                quote_literal_cstr(get_rel_name(definition))));
   act_again(caller);
   enter_rollup(def, view, state, definition, live);
+  if (wanted.history != nullptr) {
+    caller = act_as_extension();
+    set_history(view, wanted.history);
+    act_again(caller);
+  }
   close_path(level);
   return view;
 }
@@ -375,7 +382,8 @@ PGDLLEXPORT Datum tick_create_rollup(PG_FUNCTION_ARGS) {
     return ObjectIdGetDatum(tick::pg::create_rollup(
         {PG_ARGISNULL(0) ? nullptr : PG_GETARG_TEXT_PP(0), PG_ARGISNULL(1) ? nullptr : PG_GETARG_TEXT_PP(1),
          PG_ARGISNULL(2) ? nullptr : PG_GETARG_INTERVAL_P(2), PG_ARGISNULL(3) ? InvalidOid : PG_GETARG_OID(3),
-         PG_ARGISNULL(4) ? nullptr : PG_GETARG_INTERVAL_P(4)}));
+         PG_ARGISNULL(4) ? nullptr : PG_GETARG_INTERVAL_P(4),
+         PG_ARGISNULL(5) ? nullptr : PG_GETARG_INTERVAL_P(5)}));
   });
 }
 }

@@ -4,6 +4,7 @@
 #include "coverage.hpp"
 #include "define.hpp"
 #include "guard.hpp"
+#include "history.hpp"
 #include "session.hpp"
 #include "source.hpp"
 
@@ -72,6 +73,7 @@ void release_source(Oid source) {
 // Removes what is left of a rollup. Runs as the extension's owner with the fixed search_path.
 void remove(const Remains& remains) {
   stop_turns();
+  drop_history(remains.rollup);
   run(psprintf("DELETE FROM tick_catalog.rollup WHERE id = %d", remains.rollup));
   drop_objects(remains);
   shrink_group(remains.group);

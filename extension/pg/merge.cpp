@@ -6,6 +6,7 @@
 #include "dedup.hpp"
 #include "guard.hpp"
 #include "helper.hpp"
+#include "history.hpp"
 #include "queue.hpp"
 #include "revive.hpp"
 #include "scan.hpp"
@@ -265,6 +266,7 @@ void Merger::load(Turn& turn) {
 
 // Brings the watermarks up to now, before the rows of this turn are taken in.
 void Merger::settle_watermarks(Turn& turn) {
+  for (const Rollup& rollup : rollups_) turn.shown[rollup.source] = watermarks_.stored(rollup.source);
   std::vector<Oid> arrived;
   for (const auto& [program, fold] : turn.folds)
     if (fold) arrived.push_back(call([&] { return find_evaluator(program)->source; }));
@@ -465,6 +467,9 @@ void Merger::move_watermarks(Turn& turn) {
     if (rollup.computed) waiting_[rollup.id] = ended ? touched_windows(rollup) : std::set<Micros>();
   }
   watermarks_.write();
+  for (const Rollup& rollup : rollups_)
+    if (const auto after = watermarks_.stored(rollup.source); OidIsValid(rollup.history) && after)
+      note_finality(rollup, turn.started, turn.shown[rollup.source].value_or(minus_infinity), *after);
   // What has become final now: some of what had before may only wait to be told of.
   for (const Rollup& rollup : rollups_) {
     const auto after = watermarks_.stored(rollup.source), reached = before[rollup.source];

@@ -7,6 +7,7 @@
 #include "define.hpp"
 #include "evaluator.hpp"
 #include "guard.hpp"
+#include "history.hpp"
 #include "revive.hpp"
 #include "session.hpp"
 #include "shared.hpp"
@@ -267,6 +268,7 @@ void begin_anew(int32 rollup) {
   run(psprintf("UPDATE tick_catalog.rollup SET status = 'backfill' WHERE id = %d AND status = 'live'",
                rollup));
   forget_changes(rollup);
+  restart_history(rollup);
   tell_engine();
 }
 

@@ -7,6 +7,7 @@
 #include "coverage.hpp"
 #include "define.hpp"
 #include "guard.hpp"
+#include "history.hpp"
 #include "partitions.hpp"
 #include "queue.hpp"
 #include "rollup.hpp"
@@ -320,6 +321,7 @@ bool Retention::run() {
   try {
     look();
     look_at_rollups();
+    prune_histories();
   } catch (const PgError& error) {
     const int code = error.data->sqlerrcode;
     const std::string message = error.message();

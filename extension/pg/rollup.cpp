@@ -175,8 +175,9 @@ std::vector<Rollup> load_rollups(int id) {
       " (extract(epoch FROM r.kept_from - '2000-01-01 00:00+00'::timestamptz) * 1000000)::int8,"
       " (SELECT string_agg(coalesce((extract(epoch FROM u.t - '2000-01-01 00:00+00'::timestamptz) * "
       "1000000)::int8, -9223372036854775808)::text, ' ' ORDER BY u.n) FROM unnest(r.item_from) WITH "
-      "ORDINALITY AS u (t, n)), r.filling, r.value_columns IS NOT NULL"
-      " FROM tick_catalog.rollup r JOIN tick_catalog.source o ON o.relid = r.source"
+      "ORDINALITY AS u (t, n)), r.filling, r.value_columns IS NOT NULL, h.versions_table::int8"
+      " FROM tick_catalog.rollup r LEFT JOIN tick_catalog.history h ON h.rollup = r.id JOIN "
+      "tick_catalog.source o ON o.relid = r.source"
       " JOIN pg_catalog.pg_class v ON v.oid = r.view JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace"
       " JOIN pg_catalog.pg_class s ON s.oid = r.state WHERE $1 = 0 OR r.id = $1 ORDER BY r.id";
   for (const auto& row : read_text(sql, id)) {
@@ -196,6 +197,7 @@ std::vector<Rollup> load_rollups(int id) {
     rollup.known_from = numbers<Micros>(row[12]);
     rollup.filling = static_cast<int>(number(row[13]));
     rollup.computed = row[14] == "t";
+    if (row[15]) rollup.history = static_cast<Oid>(number(row[15]));
   }
   for (Rollup& rollup : rollups) {
     load_window(rollup);

@@ -43,8 +43,9 @@ struct Rollup {
   std::string status;
   bool windowed = false;
   WindowSize size;
-  std::string broken;  // why it cannot be kept: its time zone is not known any more
-  bool apart = false;  // the state table is in another tablespace than the catalogs
+  std::string broken;        // why it cannot be kept: its time zone is not known any more
+  Oid history = InvalidOid;  // the table of its versions
+  bool apart = false;        // the state table is in another tablespace than the catalogs
   std::string upsert;
   std::string channel;  // of its notifications
   // Items that were added when the rollup had windows already are not known of older ones: there, NULL.

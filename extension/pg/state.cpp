@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "guard.hpp"
+#include "history.hpp"
 #include "notify.hpp"
 #include "session.hpp"
 #include "state_row.hpp"
@@ -104,12 +105,16 @@ void write_by_upsert(const Slice& slice) {
 // ---- directly
 // ----------------------------------------------------------------------------------------------
 
+bool is_ours(const char* function) {
+  return strcmp(function, "guard_state") == 0 || strcmp(function, "keep_version") == 0;
+}
+
 // True if something on the table fires for the worker; our own triggers let it pass.
 bool fires_triggers(const TriggerDesc* triggers) {
   const Oid ours = catalog_namespace(false);
   for (int i = 0; triggers != nullptr && i < triggers->numtriggers; ++i) {
     const Oid function = triggers->triggers[i].tgfoid;
-    if (get_func_namespace(function) == ours && strcmp(get_func_name(function), "guard_state") == 0) continue;
+    if (get_func_namespace(function) == ours && is_ours(get_func_name(function))) continue;
     const char enabled = triggers->triggers[i].tgenabled;
     if (enabled == TRIGGER_FIRES_ON_ORIGIN || enabled == TRIGGER_FIRES_ALWAYS) return true;
   }
@@ -236,6 +241,10 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
     const auto [values, nulls, left, lost, empty, same] =
         merge_with(slice, row, desc, found ? slot : nullptr);
     if (empty ? left < 0 : lost || left <= 0) slice.lose(row);
+    // What shows otherwise from now on, of a window that was final.
+    if (found && OidIsValid(slice.rollup.history) && (empty || !same) &&
+        was_final(slice.rollup, slice.fold.pane(slice.from + row), slice.time))
+      keep_version(slice.rollup, table, slot->tts_values, slot->tts_isnull, slice.time);
     if (empty && found) {
       ItemPointerData before = slot->tts_tid;
       ExecClearTuple(slot);
@@ -271,6 +280,7 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
 
 void write(const Rollup& rollup, const Fold& fold, const TurnTime& time, bool complete,
            const int64_t* revisions, std::set<Micros>& lost) {
+  const KeepsVersions keeps(rollup, time);
   for_slices(rollup, fold, time, complete, revisions, lost, [&](const Slice& slice) {
     const int keys = static_cast<int>(identifying(rollup));
     call([&] {
@@ -380,7 +390,10 @@ void replace_state(const Rollup& rollup, const Fold& fold, const std::vector<Ran
       }
     }
   }
-  change_rows(rollup, "DELETE FROM %s WHERE ctid = ANY ($1)", removed);
+  {
+    const KeepsVersions keeps(rollup, time);
+    change_rows(rollup, "DELETE FROM %s WHERE ctid = ANY ($1)", removed);
+  }
   change_rows(rollup, "UPDATE %s SET tick_stale = true WHERE ctid = ANY ($1)", stale);
   change_rows(rollup, "UPDATE %s SET tick_stale = false WHERE ctid = ANY ($1)", cleared);
   if (!recounted.empty()) change_rows(rollup, recount_statement(rollup), recounted);

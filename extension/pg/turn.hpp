@@ -30,10 +30,11 @@ struct Merger::Turn {
   TimestampTz since = 0;         // the first commit not taken up before
   Relation frontier = nullptr;   // open while the turn runs
   HeapTuple frontier_row = nullptr;
-  std::map<int, std::set<Micros>> touched;   // rollup -> windows that deltas were merged into
-  std::map<int, std::set<Micros>> replaced;  // and those that were recomputed
-  std::map<int, Change> changes;             // for those who listen
-  std::map<int64_t, std::string> corrupted;  // programs with a delta that cannot be read
+  std::map<int, std::set<Micros>> touched;          // rollup -> windows that deltas were merged into
+  std::map<int, std::set<Micros>> replaced;         // and those that were recomputed
+  std::map<int, Change> changes;                    // for those who listen
+  std::map<int64_t, std::string> corrupted;         // programs with a delta that cannot be read
+  std::map<Oid, std::optional<TimestampTz>> shown;  // watermarks of sources, as readers see them
   TimestampTz started = 0;
   HelperView helper{HelperPhase::absent, 0};  // before the snapshot
   TurnResult result;
