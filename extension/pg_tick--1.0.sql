@@ -134,6 +134,7 @@ CREATE TABLE tick_catalog.rollup (
   created_at   timestamptz NOT NULL DEFAULT pg_catalog.now(),
   retention    interval,
   kept_from    timestamptz,
+  seeded_to    timestamptz,
   item_from    timestamptz[],
   live         regclass,
   filling      int4 NOT NULL DEFAULT 0,
@@ -144,6 +145,7 @@ COMMENT ON COLUMN tick_catalog.rollup.value_columns IS 'columns of the state tab
 COMMENT ON COLUMN tick_catalog.rollup.item_from IS 'items that were added: windows that start before have none; NULL: all have';
 COMMENT ON COLUMN tick_catalog.rollup.filling IS 'so many of the last items are still to be computed, in windows that are pending';
 COMMENT ON COLUMN tick_catalog.rollup.kept_from IS 'windows that start before were dropped by retention, for good';
+COMMENT ON COLUMN tick_catalog.rollup.seeded_to IS 'windows that start before were given by tick.seed: the source does not tell of them';
 COMMENT ON COLUMN tick_catalog.rollup.channel IS 'of its notifications: anybody may listen to a channel whose name he knows';
 COMMENT ON COLUMN tick_catalog.rollup.upsert IS 'parameters: an array per key, window and partial, of stale and of the revision of new rows, then the time of the turn and the watermark before it';
 COMMENT ON COLUMN tick_catalog.rollup.merged IS 'the query''s own columns from the states and what is not merged yet';
@@ -688,7 +690,7 @@ CREATE VIEW tick.rollups AS
          t.strategy,
          t.state,
          (SELECT count(*) FROM tick_catalog.pending p WHERE p.rollup = r.id) AS pending_ranges,
-         r.retention, r.kept_from, (SELECT h.length FROM tick_catalog.history h WHERE h.rollup = r.id) AS history,
+         r.retention, r.kept_from, r.seeded_to, (SELECT h.length FROM tick_catalog.history h WHERE h.rollup = r.id) AS history,
          r.created_at, t.stale, g.rows AS rows_done, g.rows_expected, g.rows_per_second,
          pg_catalog.make_interval(secs => greatest(g.rows_expected - g.rows, 0) / nullif(g.rows_per_second, 0)) AS remaining
   FROM tick_catalog.rollup r JOIN tick.status t ON t.rollup = r.view

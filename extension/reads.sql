@@ -263,6 +263,15 @@ COMMENT ON FUNCTION tick.as_of(anyelement, timestamptz, timestamptz, timestamptz
   'the rows of a rollup that were final at a time, as they were then, tick.as_of(null::candles_1m, t), of windows that start in [from, to)';
 
 -- ---------------------------------------------------------------------------------------------------------
+-- tick.seed: windows of before the first row
+-- ---------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION tick.seed(name regclass, query text) RETURNS int8
+  LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_seed';
+COMMENT ON FUNCTION tick.seed(regclass, text) IS
+  'gives a rollup finished windows of before its source''s first row, as the rows of a query whose columns are named as the rollup''s; returns how many';
+
+-- ---------------------------------------------------------------------------------------------------------
 -- For users' own SQL
 -- ---------------------------------------------------------------------------------------------------------
 

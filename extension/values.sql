@@ -81,6 +81,8 @@ CREATE TYPE tick.exact_sum (
 COMMENT ON TYPE tick.exact_sum IS 'sum of double precision values without rounding';
 CREATE FUNCTION tick_catalog.exact_value(tick.exact_sum) RETURNS float8
   LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_value';
+CREATE FUNCTION tick_catalog.exact_of(float8) RETURNS tick.exact_sum
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_exact_of';
 CREATE CAST (tick.exact_sum AS float8) WITH FUNCTION tick_catalog.exact_value(tick.exact_sum);
 
 CREATE FUNCTION tick_catalog.merge_sum(tick.exact_sum, tick.exact_sum) RETURNS tick.exact_sum

@@ -186,7 +186,8 @@ void record_added(const Definition* before, Definition* def, const Standing* rol
   if (SPI_execute_with_args(
           "UPDATE tick_catalog.rollup AS r SET group_id = $2, item_columns = $5, upsert = $6, merged = $7, "
           "item_from = "
-          "coalesce(r.item_from, array_fill(NULL::timestamptz, ARRAY[$3])) || array_fill(o.raw_from, "
+          "coalesce(r.item_from, array_fill(NULL::timestamptz, ARRAY[$3])) || "
+          "array_fill(greatest(o.raw_from, r.seeded_to), "
           "ARRAY[$4]), "
           "filling = $4 FROM tick_catalog.source AS o WHERE r.id = $1 AND o.relid = r.source",
           7, types, values, nullptr, false, 0) < 0)
@@ -196,12 +197,14 @@ void record_added(const Definition* before, Definition* def, const Standing* rol
   if (group != rollup->group) shrink_group(rollup->group);
   if (added == 0) return;
   run(psprintf("UPDATE tick_catalog.late SET partial = '' WHERE rollup = %d", rollup->rollup));
-  run(
-      psprintf("INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) SELECT %d, coalesce((extract(epoch "
-               "FROM raw_from - "
-               "'2000-01-01 00:00+00'::timestamptz) * 1000000)::int8, (" INT64_FORMAT
-               ")::numeric::int8), " INT64_FORMAT ", true FROM tick_catalog.source WHERE relid = %u",
-               rollup->rollup, minus_infinity, plus_infinity, rollup->source));
+  run(psprintf(
+      "INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) SELECT r.id, coalesce((extract(epoch "
+      "FROM greatest(o.raw_from, r.seeded_to) - "
+      "'2000-01-01 00:00+00'::timestamptz) * 1000000)::int8, (" INT64_FORMAT
+      ")::numeric::int8), " INT64_FORMAT
+      ", true FROM tick_catalog.rollup AS r JOIN tick_catalog.source "
+      "AS o ON o.relid = r.source WHERE r.id = %d",
+      minus_infinity, plus_infinity, rollup->rollup));
 }
 
 void add_columns(Oid view, const char* columns) {

@@ -9,6 +9,7 @@
 #include "guard.hpp"
 #include "history.hpp"
 #include "revive.hpp"
+#include "seed.hpp"
 #include "session.hpp"
 #include "shared.hpp"
 #include "source.hpp"
@@ -188,7 +189,7 @@ Target find_target(Oid view) {
   Datum values[] = {ObjectIdGetDatum(view)};
   open_catalogs();
   SPI_execute_with_args(
-      "SELECT r.id, r.status = 'error', s.raw_from, r.kept_from, " TICK_WINDOW_COLUMNS
+      "SELECT r.id, r.status = 'error', greatest(s.raw_from, r.seeded_to), r.kept_from, " TICK_WINDOW_COLUMNS
       " FROM tick_catalog.rollup AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE r.view = $1",
       1, types, values, nullptr, true, 1);
   if (SPI_processed == 1) {
@@ -265,8 +266,10 @@ void begin_anew(int32 rollup) {
       psprintf("INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) VALUES (%d, "
                "(-9223372036854775808)::int8, 9223372036854775807, true)",
                rollup));
-  run(psprintf("UPDATE tick_catalog.rollup SET status = 'backfill' WHERE id = %d AND status = 'live'",
-               rollup));
+  run(
+      psprintf("UPDATE tick_catalog.rollup SET status = 'backfill' WHERE id = %d AND status = 'live'; UPDATE "
+               "tick_catalog.rollup SET seeded_to = NULL WHERE id = %d",
+               rollup, rollup));
   forget_changes(rollup);
   restart_history(rollup);
   tell_engine();
@@ -395,7 +398,8 @@ Datum tick_guard_state(PG_FUNCTION_ARGS) {
     const TriggerData* trigger = trigger_data(fcinfo);
     if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
       rebuild(RelationGetRelid(trigger->tg_relation));
-    else if (!is_worker() && !loads_state(RelationGetRelid(trigger->tg_relation)))
+    else if (!is_worker() && !is_seeding(RelationGetRelid(trigger->tg_relation)) &&
+             !loads_state(RelationGetRelid(trigger->tg_relation)))
       ereport(ERROR,
               (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                errmsg("\"%s\" is the state of a rollup: only its worker writes it",

@@ -153,6 +153,7 @@ PG_FUNCTION_INFO_V1(tick_exact_sum_out);
 PG_FUNCTION_INFO_V1(tick_exact_sum_recv);
 PG_FUNCTION_INFO_V1(tick_exact_sum_send);
 PG_FUNCTION_INFO_V1(tick_exact_value);
+PG_FUNCTION_INFO_V1(tick_exact_of);
 PG_FUNCTION_INFO_V1(tick_merge_sum);
 PG_FUNCTION_INFO_V1(tick_finish_float8);
 PG_FUNCTION_INFO_V1(tick_finish_float4);
@@ -194,6 +195,14 @@ PGDLLEXPORT Datum tick_exact_value(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&] {
     const Datum sum = tick::pg::detoast(PG_GETARG_DATUM(0));
     return Float8GetDatum(tick::pg::value_of(tick::pg::decode(sum)));
+  });
+}
+
+PGDLLEXPORT Datum tick_exact_of(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&] {
+    tick::ExactSum sum;
+    sum.add(PG_GETARG_FLOAT8(0));
+    return tick::pg::encode(sum);
   });
 }
 

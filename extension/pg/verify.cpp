@@ -41,7 +41,7 @@ Verified* read_rollup(Oid view) {
   open_catalogs();
   SPI_execute_with_args(
       "SELECT r.definition, r.source, r.owner, r.merged, r.time_column, r.key_columns, "
-      "s.raw_from, r.kept_from, " TICK_WINDOW_COLUMNS
+      "greatest(s.raw_from, r.seeded_to), r.kept_from, " TICK_WINDOW_COLUMNS
       " FROM tick_catalog.rollup AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE r.view = $1",
       1, types, values, nullptr, true, 1);
   Verified* result = nullptr;
