@@ -37,7 +37,7 @@ STRICT := -std=gnu++20 -O2 -g -ffp-contract=off -Wall -Wextra -Werror -I. -Iexte
 INGEST_INC := -Iingestor $(if $(PG_INCLUDE),-isystem $(PG_INCLUDE))
 # The Kafka feed is built where librdkafka is.
 KAFKA_LIBS := $(if $(wildcard /usr/include/librdkafka/rdkafka.h),-lrdkafka)
-INGEST_LIBS := -Wl,--as-needed -lpq -lsimdjson -ltomlplusplus -lssl -lcrypto -lz $(KAFKA_LIBS) -pthread
+INGEST_LIBS := -Wl,--as-needed -lpq -lpugixml -lsimdjson -ltomlplusplus -lssl -lcrypto -lz $(KAFKA_LIBS) -pthread
 GTEST_LIBS := -lgtest -lgtest_main -pthread
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1
 
@@ -223,7 +223,7 @@ build/fuzz/ingestor/%.o: ingestor/%.cpp
 
 build/fuzz/%: test/fuzz/%_fuzz.cpp $(FUZZ_OBJS)
 	$(if $(V),,@echo "  CXX $@")
-	$(Q)$(FUZZ_COMPILE) -fsanitize=fuzzer -o $@ $^ -lsimdjson -lz -lstdc++ -lm
+	$(Q)$(FUZZ_COMPILE) -fsanitize=fuzzer -o $@ $^ -lpugixml -lsimdjson -lz -lstdc++ -lm
 
 -include $(FUZZ_OBJS:.o=.d)
 
@@ -253,12 +253,13 @@ ifeq ($(filter-out check soak,$(or $(MAKECMDGOALS),all)),)
 check:
 	@KIND='$(KIND)' TESTS='$(TESTS)' test/run
 
-# The random test on many seeds, the ingestor against faults and kills, and a minute without PostgreSQL;
+# The random test on many seeds, the ingestor and every source for a minute against faults and kills, and one without PostgreSQL;
 # RANDOM_SEEDS=, RANDOM_FIRST= and SEED= select the seeds of the first, TICK_FAULT_SEEDS= those of the second.
 soak:
 	@RANDOM_SEEDS=$${RANDOM_SEEDS:-200} TICK_FAULT_SEEDS=$${TICK_FAULT_SEEDS:-10} TICK_SPOOL_SECONDS=$${TICK_SPOOL_SECONDS:-60} \
 		TICK_KAFKA_TRADES=$${TICK_KAFKA_TRADES:-300000} TICK_KAFKA_KILLS=$${TICK_KAFKA_KILLS:-10} \
-		TICK_TEST_TIMEOUT=$${TICK_TEST_TIMEOUT:-86400} KIND=tap TESTS="$${TESTS:-040_random 061_repair 062_spool 070_kafka}" test/run
+		TICK_SOURCE_SECONDS=$${TICK_SOURCE_SECONDS:-60} TICK_TEST_TIMEOUT=$${TICK_TEST_TIMEOUT:-86400} KIND=tap \
+		TESTS="$${TESTS:-040_random 061_repair 062_spool 069_venues 070_kafka 071_poll 072_posts 073_yahoo}" test/run
 endif
 
 # `check` on this machine's major and, in chroots, on the other supported ones.

@@ -2,8 +2,13 @@
 #include "chatter.hpp"
 
 #include <cstdio>
+#include <sstream>
+
+#include <pugixml.hpp>
+#include <simdjson.h>
 
 #include "mentions.hpp"
+#include "number.hpp"
 
 namespace tick::ingest {
 
@@ -11,6 +16,7 @@ namespace {
 
 constexpr std::size_t most_kept = 50'000;
 constexpr std::uint64_t out_of_order_us = 5000;
+constexpr std::size_t rss_items = 200;
 
 // As they stand in JSON. @ is the instrument.
 constexpr std::string_view talk[] = {
@@ -81,6 +87,31 @@ void Chatter::trade(std::string_view symbol, std::int64_t time_us, const Hear& h
   kept_.push_back(std::move(event));
   if (kept_.size() > most_kept) kept_.pop_front();
   hear(kept_.back());
+}
+
+std::string Chatter::rss() const {
+  pugi::xml_document xml;
+  auto channel = xml.append_child("rss").append_child("channel");
+  xml.child("rss").append_attribute("version") = "2.0";
+  channel.append_child("title").text() = "Fake news";
+  simdjson::dom::parser parser;
+  std::size_t items = 0;
+  for (auto event = kept_.rbegin(); event != kept_.rend() && items < rss_items; ++event) {
+    std::string_view text;
+    if (event->id.empty() || parser.parse(event->json).at_pointer("/commit/record/text").get(text)) continue;
+    ++items;
+    auto item = channel.append_child("item");
+    // Half of them say it in the title, half in a summary with markup.
+    const bool titled = items % 2 == 0;
+    item.append_child("title").text() = titled ? std::string(text).c_str() : "Market talk";
+    if (!titled) item.append_child("description").text() = ("<p>" + std::string(text) + "</p>").c_str();
+    item.append_child("guid").text() = event->id.c_str();
+    item.append_child("pubDate").text() =
+        format_mail_time(Timestamp(std::chrono::microseconds(event->time_us))).c_str();
+  }
+  std::ostringstream out;
+  xml.save(out, "", pugi::format_raw);
+  return out.str();
 }
 
 void Chatter::each_from(std::int64_t cursor, const Hear& hear) const {

@@ -28,6 +28,8 @@ class Chatter {
   void trade(std::string_view symbol, std::int64_t time_us, const Hear& hear);
   // What is kept of `cursor` and later, in the order in which it was sent.
   void each_from(std::int64_t cursor, const Hear& hear) const;
+  // The newest posts about instruments as an RSS document, the newest first.
+  std::string rss() const;
 
  private:
   std::uint64_t below(std::uint64_t n);

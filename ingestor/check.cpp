@@ -72,7 +72,7 @@ void check_database(const Config& config, Findings& findings) {
     if (database->query("SELECT FROM pg_catalog.pg_extension WHERE extname = 'pg_tick'").empty())
       findings.mistake("database.conninfo", "extension pg_tick is not in database " + *who[0][0],
                        "tick-ingest init creates it, where shared_preload_libraries has pg_tick");
-    const bool posts = find_venue(config.feed)->way == Venue::Way::posts;
+    const bool posts = find_venue(config.feed)->writes_posts();
     const std::string name[] = {config.table};
     const auto table = database->query("SELECT to_regclass($1)::oid", name);
     if (!table.at(0).at(0))
@@ -248,7 +248,7 @@ int run_check(const ConfigResult& read, const std::optional<EndToEnd>& end_to_en
       findings.note("standard input is not read by check");
     } else if (way == Venue::Way::poll) {
       check_poll(read.config, findings);
-    } else if (way == Venue::Way::posts) {
+    } else if (find_venue(read.config.feed)->writes_posts()) {
       const std::string wrong = try_posts(read.config, feed_patience);
       if (wrong.empty())
         findings.good("events come from " + read.config.url);

@@ -139,7 +139,7 @@ std::string set_zone(Config& config, std::string_view text) {
 constexpr Setting table[] = {
     {"feed.name", "--feed", "TICK_FEED",
      "binance, binance.data, binance.us, coinbase, coinbase.advanced, kraken, okx, bybit, bybit.linear, "
-     "bitstamp, gemini, yahoo, kafka, coinlore, coingecko, http, stdin or jetstream",
+     "bitstamp, gemini, yahoo, kafka, coinlore, coingecko, http, stdin, jetstream or rss",
      set_feed, [](const Config& c) { return c.feed; }},
     {"feed.url", "--url", "TICK_URL", "WebSocket address (default: the venue's)", set_url,
      [](const Config& c) { return c.url; }},
@@ -518,27 +518,32 @@ ConfigResult read_config(const ConfigSource& source) {
     }
   }
   const Venue& venue = *find_venue(result.config.feed);
-  if (venue.way == Venue::Way::topic)
+  if (venue.way == Venue::Way::topic && source.connects)
     for (const auto& [key, value] :
          {std::pair("kafka.brokers", &result.config.brokers), {"kafka.topic", &result.config.topic}})
       if (value->empty() && result.mistakes.empty())
         result.mistakes.push_back(std::string(key) + " is not given, and feed.name is " + result.config.feed);
+  if (result.config.columns.empty() && venue.way == Venue::Way::topic)
+    result.config.columns = columns_of_shape(shape_of_topic(result.config.topic));
   if (result.config.columns.empty() && result.config.feed == "coinlore") {
     result.config.items = "/data";
     result.config.columns = "symbol=/symbol,ts=^/info/time,price=/price_usd";
   }
   if (result.config.columns.empty() && result.config.feed == "coingecko")
     result.config.columns = "symbol=@key,ts=/last_updated_at,price=/usd";
-  if (result.config.feed == "http" && (result.config.url.empty() || result.config.columns.empty()) &&
-      result.mistakes.empty())
+  if (source.connects && result.config.feed == "http" &&
+      (result.config.url.empty() || result.config.columns.empty()) && result.mistakes.empty())
     result.mistakes.push_back("feed.name is http: feed.url and rows.columns must be given");
-  if (venue.way == Venue::Way::posts) {
+  if (source.connects && venue.way == Venue::Way::articles && result.config.url.empty() &&
+      result.mistakes.empty())
+    result.mistakes.push_back("feed.name is rss: feed.url must be given");
+  if (venue.writes_posts()) {
     // Somebody always writes something.
     if (!result.places.contains("feed.max_data_silence"))
       result.config.max_data_silence = result.config.max_silence;
     if (!result.places.contains("database.table")) result.config.table = "posts";
   }
-  const bool polled = venue.way == Venue::Way::poll;
+  const bool polled = venue.asks();
   if (!result.config.url.empty() && !parse_url(result.config.url, polled ? "http" : "ws")) {
     const auto place = result.places.find("feed.url");
     result.mistakes.push_back(
@@ -566,6 +571,8 @@ ConfigResult read_config(const ConfigSource& source) {
 
 std::string default_connection(const Config& config) {
   const Venue& venue = *find_venue(config.feed);
+  const auto page = venue.asks() ? parse_url(config.url, "http") : std::nullopt;
+  if (venue.writes_posts() && page) return "posts@" + page->host + ":" + page->port + page->target;
   std::string name(venue.way == Venue::Way::posts    ? "posts"
                    : venue.make == make_binance_feed ? stream_name(config.stream)
                                                      : "trade");

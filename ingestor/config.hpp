@@ -86,6 +86,7 @@ struct ConfigSource {
   std::string toml_name;  // how the file is called in messages
   std::function<std::optional<std::string>(const char* name)> environment;
   std::vector<std::pair<std::string, std::string>> flags;  // ("--batch-rows", "500")
+  bool connects = true;  // false: nobody goes to the feed, whose address may be missing
 };
 
 struct ConfigResult {

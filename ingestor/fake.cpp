@@ -7,6 +7,8 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <functional>
+#include <map>
 #include <memory>
 #include <thread>
 
@@ -28,6 +30,8 @@ using Clock = std::chrono::steady_clock;
 constexpr auto turn_interval = std::chrono::microseconds(1000);
 constexpr std::size_t most_ticks_per_turn = 20'000;
 constexpr std::size_t full_speed_backlog = 1u << 20;
+constexpr std::size_t giant_document = 8u << 20;
+constexpr auto slow_document = std::chrono::milliseconds(200);
 
 std::string lower(std::string_view text) {
   std::string out(text);
@@ -100,6 +104,13 @@ class SentList {
     line_ += symbol;
     line_ += ' ';
     line_ += id;
+    line_ += '\n';
+    std::fwrite(line_.data(), 1, line_.size(), file_);
+  }
+  void add_answer(std::string_view document) {
+    if (file_ == nullptr) return;
+    line_ = "answer ";
+    line_ += document;
     line_ += '\n';
     std::fwrite(line_.data(), 1, line_.size(), file_);
   }
@@ -433,7 +444,53 @@ class Exchange final : public ServerHandler {
   }
   HttpReply get(std::string_view target) override {
     auto quotes = history_.quotes(target);
-    return quotes ? std::move(*quotes) : history_.rest(target);
+    if (!quotes && target == "/rss") quotes = HttpReply{200, chatter_.rss(), 0, "application/rss+xml"};
+    return quotes ? document(target, std::move(*quotes)) : history_.rest(target);
+  }
+
+  // A document that is polled: with its version, and with what may befall it on the way.
+  HttpReply document(std::string_view target, HttpReply reply) {
+    reply.version.etag = "\"" + std::to_string(std::hash<std::string>()(reply.body)) + "\"";
+    const auto fault = subscriptions_.fault_of_answer();
+    HttpReply& last = documents_[std::string(target)];
+    if (!fault) {
+      if (reply.content_type.ends_with("json")) sent_.add_answer(reply.body);
+      sent_.flush();
+      last = reply;
+      return reply;
+    }
+    switch (*fault) {
+      case Fault::mute:
+      case Fault::half_open:
+        return {0, "", 0, "", {}, std::chrono::seconds(5)};
+      case Fault::drop:
+      case Fault::close_1006:
+        return {0, ""};
+      case Fault::duplicate:  // once more in full, asked for or not
+        last.version = {};
+        return last.status == 0 ? HttpReply{502, "no answer of before"} : last;
+      case Fault::reorder:  // an old one, as from a cache that lags behind
+        return last.status == 0 ? HttpReply{502, "no answer of before"} : last;
+      case Fault::bad_json:
+        return {200, reply.body.substr(0, reply.body.size() / 2), 0, reply.content_type, reply.version};
+      case Fault::giant:
+        return {200, std::string(giant_document, 'x'), 0, reply.content_type};
+      case Fault::gap:
+        return {500, "oops"};
+      case Fault::close_1001:
+      case Fault::close_1012:
+        return {503, "service restart"};
+      case Fault::shutdown:
+      case Fault::no_pong:
+        return {429, "too many requests", 1};
+      case Fault::slow:
+        if (reply.content_type.ends_with("json")) sent_.add_answer(reply.body);
+        sent_.flush();
+        last = reply;
+        reply.delay = slow_document;
+        return reply;
+    }
+    return reply;
   }
 
   std::chrono::microseconds turn() override {
@@ -458,6 +515,7 @@ class Exchange final : public ServerHandler {
   SentList sent_;
   Outlet outlet_;
   std::unique_ptr<Source> source_;
+  std::map<std::string, HttpReply> documents_;  // the last of each that was given
   bool wait_;
   bool exit_;
   bool ended_ = false;

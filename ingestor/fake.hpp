@@ -18,7 +18,9 @@ struct FakeOptions {
   Faults faults;
   std::size_t history = 200'000;  // trades kept for snapshots and REST
   std::size_t busy_every = 0;     // every so-many-th REST request gets 429
-  std::string sent_file;       // gets a line `SYMBOL id receivers` per tick sent, `post SYMBOL id` per post
+  // gets a line `SYMBOL id receivers` per tick sent, `post SYMBOL id` per post, `answer DOCUMENT` per
+  // document
+  std::string sent_file;
   std::size_t post_every = 0;  // a post after every so-many-th trade; 0 = none
   bool wait = false;           // start with the first subscriber
   bool exit = false;           // end when everything was sent and taken

@@ -49,18 +49,22 @@ void Faults::draw(std::size_t count, std::uint64_t span, std::uint64_t seed) {
     add(std::string(kinds[i % kinds.size()]) + "@" + std::to_string(undisturbed + 1 + random() % room));
 }
 
+bool Faults::is_due(std::uint64_t trade) const {
+  return !plan_.empty() && plan_.front().trade <= trade && trade >= last_ + apart_;
+}
+
 std::optional<Fault> Faults::due(std::uint64_t trade) {
-  if (plan_.empty() || plan_.front().trade > trade || trade < last_ + apart_) return std::nullopt;
+  if (!is_due(trade)) return std::nullopt;
   const Fault fault = plan_.front().fault;
   plan_.pop_front();
   last_ = trade;
   return fault;
 }
 
-void Faults::played(Fault fault, std::uint64_t trade, std::uint64_t client) {
+void Faults::played(Fault fault, std::uint64_t trade, std::string_view who) {
   ++counts_[static_cast<std::size_t>(fault)];
-  log::info("fault " + std::string(fault_name(fault)) + " at trade " + std::to_string(trade) + ", client " +
-            std::to_string(client));
+  log::info("fault " + std::string(fault_name(fault)) + " at trade " + std::to_string(trade) + ", " +
+            std::string(who));
 }
 
 std::string Faults::summary() const {

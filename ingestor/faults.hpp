@@ -42,7 +42,9 @@ class Faults {
 
   // The fault that is due at this trade, taken off the list; the caller plays it and calls played().
   std::optional<Fault> due(std::uint64_t trade);
-  void played(Fault fault, std::uint64_t trade, std::uint64_t client);
+  bool is_due(std::uint64_t trade) const;
+  // `who`: whom it met.
+  void played(Fault fault, std::uint64_t trade, std::string_view who);
   // "faults played: drop 2, mute 1; 0 not reached", or "" when none was asked for.
   std::string summary() const;
 

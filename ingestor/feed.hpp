@@ -151,7 +151,10 @@ struct Venue {
   // Whether ids of a symbol ascend by one: gaps can be seen and repaired, and sets of ids are small. Where
   // not, a unique index of the table keeps out what comes twice.
   bool sequence = true;
-  enum class Way { socket, topic, poll, lines, posts } way = Way::socket;
+  enum class Way { socket, topic, poll, lines, posts, articles } way = Way::socket;
+
+  bool asks() const { return way == Way::poll || way == Way::articles; }           // by HTTP
+  bool writes_posts() const { return way == Way::posts || way == Way::articles; }  // not ticks
 };
 
 std::span<const Venue> venues();

@@ -31,6 +31,11 @@
 
 namespace tick::ingest {
 
+std::string_view shape_of_topic(std::string_view topic) {
+  if (topic == "binance-prices" || topic == "raw_trades" || topic == "clean_trades") return topic;
+  return topic == "data_stream" ? "yahoo" : "";
+}
+
 std::string columns_of_shape(std::string_view text) {
   if (text == "binance-prices") return "symbol=symbol,ts=timestamp,price=price,qty=-";  // volume: of 24 hours
   if (text == "raw_trades" || text == "clean_trades")
@@ -48,6 +53,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int poll_milliseconds = 50;
 constexpr int ask_milliseconds = 5000;
+constexpr int ask_at_start_milliseconds = 2000;  // again and again
 constexpr auto drain_patience = std::chrono::seconds(5);
 constexpr auto look_every = std::chrono::seconds(1);
 constexpr auto log_interval = std::chrono::seconds(10);
@@ -66,6 +72,10 @@ using Message = std::unique_ptr<rd_kafka_message_t, Free>;
 class KafkaError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
+};
+class NoBroker : public KafkaError {
+ public:
+  using KafkaError::KafkaError;
 };
 
 Timestamp now() {
@@ -112,7 +122,7 @@ int partitions_of(rd_kafka_t* kafka, const Config& config, int milliseconds) {
   const rd_kafka_metadata_t* data = nullptr;
   const auto code = rd_kafka_metadata(kafka, 1, nullptr, &data, milliseconds);
   if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
-    throw KafkaError("no broker answers at " + config.brokers + ": " + rd_kafka_err2str(code));
+    throw NoBroker("no broker answers at " + config.brokers + ": " + rd_kafka_err2str(code));
   std::vector<std::string> names;
   int count = 0;
   for (int i = 0; i < data->topic_cnt; ++i) {
@@ -310,9 +320,6 @@ class Consumer {
     });
     rd_kafka_conf_set_log_cb(conf, [](const rd_kafka_t*, int, const char*, const char*) {});
     kafka_ = make_consumer(conf, config_);
-    count_ = partitions_of(kafka_.get(), config_, ask_milliseconds);
-    log::info("topic " + config_.topic + " of " + std::to_string(count_) + " partitions into table " +
-              config_.table);
     if (!config.listen.empty())
       status_.emplace(
           config.listen, stats_,
@@ -323,18 +330,16 @@ class Consumer {
             return Gauges{waiting, 0, 0};
           },
           "kafka/" + config_.topic, config_.database);
-    Partitions topics(rd_kafka_topic_partition_list_new(1));
-    rd_kafka_topic_partition_list_add(topics.get(), config_.topic.c_str(), RD_KAFKA_PARTITION_UA);
-    const auto code = rd_kafka_subscribe(kafka_.get(), topics.get());
-    if (code != RD_KAFKA_RESP_ERR_NO_ERROR) throw KafkaError(rd_kafka_err2str(code));
   }
 
   int run() {
-    while (failure_.empty()) {
+    bool stopped = !subscribe();
+    while (failure_.empty() && !stopped) {
       const int signal = wait_for_signal(0);
       if (signal == SIGTERM || signal == SIGINT) {
         log::info("stopping: committing what was received");
-        break;
+        stopped = true;
+        continue;
       }
       Message message(rd_kafka_consumer_poll(kafka_.get(), poll_milliseconds));
       if (message) take(*message);
@@ -352,6 +357,27 @@ class Consumer {
   }
 
  private:
+  // Waits for the brokers as long as it takes, since they may be on their way up like everything else; false:
+  // told to stop meanwhile. Throws when they answer and there is no such topic.
+  bool subscribe() {
+    while (count_ == 0) {
+      try {
+        count_ = partitions_of(kafka_.get(), config_, ask_at_start_milliseconds);
+      } catch (const NoBroker& error) {
+        trouble(RD_KAFKA_RESP_ERR__TRANSPORT, error.what());
+        const int signal = wait_for_signal(200);
+        if (signal == SIGTERM || signal == SIGINT) return false;
+      }
+    }
+    log::info("topic " + config_.topic + " of " + std::to_string(count_) + " partitions into table " +
+              config_.table);
+    Partitions topics(rd_kafka_topic_partition_list_new(1));
+    rd_kafka_topic_partition_list_add(topics.get(), config_.topic.c_str(), RD_KAFKA_PARTITION_UA);
+    const auto code = rd_kafka_subscribe(kafka_.get(), topics.get());
+    if (code != RD_KAFKA_RESP_ERR_NO_ERROR) throw KafkaError(rd_kafka_err2str(code));
+    return true;
+  }
+
   void take(const rd_kafka_message_t& message) {
     if (message.err != RD_KAFKA_RESP_ERR_NO_ERROR) {
       if (message.err != RD_KAFKA_RESP_ERR__PARTITION_EOF)
@@ -512,7 +538,7 @@ class Consumer {
   Rejects rejects_;
   std::set<std::string> wanted_;
   Handle kafka_;
-  int count_ = 1;
+  int count_ = 0;     // partitions
   std::mutex guard_;  // of lanes_, which this thread alone changes
   std::map<int, std::unique_ptr<Lane>> lanes_;
   std::optional<StatusServer> status_;

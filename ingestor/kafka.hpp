@@ -18,6 +18,9 @@ namespace tick::ingest {
 
 // The columns of a message shape by name ("binance-prices", "clean_trades", "yahoo"), or as they are given.
 std::string columns_of_shape(std::string_view text);
+// The shape that is known to be in a topic of that name (binance-prices, raw_trades, clean_trades,
+// data_stream); "" otherwise.
+std::string_view shape_of_topic(std::string_view topic);
 
 // Runs until SIGTERM or SIGINT; the process's exit code.
 int run_kafka(const Config& config);

@@ -34,6 +34,7 @@ using namespace tick::ingest;
 struct SettingFlags {
   std::string config_file;
   std::vector<std::pair<std::string, std::string>> given;
+  bool connects = true;
 
   void add(CLI::App& app, std::initializer_list<std::string_view> prefixes) {
     app.add_option("-c,--config", config_file, "TOML file (TICK_CONFIG)");
@@ -67,6 +68,7 @@ struct SettingFlags {
       return value == nullptr ? std::nullopt : std::optional<std::string>(value);
     };
     source.flags = given;
+    source.connects = connects;
     if (config_file.empty()) config_file = source.environment("TICK_CONFIG").value_or("");
     if (!config_file.empty()) {
       std::ifstream file(config_file);
@@ -130,7 +132,7 @@ Examples:
 Speaks on ws://ADDRESS:PORT (and wss:// with --tls-cert) the protocols of Binance (/ws/<stream>, /stream?streams=a/b,
 SUBSCRIBE, UNSUBSCRIBE, LIST_SUBSCRIPTIONS), Coinbase Exchange and Advanced (/), Kraken v2 (/v2), OKX (/ws/v5/business),
 Bybit (/v5/public/spot, /v5/public/linear), Bitstamp (/), Gemini (/v2/marketdata), Yahoo (/ and /?version=2) and
-Jetstream (/subscribe), and answers Binance's historicalTrades
+Jetstream (/subscribe), answers CoinLore's tickers, CoinGecko's prices and /rss (what was posted) with versions, and Binance's historicalTrades
 and aggTrades, Coinbase's trades, Kraken's Trades and OKX's history-trades over HTTP. BTCUSDT, BTC-USDT and BTC/USDT are one instrument.
 Faults: drop mute half-open duplicate reorder gap bad-json giant close-1001 close-1006 close-1012 shutdown no-pong slow.
 Each is logged when it is played, and counted in the last line. The first line on stdout is `listening on ADDRESS:PORT`.)";
@@ -188,6 +190,7 @@ int main(int argc, char** argv) {
   auto* init = app.add_subcommand("init", "create extension, default table and rollups where missing");
   init->footer("\nExample:\n  tick-ingest init --database \"dbname=market\"");
   init_flags.add(*init, {"feed.name", "database."});
+  init_flags.connects = false;
   bool no_rollups = false;
   bool print_only = false;
   init->add_flag("--no-rollups", no_rollups, "do not create candles_1m, candles_5m, latest_price");
@@ -256,8 +259,10 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   fake->add_option("--first-id", fake_options.first_id, "walk: first trade id, 0 = from the clock")
       ->capture_default_str();
-  fake->add_option("--sent", fake_options.sent_file,
-                   "append a line `SYMBOL id receivers` per tick, `post SYMBOL id` per post")
+  fake->add_option(
+          "--sent", fake_options.sent_file,
+          "append a line `SYMBOL id receivers` per tick, `post SYMBOL id` per post, `answer DOCUMENT` per "
+          "polled document")
       ->type_name("FILE");
   fake->add_option("--post-every", fake_options.post_every,
                    "a post on Jetstream about an instrument after so many trades; 0 = none")
@@ -369,9 +374,9 @@ int main(int argc, char** argv) {
     const auto config = init_flags.read();
     if (!config) return exit_usage;
     const Venue& venue = *find_venue(config->feed);
-    const InitOptions options{
-        config->database, config->table,  config->table_columns,         config->partitions_ahead,
-        !no_rollups,      venue.sequence, venue.way == Venue::Way::posts};
+    const InitOptions options{config->database,         config->table, config->table_columns,
+                              config->partitions_ahead, !no_rollups,   venue.sequence,
+                              venue.writes_posts()};
     if (print_only) {
       std::fputs(init_script(options).c_str(), stdout);
       return exit_ok;
@@ -432,6 +437,6 @@ int main(int argc, char** argv) {
   if (way == Venue::Way::topic) return run_kafka(*config);
   if (way == Venue::Way::poll) return run_poll(*config);
   if (way == Venue::Way::lines) return run_lines(*config);
-  if (way == Venue::Way::posts) return run_posts(*config, [&] { return run_flags.read(); });
+  if (find_venue(config->feed)->writes_posts()) return run_posts(*config, [&] { return run_flags.read(); });
   return run_live(*config, [&] { return run_flags.read(); });
 }

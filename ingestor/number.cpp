@@ -1,9 +1,12 @@
 // Text -> value. std::from_chars rounds correctly (round to nearest, ties to even) and knows no locale.
 #include "number.hpp"
 
+#include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <utility>
 
 namespace tick::ingest {
 
@@ -154,6 +157,75 @@ std::optional<Timestamp> parse_time(std::string_view text) {
 bool tells_zone(std::string_view text) {
   if (text.size() < 10 || text[4] != '-') return true;
   return text.substr(10).find_first_of("Zz+-") != std::string_view::npos;
+}
+
+namespace {
+constexpr std::string_view months = "JanFebMarAprMayJunJulAugSepOctNovDec";
+constexpr std::string_view weekdays = "SunMonTueWedThuFriSat";
+// Hours from UTC of the letters that mails had once.
+constexpr std::pair<std::string_view, int> old_zones[] = {{"GMT", 0},  {"UT", 0},   {"UTC", 0},  {"Z", 0},
+                                                          {"EST", -5}, {"EDT", -4}, {"CST", -6}, {"CDT", -5},
+                                                          {"MST", -7}, {"MDT", -6}, {"PST", -8}, {"PDT", -7}};
+}  // namespace
+
+std::optional<Timestamp> parse_mail_time(std::string_view text) {
+  std::array<std::string_view, 6> words{};
+  std::size_t count = 0;
+  while (count < words.size()) {
+    text.remove_prefix(std::min(text.find_first_not_of(" \t\r\n,"), text.size()));
+    if (text.empty()) break;
+    words[count++] = text.substr(0, text.find_first_of(" \t\r\n,"));
+    text.remove_prefix(words[count - 1].size());
+  }
+  std::size_t at = count > 0 && !digits(words[0]) ? 1 : 0;  // the day of the week says nothing new
+  if (count < at + 4 || words[at + 1].size() != 3) return std::nullopt;
+  const auto d = parse_integer(words[at]);
+  const auto month_at = months.find(words[at + 1]);
+  const auto y = parse_integer(words[at + 2]);
+  if (!d || !y || month_at == std::string_view::npos || month_at % 3 != 0 || *d < 1 || *d > 31 || *y < 1970 ||
+      *y > 2199)
+    return std::nullopt;
+  const std::chrono::year_month_day date{std::chrono::year(static_cast<int>(*y)),
+                                         std::chrono::month(static_cast<unsigned>(month_at / 3 + 1)),
+                                         std::chrono::day(static_cast<unsigned>(*d))};
+  std::chrono::minutes offset{0};
+  if (count > at + 4) {
+    const std::string_view zone = words[at + 4];
+    const auto known = std::find_if(std::begin(old_zones), std::end(old_zones),
+                                    [&](const auto& one) { return one.first == zone; });
+    const auto told = parse_offset(zone);
+    if (known != std::end(old_zones))
+      offset = std::chrono::hours(known->second);
+    else if (told)
+      offset = *told;
+    else
+      return std::nullopt;
+  }
+  if (!date.ok()) return std::nullopt;
+  std::string_view clock = words[at + 3];
+  const auto h = take_digits(clock, 2);
+  if (!h || !take(clock, ':')) return std::nullopt;
+  const auto mi = take_digits(clock, 2);
+  const auto s = take(clock, ':') ? take_digits(clock, 2) : std::optional(0);
+  if (!mi || !s || !clock.empty() || *h > 23 || *mi > 59 || *s > 60) return std::nullopt;
+  const std::chrono::seconds since{(*h * 60 + *mi) * 60 + *s};
+  return plausible(std::chrono::duration_cast<std::chrono::microseconds>(
+                       std::chrono::sys_days(date).time_since_epoch() + since - offset)
+                       .count());
+}
+
+std::string format_mail_time(Timestamp time) {
+  const auto day = std::chrono::floor<std::chrono::days>(time);
+  const std::chrono::year_month_day date{day};
+  const auto s = std::chrono::floor<std::chrono::seconds>(time - day).count();
+  const auto name = [](std::string_view names, unsigned n) { return std::string(names.substr(3 * n, 3)); };
+  char text[64];
+  std::snprintf(text, sizeof text, "%s, %02u %s %04d %02d:%02d:%02d GMT",
+                name(weekdays, std::chrono::weekday(day).c_encoding()).c_str(),
+                static_cast<unsigned>(date.day()),
+                name(months, static_cast<unsigned>(date.month()) - 1).c_str(), static_cast<int>(date.year()),
+                static_cast<int>(s / 3600), static_cast<int>(s / 60 % 60), static_cast<int>(s % 60));
+  return text;
 }
 
 std::optional<std::chrono::minutes> parse_offset(std::string_view text) {

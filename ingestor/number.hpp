@@ -29,6 +29,10 @@ std::optional<Timestamp> parse_time(std::string_view text);
 // offset.
 bool tells_zone(std::string_view text);
 
+// The time of a mail's or an HTTP header ("Fri, 11 Oct 2019 00:00:11 GMT", "+0200", "EST"), and an HTTP one.
+std::optional<Timestamp> parse_mail_time(std::string_view text);
+std::string format_mail_time(Timestamp time);
+
 // "UTC", "Z", "+02:00", "-0530": minutes ahead of UTC.
 std::optional<std::chrono::minutes> parse_offset(std::string_view text);
 

@@ -2,11 +2,8 @@
 #include "poll.hpp"
 
 #include <algorithm>
-#include <condition_variable>
 #include <map>
-#include <mutex>
 #include <optional>
-#include <random>
 #include <set>
 
 #include "chain.hpp"
@@ -37,49 +34,22 @@ std::string folded(std::string_view text, int (*fold)(int)) {
   return out;
 }
 
+// The rows of each document.
 class Poller {
  public:
   Poller(const Config& config, Chain& chain, Rejects& rejects)
-      : config_(config), chain_(chain), rejects_(rejects), rows_(items_options(config)) {
+      : config_(config),
+        chain_(chain),
+        rejects_(rejects),
+        rows_(items_options(config)),
+        polling_(config, poll_address(config), chain.stats()) {
     for (const auto& symbol : config.symbols) wanted_.insert(symbol);
   }
 
   void run() {
-    const auto url = parse_url(poll_address(config_), "http");
-    if (!url) throw std::runtime_error("impossible address " + config_.url);
-    log::info("asking " + config_.url);
-    const std::chrono::microseconds interval =
-        config_.poll_interval.count() > 0 ? config_.poll_interval : default_interval;
-    int failures = 0;
-    for (;;) {
-      const HttpReply reply = http_get(*url, {config_.tls_verify, config_.tls_ca}, request_timeout);
-      ++chain_.stats().messages;
-      std::chrono::microseconds wait = interval;
-      if (reply.status == 200) {
-        if (failures > 0) log::info("the server answers again");
-        failures = 0;
-        chain_.stats().connected = true;
-        take(reply.body);
-      } else {
-        if (failures++ == 0)
-          log::warn(config_.url + ": " +
-                    (reply.status == 0 ? reply.body : "HTTP status " + std::to_string(reply.status)));
-        if (failures == 1) ++chain_.stats().feed_reconnects;
-        chain_.stats().connected = reply.status == 429;
-        wait = std::min<std::chrono::microseconds>(interval * (1 << std::min(failures, 5)), longest_pause);
-        if (reply.retry_after > 0) wait = std::chrono::seconds(reply.retry_after);
-      }
-      const double factor = std::uniform_real_distribution<>(1 - jitter, 1 + jitter)(random_);
-      std::unique_lock hold(guard_);
-      if (changed_.wait_for(hold, wait * factor, [&] { return stop_; })) return;
-    }
+    polling_.run([this](const std::string& document) { return take(document); });
   }
-
-  void stop() {
-    const std::lock_guard hold(guard_);
-    stop_ = true;
-    changed_.notify_all();
-  }
+  void stop() { polling_.stop(); }
 
  private:
   static RowOptions items_options(const Config& config) {
@@ -91,10 +61,11 @@ class Poller {
     return options;
   }
 
-  void take(const std::string& body) {
+  bool take(const std::string& body) {
     std::vector<Tick> ticks;
     const Decoded decoded = rows_.decode(body, now(), ticks);
-    if (decoded.verdict == Verdict::malformed || decoded.bad > 0) rejects_.add(decoded.reason, body);
+    const bool read = decoded.verdict != Verdict::malformed;
+    if (!read || decoded.bad > 0) rejects_.add(decoded.reason, body);
     std::erase_if(ticks, [&](Tick& tick) {
       const std::string symbol = folded(tick.symbol.view(), std::toupper);
       if (!wanted_.empty() && !wanted_.contains(symbol)) return true;
@@ -110,6 +81,7 @@ class Poller {
     });
     chain_.stats().ticks += ticks.size();
     chain_.ring().push_wait(ticks);
+    return read;
   }
 
   const Config& config_;
@@ -118,13 +90,57 @@ class Poller {
   JsonItems rows_;
   std::set<std::string> wanted_;
   std::map<std::string, std::pair<Timestamp, double>> last_;
-  std::minstd_rand random_{std::random_device{}()};
-  std::mutex guard_;
-  std::condition_variable changed_;
-  bool stop_ = false;
+  Polling polling_;
 };
 
 }  // namespace
+
+void Polling::run(const std::function<bool(const std::string& document)>& take) {
+  const auto url = parse_url(address_, "http");
+  if (!url) throw std::runtime_error("impossible address " + address_);
+  log::info("asking " + config_.url);
+  const std::chrono::microseconds interval =
+      config_.poll_interval.count() > 0 ? config_.poll_interval : default_interval;
+  std::chrono::milliseconds patience = request_timeout;
+  if (config_.max_silence.count() > 0)
+    patience = std::min(patience, std::chrono::ceil<std::chrono::milliseconds>(config_.max_silence));
+  DocumentVersion known;
+  int failures = 0;
+  for (;;) {
+    const HttpReply reply = http_get(*url, {config_.tls_verify, config_.tls_ca}, patience, known);
+    ++stats_.messages;
+    std::chrono::microseconds wait = interval;
+    if (reply.status == 200 || reply.status == 304) {
+      if (failures > 0) log::info("the server answers again");
+      failures = 0;
+      stats_.connected = true;
+      if (reply.status == 304)
+        ++stats_.ignored;
+      else
+        known = take(reply.body) ? reply.version : DocumentVersion{};
+    } else {
+      if (failures++ == 0)
+        log::warn(config_.url + ": " +
+                  (reply.status == 0 ? reply.body : "HTTP status " + std::to_string(reply.status)));
+      if (failures == 1) ++stats_.feed_reconnects;
+      stats_.connected = reply.status == 429;
+      wait = std::min<std::chrono::microseconds>(interval * (1 << std::min(failures, 5)), longest_pause);
+      if (reply.retry_after > 0) wait = std::chrono::seconds(reply.retry_after);
+    }
+    const double factor = std::uniform_real_distribution<>(1 - jitter, 1 + jitter)(random_);
+    std::unique_lock hold(guard_);
+    // Not before the time that the server has named.
+    if (changed_.wait_for(hold, wait * (reply.retry_after > 0 ? std::max(1.0, factor) : factor),
+                          [&] { return stop_; }))
+      return;
+  }
+}
+
+void Polling::stop() {
+  const std::lock_guard hold(guard_);
+  stop_ = true;
+  changed_.notify_all();
+}
 
 std::string poll_address(const Config& config) {
   if (config.feed != "coingecko" || config.symbols.empty()) return config.url;

@@ -10,13 +10,16 @@
 #include <memory>
 #include <mutex>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "chain.hpp"
 #include "copy.hpp"
+#include "feeds/rss.hpp"
 #include "live.hpp"
 #include "log.hpp"
 #include "mentions.hpp"
+#include "poll.hpp"
 #include "post_writer.hpp"
 #include "rejects.hpp"
 #include "run.hpp"
@@ -118,6 +121,26 @@ std::shared_ptr<const Mentions> make_mentions(const Config& config) {
   return std::make_shared<Mentions>(symbols, names);
 }
 
+// Where posts come from: fills the queue on a thread of its own.
+class Source {
+ public:
+  virtual ~Source() = default;
+  virtual void run(std::int64_t committed) = 0;  // until stop()
+  virtual void stop() = 0;
+  virtual void replace(const Config& config) = 0;  // from any thread: other symbols and names
+};
+
+// Counts a post and queues it, when it is about something.
+void offer(Post post, const Mentions& mentions, Queue& queue, Stats& stats) {
+  post.symbols = mentions.find(post.text);
+  if (post.symbols.empty()) return;
+  ++stats.ticks;
+  stats.data_at_us =
+      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now().time_since_epoch()).count();
+  post.received = now();
+  queue.push(std::move(post));
+}
+
 // The messages of one connection after another.
 class Receiver final : public FrameHandler {
  public:
@@ -138,14 +161,7 @@ class Receiver final : public FrameHandler {
       rejects_.add(decoded.reason, text);
       if (cursor == 0) broken();
     } else if (decoded.verdict == Verdict::tick) {
-      post.symbols = mentions()->find(post.text);
-      if (!post.symbols.empty()) {
-        ++stats_.ticks;
-        stats_.data_at_us =
-            std::chrono::duration_cast<std::chrono::microseconds>(Clock::now().time_since_epoch()).count();
-        post.received = now();
-        queue_.push(std::move(post));
-      }
+      offer(std::move(post), *mentions(), queue_, stats_);
     } else {
       ++stats_.ignored;
     }
@@ -211,13 +227,16 @@ class Receiver final : public FrameHandler {
   bool got_data_ = false;
 };
 
-// One connection after another until stop().
-class Reader {
+// Jetstream: one connection after another.
+class Reader final : public Source {
  public:
-  Reader(const Config& config, Receiver& receiver, Stats& stats)
-      : config_(config), receiver_(receiver), stats_(stats), options_(client_options(config)) {}
+  Reader(const Config& config, Queue& queue, Rejects& rejects, Stats& stats)
+      : config_(config),
+        receiver_(config, queue, rejects, stats),
+        stats_(stats),
+        options_(client_options(config)) {}
 
-  void run(std::int64_t committed) {
+  void run(std::int64_t committed) override {
     int failures = 0;
     for (;;) {
       const std::int64_t from = receiver_.begin(committed);
@@ -253,16 +272,18 @@ class Reader {
     }
   }
 
-  void stop() {
+  void stop() override {
     const std::lock_guard hold(guard_);
     stop_ = true;
     if (client_) client_->stop();
     changed_.notify_all();
   }
 
+  void replace(const Config& config) override { receiver_.replace(config); }
+
  private:
   const Config& config_;
-  Receiver& receiver_;
+  Receiver receiver_;
   Stats& stats_;
   ClientOptions options_;
   std::mutex guard_;
@@ -272,6 +293,66 @@ class Reader {
   std::minstd_rand random_{std::random_device{}()};
 };
 
+// An RSS document: what was not in the one before. Articles that a full queue, or a kill, keeps out are in
+// the next one as well, unless there were more of them meanwhile than the server shows.
+class Articles final : public Source {
+ public:
+  Articles(const Config& config, Queue& queue, Rejects& rejects, Stats& stats)
+      : queue_(queue),
+        rejects_(rejects),
+        stats_(stats),
+        polling_(config, config.url, stats),
+        mentions_(make_mentions(config)) {}
+
+  void run(std::int64_t) override {
+    polling_.run([this](const std::string& document) { return take(document); });
+  }
+  void stop() override { polling_.stop(); }
+  void replace(const Config& config) override {
+    auto fresh = make_mentions(config);
+    const std::lock_guard hold(guard_);
+    mentions_ = std::move(fresh);
+    seen_.clear();
+  }
+
+ private:
+  bool take(const std::string& document) {
+    if (!queue_.room()) return false;
+    std::vector<Post> posts;
+    const Decoded decoded = read_articles(document, now(), posts);
+    const bool read = decoded.verdict != Verdict::malformed;
+    if (!read || decoded.bad > 0) rejects_.add(decoded.reason, document);
+    if (!read) return false;
+    std::set<std::string> ids;
+    const std::lock_guard hold(guard_);
+    for (auto& post : posts) {
+      const std::int64_t cursor = post.cursor;
+      const bool old = seen_.contains(post.id) || ids.contains(post.id);
+      ids.insert(post.id);
+      if (old)
+        ++stats_.ignored;
+      else
+        offer(std::move(post), *mentions_, queue_, stats_);
+      queue_.read_up_to(cursor);
+    }
+    seen_ = std::move(ids);
+    return true;
+  }
+
+  Queue& queue_;
+  Rejects& rejects_;
+  Stats& stats_;
+  Polling polling_;
+  std::mutex guard_;
+  std::shared_ptr<const Mentions> mentions_;
+  std::set<std::string> seen_;  // of the last document
+};
+
+std::unique_ptr<Source> make_source(const Config& config, Queue& queue, Rejects& rejects, Stats& stats) {
+  if (find_venue(config.feed)->asks()) return std::make_unique<Articles>(config, queue, rejects, stats);
+  return std::make_unique<Reader>(config, queue, rejects, stats);
+}
+
 // Both threads and their end.
 class Posts {
  public:
@@ -280,8 +361,7 @@ class Posts {
         name_(config.feed + "/" + connection),
         rejects_(config.database, name_, stats_),
         queue_(config.batch_age),
-        receiver_(config, queue_, rejects_, stats_),
-        reader_(config, receiver_, stats_),
+        source_(make_source(config, queue_, rejects_, stats_)),
         scorer_(config),
         writer_(config, config.feed, std::move(connection), stats_, rejects_, abandon_) {
     if (!config.listen.empty())
@@ -299,7 +379,7 @@ class Posts {
         (config_.symbols.empty() ? "every cashtag" : std::to_string(config_.symbols.size()) + " symbols"));
     std::thread writing([this] { write_all(); });
     watch(reread);
-    reader_.stop();
+    source_->stop();
     queue_.close();
     wait_done(config_.drain);
     abandon_ = true;
@@ -324,7 +404,7 @@ class Posts {
       writer_.open();
       reading = std::thread([this, from = writer_.cursor()] {
         try {
-          reader_.run(from);
+          source_->run(from);
         } catch (const std::exception& error) {
           fail(error.what());
         }
@@ -352,7 +432,7 @@ class Posts {
     } catch (const std::exception& error) {
       fail(error.what());
     }
-    reader_.stop();
+    source_->stop();
     if (reading.joinable()) reading.join();
     done_ = true;
     wake_supervision();
@@ -383,7 +463,7 @@ class Posts {
         if (!fresh) {
           log::error("the configuration was not changed");
         } else {
-          receiver_.replace(*fresh);
+          source_->replace(*fresh);
           log::info("configuration read again: " + std::to_string(fresh->symbols.size()) + " symbols");
         }
       } else if (signal != 0) {
@@ -406,8 +486,7 @@ class Posts {
   Stats stats_;
   Rejects rejects_;
   Queue queue_;
-  Receiver receiver_;
-  Reader reader_;
+  std::unique_ptr<Source> source_;
   std::atomic<bool> abandon_{false};
   Scorer scorer_;
   bool unscored_ = true;  // posts may be in that have no score: an earlier run's, too
@@ -448,6 +527,15 @@ int run_posts(const Config& config, const std::function<std::optional<Config>()>
 }
 
 std::string try_posts(const Config& config, std::chrono::seconds patience) {
+  if (find_venue(config.feed)->asks()) {
+    const HttpReply reply =
+        http_get(*parse_url(config.url, "http"), {config.tls_verify, config.tls_ca}, patience);
+    if (reply.status == 0) return reply.body;
+    if (reply.status != 200) return "HTTP status " + std::to_string(reply.status);
+    std::vector<Post> posts;
+    const Decoded decoded = read_articles(reply.body, now(), posts);
+    return decoded.verdict == Verdict::malformed ? decoded.reason : "";
+  }
   const auto url = parse_url(Jetstream::url(config.url, 0));
   if (!url) return "impossible address " + config.url;
   Client client;

@@ -1,6 +1,7 @@
-// Posts of a social network into a table posts(feed, symbol, ts, id, author, text, sentiment): one row per
-// post and symbol that it is about. The feed's position is the stream's cursor, committed with the rows; what
-// is sent again after a reconnect, or after a kill, the table's unique index keeps out.
+// Posts of a social network, or articles of an RSS document, into a table posts(feed, symbol, ts, id, author,
+// text, sentiment): one row per post and symbol that it is about. A stream's position is its cursor,
+// committed with the rows; what is sent again after a reconnect, or after a kill, the table's unique index
+// keeps out.
 #pragma once
 
 #include <functional>

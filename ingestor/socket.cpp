@@ -18,11 +18,14 @@
 #include <boost/beast/websocket.hpp>
 #include <boost/beast/websocket/ssl.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
 #include <mutex>
 #include <unordered_map>
 #include <utility>
+
+#include "http.hpp"
 
 namespace tick::ingest {
 
@@ -43,9 +46,8 @@ constexpr auto greeting_interval = std::chrono::milliseconds(260);  // Binance: 
 constexpr auto full_ring_poll = std::chrono::milliseconds(1);
 
 std::string seconds(std::chrono::milliseconds time) {
-  std::string text = std::to_string(time.count() / 1000);
-  if (time.count() % 1000 != 0) text += "." + std::to_string(time.count() % 1000 / 100);
-  return text + " s";
+  const auto tenths = time.count() / 100;
+  return std::to_string(tenths / 10) + (tenths % 10 != 0 ? "." + std::to_string(tenths % 10) : "") + " s";
 }
 
 std::string describe(const char* step, const error_code& ec) {
@@ -107,11 +109,6 @@ std::string explain(SSL* ssl, const error_code& ec, const Url& url) {
   }
 }
 
-std::string host_header(const Url& url) {
-  const bool standard_port = url.port == (url.tls ? "443" : "80");
-  return standard_port ? url.host : url.host + ":" + url.port;
-}
-
 // Resolves and connects; "" or what went wrong.
 net::awaitable<std::string> reach(beast::tcp_stream& stream, const Url& url,
                                   std::chrono::milliseconds timeout) {
@@ -135,7 +132,8 @@ net::awaitable<std::string> reach(beast::tcp_stream& stream, const Url& url,
 namespace {
 
 template <class Stream>
-net::awaitable<HttpReply> ask(Stream& stream, const Url& url, const std::string* json) {
+net::awaitable<HttpReply> ask(Stream& stream, const Url& url, const std::string* json,
+                              const DocumentVersion& known) {
   http::request<http::string_body> request{json == nullptr ? http::verb::get : http::verb::post, url.target,
                                            11};
   if (json != nullptr) {
@@ -146,6 +144,8 @@ net::awaitable<HttpReply> ask(Stream& stream, const Url& url, const std::string*
   request.set(http::field::host, host_header(url));
   request.set(http::field::user_agent, "tick-ingest");
   request.set(http::field::connection, "close");
+  if (!known.etag.empty()) request.set(http::field::if_none_match, known.etag);
+  if (!known.modified.empty()) request.set(http::field::if_modified_since, known.modified);
   auto [write_ec, written] = co_await http::async_write(stream, request, tuple_awaitable);
   if (write_ec) co_return HttpReply{0, describe("write", write_ec)};
   beast::flat_buffer buffer;
@@ -157,21 +157,20 @@ net::awaitable<HttpReply> ask(Stream& stream, const Url& url, const std::string*
   HttpReply reply;
   reply.status = static_cast<int>(response.result_int());
   reply.body = std::move(response.body());
-  const auto retry = response[http::field::retry_after];
-  for (const char c : retry)
-    if (c >= '0' && c <= '9' && reply.retry_after < 1'000'000)
-      reply.retry_after = reply.retry_after * 10 + (c - '0');
+  reply.retry_after = seconds_to_wait(response[http::field::retry_after]);
+  reply.version = {std::string(response[http::field::etag]),
+                   std::string(response[http::field::last_modified])};
   co_return reply;
 }
 
 net::awaitable<HttpReply> get(const Url& url, const std::string* json, const TlsOptions& options,
-                              std::chrono::milliseconds timeout) {
+                              std::chrono::milliseconds timeout, const DocumentVersion& known) {
   auto executor = co_await net::this_coro::executor;
   if (!url.tls) {
     beast::tcp_stream stream(executor);
     std::string problem = co_await reach(stream, url, timeout);
     if (!problem.empty()) co_return HttpReply{0, problem};
-    co_return co_await ask(stream, url, json);
+    co_return co_await ask(stream, url, json, known);
   }
   net::ssl::context tls(net::ssl::context::tls_client);
   std::string problem = set_up(tls, options);
@@ -183,16 +182,16 @@ net::awaitable<HttpReply> get(const Url& url, const std::string* json, const Tls
   if (!problem.empty()) co_return HttpReply{0, problem};
   auto [ec] = co_await stream.async_handshake(net::ssl::stream_base::client, tuple_awaitable);
   if (ec) co_return HttpReply{0, explain(stream.native_handle(), ec, url)};
-  co_return co_await ask(stream, url, json);
+  co_return co_await ask(stream, url, json, known);
 }
 
 }  // namespace
 
 HttpReply http_ask(const Url& url, const std::string* json, const TlsOptions& tls,
-                   std::chrono::milliseconds timeout) {
+                   std::chrono::milliseconds timeout, const DocumentVersion& known) {
   net::io_context io{1};
   HttpReply reply{0, "no answer in time"};
-  net::co_spawn(io, get(url, json, tls, timeout), [&](std::exception_ptr error, HttpReply got) {
+  net::co_spawn(io, get(url, json, tls, timeout, known), [&](std::exception_ptr error, HttpReply got) {
     if (!error) reply = std::move(got);
     io.stop();
   });
@@ -651,15 +650,25 @@ struct Server::Impl {
     if (!websocket::is_upgrade(request) || is_foreign(request) || !handler.serves(target)) {
       HttpReply reply = handler.get(target);
       if (is_foreign(request)) reply = {403, "only pages of this server may connect\n", 0, "text/plain"};
+      net::steady_timer wait(io, reply.delay);
+      if (reply.delay.count() > 0) co_await wait.async_wait(tuple_awaitable);
+      error_code ignored;
+      if (reply.status == 0) co_return teardown(beast::role_type::server, ws.next_layer(), ignored);
+      if (reply.status == 200 && is_known(reply.version, request[http::field::if_none_match],
+                                          request[http::field::if_modified_since])) {
+        reply.status = 304;
+        reply.body.clear();
+      }
       http::response<http::string_body> response(http::int_to_status(static_cast<unsigned>(reply.status)),
                                                  request.version());
       response.set(http::field::content_type, reply.content_type);
       if (reply.retry_after > 0) response.set(http::field::retry_after, std::to_string(reply.retry_after));
+      if (!reply.version.etag.empty()) response.set(http::field::etag, reply.version.etag);
+      if (!reply.version.modified.empty()) response.set(http::field::last_modified, reply.version.modified);
       response.keep_alive(false);
       response.body() = std::move(reply.body);
       response.prepare_payload();
       co_await http::async_write(ws.next_layer().socket(), response, tuple_awaitable);  // past the queue
-      error_code ignored;
       teardown(beast::role_type::server, ws.next_layer(), ignored);
       co_return;
     }

@@ -21,18 +21,29 @@ struct TlsOptions {
   std::string ca_file;  // trusted instead of the system's certificates when set
 };
 
+// Which version of a document there was, in the server's own words: who has it asks for a newer one.
+struct DocumentVersion {
+  std::string etag;
+  std::string modified;
+};
+
 struct HttpReply {
   int status = 0;  // 0: there was no answer, `body` says why
   std::string body;
   int retry_after = 0;  // seconds; 0 when the server did not say
   std::string content_type = "application/json";
+  DocumentVersion version = {};
+  // Of a server: how long it waits with this answer; with status 0 none comes, and then the connection ends.
+  std::chrono::milliseconds delay{0};
 };
 
-// One GET, or one POST of a JSON text. Blocks up to `timeout` for the whole of it.
+// One GET, or one POST of a JSON text. Blocks up to `timeout` for the whole of it. The status is 304 when
+// the document is the version that is `known`.
 HttpReply http_ask(const Url& url, const std::string* json, const TlsOptions& tls,
-                   std::chrono::milliseconds timeout);
-inline HttpReply http_get(const Url& url, const TlsOptions& tls, std::chrono::milliseconds timeout) {
-  return http_ask(url, nullptr, tls, timeout);
+                   std::chrono::milliseconds timeout, const DocumentVersion& known = {});
+inline HttpReply http_get(const Url& url, const TlsOptions& tls, std::chrono::milliseconds timeout,
+                          const DocumentVersion& known = {}) {
+  return http_ask(url, nullptr, tls, timeout, known);
 }
 
 // What a client connection reports. The handler outlives the run() that uses it.
@@ -88,7 +99,7 @@ class ServerHandler {
   virtual void closed(ClientId client) = 0;
   virtual void lost(ClientId client) { (void)client; }  // pings were not answered: closed() follows
   virtual std::chrono::microseconds turn() = 0;  // produce what is due; returns when to be called again
-  // Answers a GET that asks for no WebSocket.
+  // Answers a GET that asks for no WebSocket; who has that version already is told so instead.
   virtual HttpReply get(std::string_view target) {
     (void)target;
     return {404, "no such stream\n", 0, "text/plain"};

@@ -330,13 +330,33 @@ bool Subscriptions::play(ClientId client, Client& state, Fault fault, std::strin
   return false;
 }
 
+bool Subscriptions::next_to_meet_one(const Client& state) const {
+  const auto met = [&](const Client& one) {
+    const auto found = met_.find(one.protocol);
+    return found == met_.end() ? 0 : found->second;
+  };
+  return std::none_of(clients_.begin(), clients_.end(), [&](const auto& other) {
+    const bool listens = !other.second.streams.empty() || other.second.protocol == Protocol::jetstream;
+    return listens && can_meet_one(other.second) && met(other.second) < met(state);
+  });
+}
+
+std::optional<Fault> Subscriptions::fault_of_answer() {
+  const auto fault = faults_.due(trade_);
+  if (fault) faults_.played(*fault, trade_, "an HTTP request");
+  return fault;
+}
+
 void Subscriptions::deliver(ClientId client, std::string_view message, bool trade) {
   Client& state = clients_[client];
-  if (trade && !state.mute && state.held.empty() && state.close_at == Clock::time_point{})
-    if (const auto fault = faults_.due(trade_)) {
-      faults_.played(*fault, trade_, client);
-      if (play(client, state, *fault, message)) return;
-    }
+  if (trade && faults_.is_due(trade_) && can_meet_one(state) && next_to_meet_one(state)) {
+    const Fault fault = *faults_.due(trade_);
+    ++met_[state.protocol];
+    faults_.played(
+        fault, trade_,
+        "client " + std::to_string(client) + " (" + std::string(protocol_name(state.protocol)) + ")");
+    if (play(client, state, fault, message)) return;
+  }
   if (state.mute) return;
   if (state.release_after > 0 && trade) {
     server_->send(client, message);

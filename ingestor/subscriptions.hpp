@@ -7,6 +7,8 @@
 
 #include <chrono>
 #include <cstddef>
+#include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -45,6 +47,8 @@ class Subscriptions {
   void next_trade() { ++trade_; }
   // Heartbeats, and messages held back that are due.
   void turn();
+  // The fault that is to meet an answer to an HTTP request now, counted as played.
+  std::optional<Fault> fault_of_answer();
 
   bool listens(const std::string& stream) const { return by_stream_.contains(stream); }
   bool listens_elsewhere() const { return !by_instrument_.empty(); }
@@ -82,6 +86,12 @@ class Subscriptions {
   void request_yahoo(ClientId client, std::string_view message);
   void deliver(ClientId client, std::string_view message, bool trade);
   bool play(ClientId client, Client& state, Fault fault, std::string_view message);
+  // Of those whom a fault could meet now, the protocol that has met the fewest is next, so that a fast
+  // connection does not meet them all.
+  bool next_to_meet_one(const Client& state) const;
+  static bool can_meet_one(const Client& state) {
+    return !state.mute && state.held.empty() && state.close_at == Clock::time_point{};
+  }
 
   Server* server_ = nullptr;
   Faults faults_;
@@ -89,6 +99,7 @@ class Subscriptions {
   Chatter& chatter_;
   std::vector<ClientId> readers_;  // of Jetstream
   std::uint64_t trade_ = 0;
+  std::map<Protocol, std::size_t> met_;
   std::unordered_map<ClientId, Client> clients_;
   std::unordered_map<std::string, std::vector<ClientId>> by_stream_;
   std::unordered_map<std::string, std::vector<Listener>> by_instrument_;

@@ -282,6 +282,13 @@ void append_message(std::string& out, Protocol protocol, const Trade& trade, std
   }
 }
 
+std::string_view protocol_name(Protocol protocol) {
+  constexpr std::string_view names[] = {"binance", "coinbase", "coinbase.advanced", "kraken",
+                                        "okx",     "bybit",    "bybit.linear",      "bitstamp",
+                                        "gemini",  "yahoo",    "yahoo.v2",          "jetstream"};
+  return names[static_cast<std::size_t>(protocol)];
+}
+
 void History::add(const Trade& trade) {
   if (capacity_ == 0) return;
   key_ = instrument(trade.symbol);

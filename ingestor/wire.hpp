@@ -39,6 +39,8 @@ enum class Protocol {
   jetstream
 };
 
+std::string_view protocol_name(Protocol protocol);
+
 // BTC-USDT, BTC/USDT and BTCUSDT are one instrument: upper case without separators.
 std::string instrument(std::string_view symbol);
 

@@ -3,27 +3,13 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
-#include "../feed.hpp"
 #include "event.hpp"
+#include "post.hpp"
 
 namespace tick::ingest {
-
-// What somebody wrote, and what it is about.
-struct Post {
-  Timestamp ts{};  // when the service saw it: what the author's program says of its time is not trusted
-  std::string id;  // AUTHOR/KEY, the same wherever the post is read
-  std::string author;
-  std::string text;
-  std::vector<std::string> symbols;
-  std::optional<double> sentiment;  // from -1 to 1
-  std::int64_t cursor = 0;
-  Timestamp received{};
-};
 
 class Jetstream {
  public:

@@ -43,6 +43,7 @@ constexpr Venue table[] = {
     {"stdin", "stdin", "", "", nullptr, '\0', false, Venue::Way::lines},
     {"jetstream", "jetstream", "wss://jetstream2.us-east.bsky.network/subscribe", "", nullptr, '\0', false,
      Venue::Way::posts},
+    {"rss", "rss", "", "", nullptr, '\0', false, Venue::Way::articles},
 };
 
 std::string_view host_of(std::string_view url) {

@@ -1,10 +1,11 @@
-// libFuzzer over what posts go through: an event of Jetstream, a text's symbols and score, a lexicon, and a
-// scoring server's answer. No input may crash, or give a post, a symbol or a score that the table cannot
-// have.
+// libFuzzer over what posts go through: an event of Jetstream, a document of RSS or Atom, a text's symbols
+// and score, a lexicon, and a scoring server's answer. No input may crash, or give a post, a symbol or a
+// score that the table cannot have.
 #include <cmath>
 #include <cstdlib>
 
 #include "ingestor/feeds/jetstream.hpp"
+#include "ingestor/feeds/rss.hpp"
 #include "ingestor/mentions.hpp"
 #include "ingestor/sentiment.hpp"
 
@@ -40,6 +41,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         post.id.size() <= post.author.size() + 1 || (post.id + post.text).find('\0') != std::string::npos)
       std::abort();
     read_text(post.text);
+  }
+  std::vector<Post> articles;
+  const Decoded document = read_articles(text, received, articles);
+  if (articles.empty() != (document.verdict != Verdict::tick)) std::abort();
+  for (const auto& article : articles) {
+    const std::string all = article.id + article.author + article.text;
+    if (article.id.empty() || article.text.empty() || article.ts > received || article.cursor <= 0 ||
+        !simdjson::validate_utf8(all.data(), all.size()) || all.find('\0') != std::string::npos)
+      std::abort();
+    read_text(article.text);
   }
   read_text(text);
   std::string mistake;

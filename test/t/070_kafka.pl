@@ -1,7 +1,7 @@
 # A real Kafka broker (KRaft, on loopback): the table equals the topic and the positions its ends, whatever is killed and
 # however two consumers share the partitions; message shapes, starts, names of topics, unread events.
 #
-#   TICK_KAFKA_TRADES  events (default 10,000)     TICK_KAFKA_KILLS  kills of ingestor, PostgreSQL and broker, in turn (default 2)
+#   TICK_KAFKA_TRADES  events (default 10,000)     TICK_KAFKA_KILLS  kills of broker, PostgreSQL and ingestor, in turn (default 2)
 use strict;
 use warnings;
 use FindBin;
@@ -10,6 +10,7 @@ use TickTest;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use HTTP::Tiny;
 use Time::HiRes qw(time);
 
 plan skip_all => 'tick-ingest is not built' unless $ENV{TICK_INGEST} && -x $ENV{TICK_INGEST};
@@ -70,13 +71,13 @@ sub run_until {
   ok(eval { wait_for($node, $what); 1 }, "$name: rows come") or diag(slurp($ingest->{log}));
   is(finish($ingest, 'TERM'), 0, "$name: stops cleanly") or diag(slurp($ingest->{log}));
 }
-feeder('create', $_, 1) for qw(binance-prices quotes);
+# Shapes are known by their topics' names.
+feeder('create', $_, 1) for qw(binance-prices quotes data_stream raw_trades);
 $node->safe_psql('postgres', "CREATE TABLE $_ (exchange text, symbol text, ts timestamptz, price float8, qty float8, trade_id int8)")
-  for qw(p2 p4 late timed);
+  for qw(p2 p3 p4 p4_named late timed);
 feeder('send', 'binance-prices', qq({"symbol":"BTCUSDT","price":97000.5,"timestamp":1736509140000,"event_time":"2025-01-10T12:39:00","volume":12345.6,"high":1,"low":1,"open":1,"trades":99}\nno JSON\n{"symbol":"ETHUSDT","price":3300.25,"timestamp":1736509141000,"event_time":"2025-01-10T12:39:01","volume":5}\n));
-like(checked('--topic', 'binance-prices', '--columns', 'binance-prices'), qr/understood: ETHUSDT at 2025-01-10T11:39:01/, 'check reads the newest');
-run_until('p2', 'SELECT count(*) = 2 FROM p2', { KAFKA_TOPIC => 'binance-prices', KAFKA_GROUP_ID => 'kafka-consumer-group' },
-  '--columns', 'binance-prices');
+like(checked('--topic', 'binance-prices'), qr/understood: ETHUSDT at 2025-01-10T11:39:01/, 'check reads the newest');
+run_until('p2', 'SELECT count(*) = 2 FROM p2', { KAFKA_TOPIC => 'binance-prices', KAFKA_GROUP_ID => 'kafka-consumer-group' });
 is($node->safe_psql('postgres', "SELECT symbol, extract(epoch FROM ts)::int8, price, qty IS NULL, trade_id IS NULL FROM p2 ORDER BY ts"),
   "BTCUSDT|1736509140|97000.5|t|t\nETHUSDT|1736509141|3300.25|t|t", "P2's messages; its rolling volume is no quantity");
 is($node->safe_psql('postgres', "SELECT count(*) FROM tick.rejected WHERE feed = 'kafka/binance-prices' AND payload = 'no JSON'"), '1',
@@ -86,6 +87,12 @@ is($node->safe_psql('postgres', "SELECT position ->> 'record' FROM tick.feeds WH
 feeder('send', 'quotes', join '', map { qq({"id":"AAPL","price":$_.25,"time":"1736509${_}000","currency":"USD","exchange":"NMS","day_volume":"100"}\n) } 140 .. 142);
 run_until('p4', 'SELECT count(*) = 3 FROM p4', { KAFKA_TOPIC => 'quotes' }, '--columns', 'yahoo');
 is($node->safe_psql('postgres', "SELECT min(symbol), min(price), max(price), count(DISTINCT ts) FROM p4"), 'AAPL|140.25|142.25|3', "P4's messages");
+
+feeder('send', 'data_stream', qq({"id":"NVDA","price":135.91,"time":"1736509140000","exchange":"NMS","quoteType":8,"marketHours":1,"dayVolume":"5"}\n));
+run_until('p4_named', "SELECT count(*) = 1 FROM p4_named WHERE symbol = 'NVDA' AND price = 135.91 AND qty IS NULL", { KAFKA_TOPIC => 'data_stream' });
+feeder('send', 'raw_trades', qq({"symbol":"BTCUSDT","price":97000.5,"quantity":0.25,"timestamp_ms":1736509140123,"is_buyer_maker":true,"trade_id":77,"source":"binance"}\n));
+run_until('p3', "SELECT count(*) = 1 FROM p3 WHERE (symbol, price, qty, trade_id, extract(epoch FROM ts)) = ('BTCUSDT', 97000.5, 0.25, 77, 1736509140.123)",
+  { KAFKA_TOPIC => 'raw_trades', KAFKA_STARTING_OFFSETS => 'earliest' });
 
 { # latest: what is in the topic already stays out, what comes while nobody runs does not
   local %ENV = (%ENV, KAFKA_STARTING_OFFSETS => 'latest', KAFKA_TOPIC => 'quotes', KAFKA_BOOTSTRAP_SERVERS => $brokers, KAFKA_GROUP_ID => 'late');
@@ -106,7 +113,7 @@ run_until('timed', 'SELECT count(*) = 1 FROM timed WHERE price = 60', { KAFKA_TO
 
 # ---- exactly once
 my %ingest;
-my $starts = 0;
+my ($starts, %killed) = (0);
 my $listen = PostgreSQL::Test::Cluster::get_free_port();
 sub consumer {
   my ($name) = @_;
@@ -122,16 +129,20 @@ my $begin = time;
 for my $kill (1 .. $kills) {
   my $moment = $begin + $kill * $seconds / ($kills + 2);
   until_true(60, 'the next kill is due', sub { time >= $moment });
-  my $what = (qw(ingestor server broker))[ ($kill - 1) % 3 ];
+  my $what = (qw(broker server ingestor))[ ($kill - 1) % 3 ];
+  my $name = $kill % 2 ? 'b' : 'a';
+  ++$killed{$what};
   if ($what eq 'ingestor') {
-    my $name = $kill % 2 ? 'b' : 'a';
     finish($ingest{$name}, 'KILL');
     consumer($name);
   } elsif ($what eq 'server') {
-    $node->stop('immediate');
-    $node->start;
-  } else {
+    crash($node);
+  } else {  # and one that starts while there is no broker
     finish($broker, 'KILL');
+    finish($ingest{$name}, 'KILL');
+    ++$killed{ingestor};
+    consumer($name);
+    until_true(60, 'it says that no broker answers', sub { slurp($ingest{$name}{log}) =~ /no broker answers/ });
     start_broker();
   }
 }
@@ -154,6 +165,8 @@ is($node->safe_psql('postgres', "SELECT (SELECT count(*) FROM (SELECT $columns F
 my $ends = join ' ', map { /^\d+ \d+ (\d+)$/ } split /\n/, feeder('ends', 'clean_trades', $partitions);
 is($node->safe_psql('postgres', "SELECT string_agg(position ->> 'record', ' ' ORDER BY connection) FROM tick.feeds
     WHERE connection LIKE 'tick-ingest/clean_trades/%'"), $ends, 'the positions are the ends of the topic');
+diag("$trades events, kills: " . join(', ', map { "$_ $killed{$_}" } sort keys %killed) . '; rows: '
+    . $node->safe_psql('postgres', 'SELECT count(*), count(DISTINCT (symbol, trade_id)) FROM trades') . "; ends and positions: $ends");
 
 # ---- what is unread is told
 finish($ingest{b}, 'TERM');
@@ -164,6 +177,7 @@ $node->safe_psql('postgres', "ALTER TABLE trades RENAME TO trades_away");
 feeder('fill', 'clean_trades', 500, 0, 1_000_000);
 until_true(30, 'status tells what is unread', sub { $status->() =~ /"unread":500\.000/ });
 pass('unread events are in status');
+like(HTTP::Tiny->new->get("http://127.0.0.1:$listen/metrics")->{content}, qr/^tick_ingest_unread\{feed="kafka\/clean_trades"\} 500\.000$/m, 'and in /metrics');
 $node->safe_psql('postgres', "ALTER TABLE trades_away RENAME TO trades");
 until_true(60, 'they are read', sub { $status->() =~ /"unread":0\.000/ });
 is($node->safe_psql('postgres', 'SELECT count(*) - 500 FROM trades'), $trades, 'and come once');

@@ -1,5 +1,9 @@
-# CoinLore, CoinGecko and any JSON document: polled from the fake exchange, while the ingestor is
-# killed again and again. No price is in twice, each is one that the server told, and what has not moved is not written.
+# Documents that are polled from the fake exchange, which plays faults on them, while the ingestors and PostgreSQL are killed: prices
+# of CoinLore and CoinGecko, and news by RSS. Nothing is in twice, everything in is what a server told; of prices nothing is
+# missing but what an ingestor had in hand when it was killed, of news nothing at all. Then versions (ETag, Last-Modified, 304),
+# Retry-After, and a document that does not move.
+#
+#   TICK_SOURCE_SECONDS  how long (default 6)     TICK_SEED  repeats faults and kills
 use strict;
 use warnings;
 use FindBin;
@@ -8,51 +12,175 @@ use TickTest;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use IO::Socket::INET;
+use JSON::PP ();
+use List::Util qw(shuffle);
+use Time::HiRes qw(time);
 
 plan skip_all => 'tick-ingest is not built' unless $ENV{TICK_INGEST} && -x $ENV{TICK_INGEST};
+my $seed = $ENV{TICK_SEED} // int(rand 1_000_000);
+my $seconds = $ENV{TICK_SOURCE_SECONDS} // 6;
+diag("seed $seed (TICK_SEED), $seconds s (TICK_SOURCE_SECONDS)");
+srand $seed;
+my %kills = $seconds > 6 ? (ingestor => 10, server => 5) : (ingestor => 2, server => 1);
+my $dir = PostgreSQL::Test::Utils::tempdir;
 my $node = make_node('poll');
 my $database = $node->connstr('postgres');
-command_ok([ $ENV{TICK_INGEST}, 'init', '--database', $database, '--feed', 'coinlore', '--table', 'quotes', '--no-rollups' ], 'init');
+command_ok([ $ENV{TICK_INGEST}, 'init', '--database', $database, '--feed', 'http', '--table', 'quotes', '--no-rollups' ], 'init');
+command_ok([ $ENV{TICK_INGEST}, 'init', '--database', $database, '--feed', 'rss' ], 'init for news');
 $node->safe_psql('postgres', q{SELECT tick.create_rollup('quotes_1m', 'SELECT exchange, symbol, tick.tumble(ts, ''1 minute'') AS ts,
   max(price) AS high, count(*) AS n FROM quotes GROUP BY 1, 2, 3')});
-my $fake = launch('fake', $ENV{TICK_INGEST}, 'fake', '--symbols', 'BTCUSDT,ETHUSDT', '--rate', 20, '--seed', 3);
-my $base = 'http://127.0.0.1:' . fake_port($fake);
 
+# ---- a server that says what a script tells it to (looked at below)
+my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 5, ReuseAddr => 1) or die "listen: $!";
+my $versions = 'http://127.0.0.1:' . $listener->sockport . '/price';
+my ($first, $second) = ('Tue, 10 Jun 2025 12:00:00 GMT', 'Tue, 10 Jun 2025 12:00:07 GMT');
+my $server = fork() // die;
+if ($server == 0) {
+  close STDOUT;
+  close STDERR;
+  my $row = sub { qq({"s":"X","t":1749556800,"p":$_[0]}) };
+  my $n = 0;
+  while (my $client = $listener->accept) {
+    my %header;
+    while (defined(my $line = <$client>)) {
+      $header{lc $1} = $2 if $line =~ /^([\w-]+):\s*(.*?)\r?\n/;
+      last if $line =~ /^\r?\n$/;
+    }
+    my ($etag, $modified) = map { $header{$_} // '' } 'if-none-match', 'if-modified-since';
+    open my $log, '>>', "$dir/requests" or die;
+    print $log join('|', time, $etag, $modified), "\n";
+    close $log;
+    my $step = ++$n;
+    my ($status, $more, $body) =
+        $step == 1 ? ('200 OK', qq(ETag: "one"\r\nLast-Modified: $first\r\n), $row->(1))
+      : $step == 2 ? ('304 Not Modified', qq(ETag: "one"\r\n), '')
+      : $step == 3 ? ('429 Too Many Requests', "Retry-After: 2\r\n", '')
+      : $step == 4 ? ('503 Service Unavailable', 'Retry-After: ' . POSIX::strftime('%a, %d %b %Y %H:%M:%S GMT', gmtime(time + 3)) . "\r\n", '')
+      : $step == 5 ? ('200 OK', qq(ETag: "two"\r\n), substr($row->(2), 0, 20))
+      : $step == 6 ? ('200 OK', qq(ETag: W/"three"\r\n), $row->(3))
+      : $step == 7 ? ('200 OK', "Last-Modified: $second\r\n", $row->(4))
+      :              ($modified eq $second && $etag eq '' ? '304 Not Modified' : '500 Oops', '', '');
+    print $client "HTTP/1.1 $status\r\n${more}Content-Length: " . length($body) . "\r\nConnection: close\r\n\r\n$body";
+    close $client;
+  }
+  POSIX::_exit(0);
+}
+close $listener;
+END { kill 'KILL', $server if $server }
+my $versioned = launch('versions', $ENV{TICK_INGEST}, 'run', '--feed', 'http', '--url', $versions, '--columns', 'symbol=/s,ts=/t,price=/p',
+  '--exchange', 'versions', '--connection', 'versions', '--table', 'quotes', '--database', $database, '--poll-interval', '50ms');
+
+# ---- faults and kills
+my ($rate, $sent) = (100, "$dir/sent");
+my $trades = $rate * $seconds;
+my $fake = launch('fake', $ENV{TICK_INGEST}, 'fake', '--symbols', 'BTCUSDT,ETHUSDT', '--rate', $rate, '--seconds', $seconds, '--seed', $seed,
+  '--post-every', 10, '--faults', int($trades / 12) . '/' . int($trades * 0.8), '--sent', $sent);
+my $base = 'http://127.0.0.1:' . fake_port($fake);
 my %options = (
-  coinlore => [ '--url', "$base/api/tickers/?start=0&limit=100", '--symbols', 'BTC,ETH' ],
-  coingecko => [ '--url', "$base/api/v3/simple/price?vs_currencies=usd&include_last_updated_at=true", '--symbols', 'BITCOIN,ETHEREUM' ],
+  coinlore => [ '--url', "$base/api/tickers/?start=0&limit=100", '--symbols', 'BTC,ETH', '--table', 'quotes' ],
+  coingecko => [ '--url', "$base/api/v3/simple/price?vs_currencies=usd&include_last_updated_at=true", '--symbols', 'BITCOIN,ETHEREUM', '--table', 'quotes' ],
+  rss => [ '--url', "$base/rss", '--symbols', 'BTCUSDT,ETHUSDT' ],
 );
+my %rows = (rss => "posts WHERE feed = 'rss'", map { $_ => "quotes WHERE exchange = '$_'" } qw(coinlore coingecko));
 my (%ingest, %starts);
 sub start {
   my ($feed) = @_;
-  $ingest{$feed} = launch("${feed}_" . ++$starts{$feed}, $ENV{TICK_INGEST}, 'run', '--feed', $feed, '--table', 'quotes', '--database', $database,
-    '--poll-interval', '100ms', @{ $options{$feed} });
+  $ingest{$feed} = launch("${feed}_" . ++$starts{$feed}, $ENV{TICK_INGEST}, 'run', '--feed', $feed, '--database', $database,
+    '--poll-interval', '100ms', '--max-silence', '300ms', @{ $options{$feed} });
+}
+# What is written after this moment was read after it.
+sub goes_on {
+  my ($feed) = @_;
+  return if slurp($fake->{log}) =~ /everything sent/;
+  my $count = $node->safe_psql('postgres', "SELECT count(*) FROM $rows{$feed}");
+  until_true(60, "$feed goes on", sub {
+    slurp($fake->{log}) =~ /everything sent/ || $node->safe_psql('postgres', "SELECT count(*) > $count FROM $rows{$feed}") eq 't';
+  });
 }
 start($_) for sort keys %options;
-for my $feed (sort keys %options) {
-  for my $n (1 .. 3) {
-    ok(eval { wait_for($node, "SELECT count(DISTINCT ts) >= 2 * $n FROM quotes WHERE exchange = '$feed'"); 1 }, "$feed: prices come ($n)")
-      or diag(slurp($ingest{$feed}{log}));
-    finish($ingest{$feed}, 'KILL');
-    start($feed);
+goes_on($_) for sort keys %options;
+my @plan = shuffle((map { my $feed = $_; ($feed) x $kills{ingestor} } sort keys %options), ('server') x $kills{server});
+my ($begin, $step) = (time, $seconds * 0.8 / @plan);
+for my $i (0 .. $#plan) {
+  my $moment = $begin + ($i + rand) * $step;
+  while (time < $moment) { select undef, undef, undef, 0.02 }
+  if ($plan[$i] eq 'server') {
+    crash($node);
+    goes_on($_) for sort keys %options;
+  } else {
+    finish($ingest{ $plan[$i] }, 'KILL');
+    start($plan[$i]);
   }
-  wait_for($node, "SELECT count(DISTINCT ts) >= 8 FROM quotes WHERE exchange = '$feed'");
-  is(finish($ingest{$feed}, 'TERM'), 0, "$feed stops cleanly");
-  like(slurp($ingest{$feed}{log}), qr/stopped: [1-9]\d* rows committed/, "$feed: the last run wrote");
 }
-is($node->safe_psql('postgres', 'SELECT string_agg(DISTINCT symbol, \' \' ORDER BY symbol) FROM quotes'), 'BITCOIN BTC ETH ETHEREUM', 'symbols');
-is($node->safe_psql('postgres', 'SELECT count(*) FROM (SELECT FROM quotes GROUP BY exchange, symbol, ts, price HAVING count(*) > 1) d'), '0',
-  'no price is in twice');
+until_true(120 + $seconds, 'the fake exchange has sent all', sub { slurp($fake->{log}) =~ /everything sent/ });
+
+my %posts = map { $_ => 1 } slurp($sent) =~ /^post (\S+ \S+)$/mg;
+ok(eval { wait_for($node, 'SELECT count(*) = ' . keys(%posts) . " FROM $rows{rss}"); 1 }, 'all news came') or diag(slurp($ingest{rss}{log}));
+is(join(' ', grep { !$posts{$_} } split /\n/, $node->safe_psql('postgres', "SELECT symbol || ' ' || id FROM $rows{rss}")), '', 'and nothing else');
+is($node->safe_psql('postgres', "SELECT count(*) - count(DISTINCT (symbol, id)), count(*) FILTER (WHERE sentiment IS NULL OR author <> 'Fake news' OR text !~ '\\\$') FROM $rows{rss}"),
+  '0|0', 'each once, and whole');
+# Of documents: what they say, symbol by symbol.
+sub told {
+  my ($feed, $document) = @_;
+  return map { [ $_->{symbol}, $document->{info}{time}, $_->{price_usd} ] } @{ $document->{data} } if $feed eq 'coinlore';
+  return map { [ uc $_, $document->{$_}{last_updated_at}, $document->{$_}{usd} ] } sort keys %$document;
+}
+my @documents = map { JSON::PP->new->utf8->decode($_) } slurp($sent) =~ /^answer (.*)$/mg;
+for my $feed (qw(coingecko coinlore)) {
+  my @mine = grep { ($feed eq 'coinlore') == exists $_->{data} && %$_ } @documents;
+  my %last = map { $_->[0] => "$_->[1] " . $_->[2] * 1 } told($feed, $mine[-1]);
+  ok(eval { wait_for($node, "SELECT count(*) = 1 FROM $rows{$feed} AND (symbol, extract(epoch FROM ts)::int8 || ' ' || price) = ('$_', '$last{$_}')"); 1 },
+    "$feed: the last price of $_ is in") or diag(slurp($ingest{$feed}{log})) for sort keys %last;
+  my %in = map { $_ => 1 } split /\n/, $node->safe_psql('postgres', "SELECT symbol || ' ' || extract(epoch FROM ts)::int8 || ' ' || price FROM $rows{$feed}");
+  my ($missing, %told) = (0);
+  for my $document (@mine) {
+    my @keys = map { "$_->[0] $_->[1] " . $_->[2] * 1 } told($feed, $document);
+    $missing += !!grep { !$in{$_} && !$told{$_} } @keys;
+    $told{$_} = 1 for @keys;
+  }
+  is(join(', ', grep { !$told{$_} } sort keys %in), '', "$feed: nothing that was not told");
+  is($node->safe_psql('postgres', "SELECT count(*) - count(DISTINCT (symbol, ts, price)) FROM $rows{$feed}"), '0', "$feed: nothing twice");
+  cmp_ok($missing, '<=', 2 * $kills{ingestor}, "$feed: what is missing was in the hands of one that was killed");
+  diag("$feed: " . @mine . ' documents, ' . keys(%told) . ' prices told, ' . keys(%in) . " in, $missing documents lost with $kills{ingestor} kills");
+}
+for my $feed (sort keys %options) {
+  is(finish($ingest{$feed}, 'TERM'), 0, "$feed stops cleanly");
+  unlike(slurp($ingest{$feed}{log}), qr/ 0 unchanged/, "$feed: was told that nothing is new") unless $feed eq 'rss';
+}
+finish($fake, 'TERM');
+my ($faults) = slurp($fake->{log}) =~ /(faults played:.*)/;
+diag('rss: ' . keys(%posts) . " posts and symbols; kills: each ingestor $kills{ingestor}, PostgreSQL $kills{server}; " . ($faults // 'no fault summary'));
+like($faults // '', qr/together [1-9]/, 'faults were played');
+
+# ---- versions: what was asked for, and when
+my @asked = until_true(60, 'all of the script was asked for', sub {
+  my @lines = -e "$dir/requests" ? split /\n/, slurp("$dir/requests") : ();
+  return @lines > 9 ? \@lines : undef;
+})->@*;
+my (@at, @known);
+for (@asked) { my ($time, $etag, $modified) = split /\|/, $_, -1; push @at, $time; push @known, "$etag|$modified" }
+is($known[0], '|', 'first: whatever there is');
+is($known[$_ - 1], qq("one"|$first), "then what is newer ($_)") for 2 .. 5;
+cmp_ok($at[3] - $at[2], '>=', 2, 'Retry-After in seconds is obeyed');
+cmp_ok($at[4] - $at[3], '>=', 1.9, 'and as a time');
+is($known[5], '|', 'a document that cannot be read is asked for again');
+is($known[6], 'W/"three"|', 'a weak version');
+is($known[$_], "|$second", "a time alone ($_)") for 7 .. 9;
+is(finish($versioned, 'TERM'), 0, 'stops cleanly');
+is($node->safe_psql('postgres', "SELECT string_agg(price::text, ' ' ORDER BY price) FROM quotes WHERE exchange = 'versions'"), '1 3 4', 'all prices that were told');
 
 # ---- any document by pointers, from a file that does not move: one row, and then the server says so
-my $still = launch('still', $ENV{TICK_INGEST}, 'fake', '--symbols', 'SOLUSDT', '--rate', 5, '--seconds', 1, '--wait');
+my $still = launch('still', $ENV{TICK_INGEST}, 'fake', '--symbols', 'SOLUSDT', '--rate', 50, '--seconds', 1, '--post-every', 2);
 my $port = fake_port($still);
-my $record = launch('record', $ENV{TICK_INGEST}, 'record', '--url', "ws://127.0.0.1:$port", '--symbols', 'SOLUSDT', '--limit', 5,
-  PostgreSQL::Test::Utils::tempdir . '/record');
 until_true(30, 'the fake exchange has sent all', sub { slurp($still->{log}) =~ /everything sent/ });
 my @generic = ('--feed', 'http', '--url', "http://127.0.0.1:$port/api/tickers/", '--items', '/data', '--columns',
   'symbol=/symbol,ts=^/info/time,price=/price_usd', '--table', 'quotes', '--database', $database);
 command_like([ $ENV{TICK_INGEST}, 'check', @generic ], qr/the answer is understood: 1 rows, SOL at .*\n0 mistakes/s, 'check reads the answer');
+my @news = ($ENV{TICK_INGEST}, 'check', '--feed', 'rss', '--database', $database);
+command_like([ @news, '--url', "http://127.0.0.1:$port/rss" ], qr/events come from .*\n0 mistakes/s, 'check reads news');
+command_checks_all([ @news, '--url', "http://127.0.0.1:$port/api/tickers/" ], 1, [qr/MISTAKE.*broken XML|neither RSS nor Atom/], [], 'check: no news there');
+command_checks_all([@news], 1, [qr/feed.name is rss: feed.url must be given/], [], 'check: no address');
 my $generic = launch('generic', $ENV{TICK_INGEST}, 'run', @generic, '--poll-interval', '50ms', '--listen', '127.0.0.1:'
     . (my $listen = PostgreSQL::Test::Cluster::get_free_port()));
 wait_for($node, "SELECT count(*) = 1 FROM quotes WHERE exchange = 'http' AND symbol = 'SOL'");
@@ -63,7 +191,6 @@ until_true(30, 'the server says that nothing has moved', sub {
 });
 is(finish($generic, 'TERM'), 0, 'stops cleanly');
 like(slurp($generic->{log}), qr/stopped: 1 rows committed, ([0-9]+) requests, 0 duplicates, [1-9]\d* unchanged/, 'one row; the rest was unchanged');
-is($node->safe_psql('postgres', "SELECT tick.wait(NULL, '60 s')"), 't', 'the worker is through');
-is($node->safe_psql('postgres', 'SELECT count(*) FROM tick.status s, tick.verify(s.rollup)'), '0', 'rollups: exact');
+exact($node, 'prices and news');
 stop_all();
 done_testing();

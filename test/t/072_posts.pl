@@ -41,10 +41,10 @@ my $step = int($trades / 2 * 0.6 / ($kills + 1));
 for my $n (1 .. $kills) {
   wait_for($node, 'SELECT count(*) >= ' . $step * $n . ' FROM posts');
   finish($ingest, 'KILL');
-  $node->restart('immediate') if $n % 4 == 2;
+  crash($node) if $n % 4 == 2;
   start($port);
 }
-$node->restart('immediate');  # and this one lives through it
+crash($node);  # and this one lives through it
 until_true(120 + $seconds, 'the fake exchange has sent all', sub { slurp($fake->{log}) =~ /everything sent/ });
 my %truth = map { $_ => 1 } slurp($sent) =~ /^post (\S+ \S+)$/mg;
 my $posts = keys %truth;

@@ -1,4 +1,4 @@
-# Yahoo's streamer through the fake exchange in both framings, with faults and kills: nothing is in twice, everything in is what was
+# Yahoo's streamer through the fake exchange in both framings, with faults and kills of ingestors and PostgreSQL: nothing is in twice, everything in is what was
 # sent, no volume counts twice. A source that falls silent ends the ingestor when told so; when it goes on, nothing is missing.
 use strict;
 use warnings;
@@ -49,6 +49,7 @@ for my $n (1 .. $kills) {
     finish($ingest{$name}, 'KILL');
     $ingest{$name} = run($name, $url{$name}, @patience);
   }
+  crash($node) if $n % 2 == 0;
 }
 until_true(120 + $seconds, 'the fake exchange has sent all', sub { slurp($fake->{log}) =~ /everything sent/ });
 # What was sent, by the day's volume that tells a trade.

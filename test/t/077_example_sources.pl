@@ -47,17 +47,21 @@ is($code, 1, 'no table, no success');
 like($log, qr/table nowhere does not exist/, 'is said');
 
 # A pipe that stays open: a line is in at once; half a line is not; a signal commits what was read.
-my ($reader, $writer);
-pipe $reader, $writer or die;
-my $pid = fork() // die;
-if ($pid == 0) {
-  open STDIN, '<&', $reader;
-  close $writer;
-  open STDERR, '>', "$ENV{TESTLOGDIR}/open_pipe.log";
-  { no warnings; exec @stdin; }
-  POSIX::_exit(127);
+sub open_pipe {
+  my ($name) = @_;
+  pipe my $reader, my $writer or die;
+  my $pid = fork() // die;
+  if ($pid == 0) {
+    open STDIN, '<&', $reader;
+    close $writer;
+    open STDERR, '>', "$ENV{TESTLOGDIR}/$name.log";
+    { no warnings; exec @stdin; }
+    POSIX::_exit(127);
+  }
+  close $reader;
+  return ($pid, $writer);
 }
-close $reader;
+my ($pid, $writer) = open_pipe('open_pipe');
 syswrite $writer, qq({"symbol":"E","ts":1709294410,"price":1}\n{"symbol":"E","ts":170929);
 wait_for($node, "SELECT count(*) = 1 FROM lines WHERE symbol = 'E'");
 syswrite $writer, qq(4411,"price":2}\n);
@@ -70,6 +74,30 @@ is($?, 0, 'a signal ends it') or diag(slurp("$ENV{TESTLOGDIR}/open_pipe.log"));
 my ($read) = slurp("$ENV{TESTLOGDIR}/open_pipe.log") =~ /stopped: (\d+) rows committed/;
 is(sql("SELECT count(*) FROM lines WHERE symbol = 'E'"), $read, 'with all that it says');
 close $writer;
+
+# PostgreSQL is killed while lines come: all are in. The ingestor is: what it had in hand is lost, until it is piped once more.
+sub lines_of { my ($symbol) = @_; return map { sprintf qq({"symbol":"$symbol","ts":%d,"price":%d,"trade_id":%d}\n), 1709294411 + $_, 1 + $_ % 90, $_ } 1 .. 3000 }
+($pid, $writer) = open_pipe('server_killed');
+my @lines = lines_of('F');
+print $writer @lines[ 0 .. 1499 ];
+$writer->flush;
+wait_for($node, "SELECT count(*) > 0 FROM lines WHERE symbol = 'F'");
+crash($node);
+print $writer @lines[ 1500 .. 2999 ];
+close $writer;
+waitpid $pid, 0;
+is($?, 0, 'PostgreSQL is killed meanwhile: no harm') or diag(slurp("$ENV{TESTLOGDIR}/server_killed.log"));
+is(sql("SELECT count(*), count(DISTINCT trade_id) FROM lines WHERE symbol = 'F'"), '3000|3000', 'every line once');
+($pid, $writer) = open_pipe('killed');
+@lines = lines_of('G');
+print $writer @lines[ 0 .. 1499 ];
+$writer->flush;
+wait_for($node, "SELECT count(*) > 0 FROM lines WHERE symbol = 'G'");
+kill 'KILL', $pid;
+waitpid $pid, 0;
+close $writer;
+($code, $log) = pipe_in(join '', @lines);
+is("$code " . sql("SELECT count(*), count(DISTINCT trade_id) FROM lines WHERE symbol = 'G'"), '0 3000|3000', 'the ingestor is killed, all is piped once more: every line once');
 
 # ---- the two examples by their one command
 delete $ENV{TICK_TABLE};

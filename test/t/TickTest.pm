@@ -11,7 +11,7 @@ use FindBin;
 use POSIX ();
 use Time::HiRes ();
 
-our @EXPORT = qw(make_node exact make_trades background worker_pid wait_for slurp);
+our @EXPORT = qw(make_node exact make_trades background worker_pid wait_for slurp crash);
 
 sub slurp { my ($file) = @_; local $/; open my $in, '<', $file or die "$file: $!"; return <$in>; }
 
@@ -65,6 +65,15 @@ sub worker_pid {
   my ($node) = @_;
   return $node->safe_psql('postgres',
     "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_tick worker' AND datname = current_database()");
+}
+
+# kill -9 of the server, and its start as soon as the last of its processes has noticed.
+sub crash {
+  my ($node) = @_;
+  my ($pid) = slurp($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+  $node->kill9;
+  until_true(60, 'the server is gone', sub { !kill 0, $pid });
+  until_true(60, 'the server starts again', sub { $node->{_pid} = undef; $node->start(fail_ok => 1) });
 }
 
 # Polls a query until it gives `expected`; dies after a bound.

@@ -137,6 +137,7 @@ TEST(Jetstream, Recording) {
   std::int64_t last = 0;
   bool in_order = true;
   Post first;
+  Post newest;
   while (std::getline(file, line)) {
     Post post;
     std::int64_t cursor = 0;
@@ -147,13 +148,22 @@ TEST(Jetstream, Recording) {
     in_order = in_order && cursor >= last;
     last = cursor;
     if (verdict == Verdict::tick && ++posts == 1) first = post;
+    if (verdict == Verdict::tick) newest = post;
     others += verdict == Verdict::ignored;
   }
+  std::cout << path.filename().string() << ": " << posts << " posts, " << others << " other messages\n";
   EXPECT_EQ(posts, 17u);
   EXPECT_EQ(others, 135u);
   EXPECT_FALSE(in_order);  // which is why a reconnect asks for some seconds again
   EXPECT_EQ(first.id, "did:plc:dclwtltrt2ggsryagfzk7dp4/3mptbyoeyc22k");
   EXPECT_EQ(first.text, "www.youtube.com/watch?v=V5lD...");
+  EXPECT_EQ(first.ts.time_since_epoch().count(), 1783175888090631);
+  EXPECT_EQ(newest.id, "did:plc:ynfp6wddjqpl44gordpsqkuw/3mptbyo7tas2u");
+  EXPECT_EQ(newest.author, "did:plc:ynfp6wddjqpl44gordpsqkuw");
+  EXPECT_EQ(newest.text,
+            "\"Behind them, Timmi and Wanky'u follow silently but as fast as possible.\"\n\n"
+            "www.tumblr.com/tempo-tales/...\n\n#talesatwonderworld\n#balanwonderworldoc");
+  EXPECT_EQ(newest.ts.time_since_epoch().count(), 1783175888400999);
 }
 
 using Names = std::vector<std::string>;

@@ -4,12 +4,18 @@
 #include <zlib.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
 #include <random>
 
+#include "ingestor/config.hpp"
 #include "ingestor/number.hpp"
 #include "ingestor/replay.hpp"
 #include "ingestor/rows.hpp"
+#include "mutations.hpp"
 
 namespace {
 
@@ -334,6 +340,64 @@ TEST(JsonItems, CoinLoreAndCoinGecko) {
     EXPECT_EQ(JsonItems(gecko).decode(text, Timestamp{}, out).verdict, Verdict::malformed) << text;
     EXPECT_TRUE(out.empty());
   }
+}
+
+// CoinLore has not been seen live: this is an item and an info of its documentation, quoted by others.
+TEST(JsonItems, TheFileInShared) {
+  const char* root = std::getenv("TICK_SHARED");
+  const auto path =
+      std::filesystem::path(root != nullptr ? root : "../shared") / "data/messages/coinlore_tickers.json";
+  std::ifstream file(path);
+  if (!file) GTEST_SKIP() << "no message " << path;
+  const std::string text(std::istreambuf_iterator<char>(file), {});
+  const auto config = read_config({"", "", {}, {{"--feed", "coinlore"}}}).config;
+  RowOptions options;
+  std::string mistake;
+  options.items = config.items;
+  options.columns = *parse_columns(config.columns, mistake);
+  std::vector<Tick> out;
+  const Decoded decoded = JsonItems(options).decode(text, Timestamp{}, out);
+  EXPECT_EQ(decoded.verdict, Verdict::tick);
+  EXPECT_EQ(decoded.bad, 0u);
+  std::cout << path.filename().string() << ": " << out.size() << " prices\n";
+  ASSERT_EQ(out.size(), 1u);
+  EXPECT_EQ(out[0].symbol.view(), "BTC");
+  EXPECT_EQ(out[0].price, 77146.66);
+  EXPECT_EQ(out[0].ts.time_since_epoch().count(), 1788363842000000);
+  EXPECT_FALSE(out[0].has_qty || out[0].has_id);
+}
+
+TEST(JsonItems, MutationsNeverBreakThem) {
+  std::mt19937 random = seeded_random();
+  RowOptions options;
+  options.items = "/data";
+  std::string mistake;
+  options.columns =
+      *parse_columns("symbol=/symbol,ts=^/info/time,price=/price_usd,qty=/v,name=/name", mistake);
+  JsonItems items(options);
+  constexpr std::string_view document =
+      R"({"data":[{"symbol":"BTC","name":"Bitcoin","price_usd":"77146.66","v":2.5},{"symbol":"ETH","price_usd":3e3}],"info":{"time":1788363842}})";
+  std::size_t ticks = 0;
+  std::vector<Tick> out;
+  for (int i = 0; i < 30'000; ++i) {
+    std::string text(document);
+    if (i % 4 == 0) text.resize(random() % text.size());
+    for (auto edits = random() % 5; edits > 0 && !text.empty(); --edits)
+      text[random() % text.size()] =
+          random() % 2 == 0 ? "{}[]\":,.-e0"[random() % 11] : static_cast<char>(random());
+    out.clear();
+    const Decoded decoded = items.decode(text, Timestamp{}, out);
+    ASSERT_EQ(out.empty(), decoded.verdict != Verdict::tick) << text;
+    for (const auto& tick : out) {
+      ++ticks;
+      ASSERT_TRUE(tick.price > 0 && !(tick.qty < 0) && !tick.symbol.view().empty()) << text;
+    }
+    if (i % 1000 != 0) continue;
+    out.clear();
+    ASSERT_EQ(items.decode(document, Timestamp{}, out).verdict, Verdict::tick);
+    ASSERT_EQ(out.size(), 2u);
+  }
+  EXPECT_GT(ticks, 1000u);
 }
 
 }  // namespace

@@ -336,6 +336,7 @@ TEST(RealMessages, SingleMessagesOfTheOthers) {
   std::vector<Tick> advanced;  // not seen live
   ASSERT_EQ(decoded("coinbase_ws_market_trades.json", "coinbase.advanced", advanced), Verdict::tick);
   ASSERT_EQ(advanced.size(), 2u);
+  expect_tick(advanced[0], samples[4]);
   expect_tick(advanced[1], {"", "", "BTC-USD", 995098701, 68900, 0.05, 1775572202800000, Maker::seller});
   EXPECT_EQ(decoded("coinbase_ws_heartbeats.json", "coinbase.advanced", advanced), Verdict::ignored);
   EXPECT_EQ(decoded("coinbase_ws_subscriptions.json", "coinbase.advanced", advanced), Verdict::reply);
