@@ -137,6 +137,7 @@ CREATE TABLE tick_catalog.rollup (
   seeded_to    timestamptz,
   item_from    timestamptz[],
   live         regclass,
+  finish       text NOT NULL,
   filling      int4 NOT NULL DEFAULT 0,
   value_columns text[],
   channel      text NOT NULL DEFAULT 'tick_' OPERATOR(pg_catalog.||) pg_catalog.replace(pg_catalog.gen_random_uuid()::text, '-', '')
@@ -170,6 +171,7 @@ CREATE TABLE tick_catalog.pending (
   scan    int8,
   replace bool NOT NULL DEFAULT false,
   missed  bool NOT NULL DEFAULT false,
+  marked  bool NOT NULL DEFAULT false,
   PRIMARY KEY (rollup, lo, hi, fresh)
 );
 COMMENT ON COLUMN tick_catalog.pending.missed IS 'rows came while the rollup was set aside: its state does not know of them';

@@ -4,6 +4,8 @@
 -- name_live: a rollup as the reader's own snapshot sees it
 -- ---------------------------------------------------------------------------------------------------------
 
+COMMENT ON COLUMN tick_catalog.pending.marked IS 'only rows that are marked stale can differ from the source';
+COMMENT ON COLUMN tick_catalog.rollup.finish IS 'what the view makes of rows of the state table';
 COMMENT ON COLUMN tick_catalog.rollup.live IS 'the view name_live; NULL: there is none';
 CREATE FUNCTION tick_catalog.live(state oid) RETURNS SETOF record
   LANGUAGE c STABLE STRICT ROWS 100 AS 'MODULE_PATHNAME', 'tick_live';

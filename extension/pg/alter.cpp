@@ -174,23 +174,25 @@ void record_added(const Definition* before, Definition* def, const Standing* rol
         psprintf("DELETE FROM tick_catalog.rollup_program WHERE rollup = %d AND program = (SELECT p.id FROM "
                  "tick_catalog.program AS p WHERE p.group_id = %d AND p.current)",
                  rollup->rollup, group));
-  Oid types[] = {INT4OID, INT4OID, INT4OID, INT4OID, TEXTARRAYOID, TEXTOID, TEXTOID};
+  Oid types[] = {INT4OID, INT4OID, INT4OID, INT4OID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID};
   Datum values[] = {Int32GetDatum(rollup->rollup),
                     Int32GetDatum(group),
                     Int32GetDatum(items),
                     Int32GetDatum(added),
                     names_of(def->columns, list_length(def->keys) + (def->window != nullptr ? 1 : 0)),
                     CStringGetTextDatum(upsert_sql(def)),
-                    CStringGetTextDatum(merged_sql(def))};
+                    CStringGetTextDatum(merged_sql(def)),
+                    CStringGetTextDatum(finish_sql(def))};
   SPI_connect();
   if (SPI_execute_with_args(
           "UPDATE tick_catalog.rollup AS r SET group_id = $2, item_columns = $5, upsert = $6, merged = $7, "
+          "finish = $8, "
           "item_from = "
           "coalesce(r.item_from, array_fill(NULL::timestamptz, ARRAY[$3])) || "
           "array_fill(greatest(o.raw_from, r.seeded_to), "
           "ARRAY[$4]), "
           "filling = $4 FROM tick_catalog.source AS o WHERE r.id = $1 AND o.relid = r.source",
-          7, types, values, nullptr, false, 0) < 0)
+          8, types, values, nullptr, false, 0) < 0)
     elog(ERROR, "pg_tick: cannot write the catalogs");
   SPI_finish();
   record_items(def, group);
@@ -245,7 +247,7 @@ void add_columns(Oid view, const char* columns) {
   run(psprintf("CREATE OR REPLACE VIEW %s%s AS %s", relation_text(view), options, view_sql(def, view)));
   if (OidIsValid(rollup->live))
     run(psprintf("CREATE OR REPLACE VIEW %s%s AS %s", relation_text(rollup->live), live_options,
-                 live_sql(def, rollup->live)));
+                 live_sql(def, view, rollup->live)));
   act_again(again);
   record_added(before, def, rollup);
   extend_history(view);

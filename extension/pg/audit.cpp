@@ -309,7 +309,7 @@ void audit_sources() {
             "INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) SELECT id, "
             "(-9223372036854775808)::int8, "
             "9223372036854775807, false FROM tick_catalog.rollup WHERE source = %u AND status <> 'error' "
-            "ON CONFLICT DO NOTHING",
+            "ON CONFLICT (rollup, lo, hi, fresh) DO UPDATE SET marked = false",
             source));
         tell_engine();
         take_in_ids(source, source);

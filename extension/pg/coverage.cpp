@@ -127,7 +127,8 @@ void mark_pending(int32 rollup, Oid source, Oid table) {
     }
   }
   run(psprintf("INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) VALUES (%d, (" INT64_FORMAT
-               ")::numeric::int8, " INT64_FORMAT ", false) ON CONFLICT DO NOTHING",
+               ")::numeric::int8, " INT64_FORMAT
+               ", false) ON CONFLICT (rollup, lo, hi, fresh) DO UPDATE SET marked = false",
                rollup, lo, hi));
 }
 

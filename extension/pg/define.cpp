@@ -107,7 +107,7 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, Oid live
   const int first = keys + (def->window != nullptr ? 1 : 0);
   Oid types[] = {INT4OID,     OIDOID,       OIDOID,         OIDOID,       OIDOID,  INT4OID, OIDOID,
                  INTERVALOID, TEXTARRAYOID, TEXTOID,        TEXTARRAYOID, TEXTOID, TEXTOID, INTERVALOID,
-                 INTERVALOID, TEXTOID,      TIMESTAMPTZOID, TEXTARRAYOID, OIDOID};
+                 INTERVALOID, TEXTOID,      TIMESTAMPTZOID, TEXTARRAYOID, OIDOID,  TEXTOID};
   Datum values[] = {Int32GetDatum(def->id),
                     ObjectIdGetDatum(view),
                     ObjectIdGetDatum(state),
@@ -126,8 +126,9 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, Oid live
                     def->zone == nullptr ? Datum{0} : CStringGetTextDatum(def->zone),
                     def->origin == nullptr ? Datum{0} : TimestampTzGetDatum(*def->origin),
                     name_array(def->values, 0, list_length(def->values)),
-                    ObjectIdGetDatum(live)};
-  char nulls[] = "                   ";
+                    ObjectIdGetDatum(live),
+                    CStringGetTextDatum(finish_sql(def))};
+  char nulls[] = "                    ";
   if (!def->computed) nulls[17] = 'n';
   if (!OidIsValid(live)) nulls[18] = 'n';
   if (def->zone == nullptr) nulls[15] = 'n';
@@ -138,10 +139,10 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, Oid live
   write(
       "INSERT INTO tick_catalog.rollup (id, view, state, definition, source, group_id, owner, window_size, "
       "key_columns, time_column, item_columns, upsert, merged, window_slide, retention, window_zone, "
-      "window_origin, value_columns, live) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7, $8, "
-      "$9, "
-      "$10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
-      19, types, values, nulls);
+      "window_origin, value_columns, live, finish) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, "
+      "$7, $8, "
+      "$9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
+      20, types, values, nulls);
   Oid pending_types[] = {INT4OID, INT8OID, INT8OID};
   Datum pending[] = {Int32GetDatum(def->id), Int64GetDatum(minus_infinity), Int64GetDatum(plus_infinity)};
   write("INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) VALUES ($1, $2, $3, true)", 3,
@@ -236,11 +237,11 @@ void check_wanted(const Wanted& wanted) {
 }
 
 // Makes `name_live`. A rollup that is recomputed has none: there is nothing that a delta could be added to.
-Oid make_live(Definition* def) {
+Oid make_live(Definition* def, Oid view) {
   if (def->computed) return InvalidOid;
   const char* name = live_name(def->name);
   run(psprintf("CREATE VIEW %s AS %s", quote_qualified_identifier(get_namespace_name(def->schema), name),
-               live_sql(def, InvalidOid)));
+               live_sql(def, view, InvalidOid)));
   return get_relname_relid(name, def->schema);
 }
 
@@ -275,7 +276,7 @@ Oid create_rollup(const Wanted& wanted) {
   run(psprintf("CREATE VIEW %s AS %s", quote_qualified_identifier(schema, def->name),
                view_sql(def, InvalidOid)));
   const Oid view = get_relname_relid(def->name, def->schema);
-  const Oid live = make_live(def);
+  const Oid live = make_live(def, view);
 
   caller = act_as_extension();
   run(psprintf("SELECT tick_catalog.refuse_replica(%u), tick_catalog.guard_table(%u, %s)", state, state,

@@ -166,8 +166,11 @@ const char* state_sql(const Definition* def, const char* state);
 const char* added_columns_sql(const Definition* def);
 // The query of the view; a view that is there keeps the names that its columns have by now.
 const char* view_sql(Definition* def, Oid view);
-// The same of the view `name_live`: the state table with what the reader's snapshot sees beyond it.
-const char* live_sql(Definition* def, Oid live);
+// The same of the view `name_live` beside `view`: the state table with what the reader's snapshot sees beyond
+// it.
+const char* live_sql(Definition* def, Oid view, Oid live);
+// What the view makes of rows of the state table that are in the tuplestore tick_rows.
+const char* finish_sql(Definition* def);
 const char* upsert_sql(const Definition* def);
 const char* merged_sql(Definition* def);
 // The query of a definition view, reading no rows whose time is before `from`, or not before `to`; an
@@ -214,6 +217,7 @@ struct Standing {
   TimestampTz* origin;  // nullptr: midnight
   const char* upsert;
   const char* merged;
+  const char* finish;
 };
 // The rollups (Standing*) that a condition selects; `argument` is its $1.
 List* standing_rollups(const char* condition, Oid argument);

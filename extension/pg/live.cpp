@@ -16,6 +16,7 @@
 #include "scan.hpp"
 #include "session.hpp"
 #include "state.hpp"
+#include "wanted.hpp"
 
 namespace tick::pg {
 namespace {
@@ -49,9 +50,10 @@ Moment this_moment() {
 // The rows that differ from the state table, and the places of those that they replace.
 struct Difference {
   Moment moment;
+  EState* statement = nullptr;     // which it is just enough for; nullptr: for any
   MemoryContext memory = nullptr;  // of the tuples, until the transaction ends
-  std::vector<HeapTuple> rows;
-  std::vector<AttrNumber> columns;  // of the rows: those of the state table that the view reads
+  std::vector<HeapTuple> rows;     // of the state table, then as the view shows them
+  TupleDesc shown = nullptr;       // nullptr: there are no rows
   std::vector<ItemPointerData> places;
 };
 
@@ -64,6 +66,7 @@ std::map<Oid, Difference> differences;
 // A rollup as this snapshot sees it.
 struct Reading {
   Rollup rollup;
+  std::optional<Wanted> wanted;
   Frontier frontier;
   TurnTime time;                   // as if a turn began now
   Micros frozen = minus_infinity;  // windows that end at or before this take in nothing more
@@ -121,6 +124,11 @@ Fold fold_new(Reading& reading) {
   return fold;
 }
 
+std::vector<bool> judge_slots(const Reading& reading, const Fold& fold) {
+  return reading.wanted->judge({fold.slots(), [&](size_t row, size_t key) { return fold.key(row, key); },
+                                [&](size_t row) { return fold.pane(row); }});
+}
+
 // ---- windows from the source
 // ------------------------------------------------------------------------------------------
 
@@ -150,8 +158,15 @@ std::vector<Leaf> lock_source_of(const Rollup& rollup) {
   return std::move(*leaves);
 }
 
-// Adds what the source has of windows [from, to) of the list. Far apart, they are read one half after the
-// other rather than with all that lies between.
+// True if ranges [from, to) of the list are a small part of what lies between the first and the last.
+bool far_apart(const std::vector<Range>& whole, size_t from, size_t to) {
+  Micros width = 0;
+  for (size_t i = from; i < to; ++i) width += whole[i].hi - whole[i].lo;
+  return to - from > 1 && width < (whole[to - 1].hi - whole[from].lo) / 4;
+}
+
+// Adds what the source has of windows [from, to) of the list. Those that are far apart, or are too many rows
+// to be folded at once, are read one half after the other rather than with all that lies between.
 void fold_ranges(const Rollup& rollup, const std::vector<Leaf>& leaves, const std::vector<Range>& whole,
                  size_t from, size_t to, Fold& into) {
   Evaluator* evaluator = call([&] { return find_evaluator(rollup.newest); });
@@ -159,8 +174,16 @@ void fold_ranges(const Rollup& rollup, const std::vector<Leaf>& leaves, const st
   Micros lo = rollup.windowed ? whole[from].lo : minus_infinity;
   const Micros hi = rollup.windowed ? end_of_rows(whole[to - 1].hi, rollup.size) : plus_infinity;
   if (rollup.windowed) panes.restrict_to(lo, hi);
+  const bool bounded = rollup.windowed && lo != minus_infinity && hi != plus_infinity;
+  const std::vector<Oid> indexes = bounded ? find_time_indexes(rollup, leaves, lo, hi) : std::vector<Oid>();
+  const size_t middle = from + (to - from) / 2;
+  if (!indexes.empty() && far_apart(whole, from, to)) {
+    fold_ranges(rollup, leaves, whole, from, middle, into);
+    fold_ranges(rollup, leaves, whole, middle, to, into);
+    return;
+  }
   bool fits = true;
-  scan_leaves(rollup, evaluator, leaves, lo, hi, panes, [&](int) {
+  scan_leaves_by(indexes, rollup, evaluator, leaves, lo, hi, panes, [&](int) {
     if (fits && panes.memory() + into.memory() <= scan_memory) return;
     fits = false;
     lo = plus_infinity;  // what is left of the scan is of no use
@@ -175,14 +198,15 @@ void fold_ranges(const Rollup& rollup, const std::vector<Leaf>& leaves, const st
                         errhint("SELECT tick.wait(...), or read the rollup itself.")));
       });
     }
-    const size_t middle = from + (to - from) / 2;
     fold_ranges(rollup, leaves, whole, from, middle, into);
     fold_ranges(rollup, leaves, whole, middle, to, into);
     return;
   }
+  // Windows that hop share rows: those of another half are that half's affair.
+  const std::vector<Range> these(whole.begin() + from, whole.begin() + to);
   merge_into_windows(into, rollup, panes, every_item(rollup), [&](const Fold& of, size_t slot, auto window) {
     const bool wanted = window && !is_too_wide(of, slot) && rollup.is_kept(*window) &&
-                        (!rollup.windowed || holds(whole, *window));
+                        (!rollup.windowed || holds(these, *window));
     return wanted ? window : std::nullopt;
   });
 }
@@ -191,17 +215,34 @@ void fold_ranges(const Rollup& rollup, const std::vector<Leaf>& leaves, const st
 // longer covers them they stay as they are, as they do in the rollup.
 void plan_whole(Reading& reading, const std::vector<Preview>& previews) {
   const Rollup& rollup = reading.rollup;
+  const auto window_range = [&](Micros window) {
+    return rollup.windowed ? Range{window, next_window(window, rollup.size), false}
+                           : Range{minus_infinity, plus_infinity, false};
+  };
   const Micros covered = std::max(rollup.first_covered(), rollup.kept_from);
   std::vector<Range>& whole = reading.whole;
   for (const Preview& preview : previews)
-    if (preview.lost)
-      whole.push_back(rollup.windowed ? Range{preview.window, next_window(preview.window, rollup.size), false}
-                                      : Range{minus_infinity, plus_infinity, false});
-  whole.insert(whole.end(), rollup.dirty.begin(), rollup.dirty.end());
+    if (preview.lost) whole.push_back(window_range(preview.window));
+  std::vector<Range> marked;
+  for (const Range& range : rollup.dirty)
+    (range.marked && !range.missed && !range.replace ? marked : whole).push_back(range);
+  if (!marked.empty())
+    for (Micros window : read_stale(rollup, marked, *reading.wanted)) whole.push_back(window_range(window));
   for (Range& range : whole) range.lo = std::max(range.lo, covered);
   for (Range range : rollup.fresh) {
     range.lo = std::max(range.lo, rollup.kept_from);
     whole.push_back(range);
+  }
+  if (rollup.windowed) {
+    const Micros lo = reading.wanted->lo(), hi = reading.wanted->hi();
+    const Micros first = lo == minus_infinity ? lo : window_start(lo, rollup.size);
+    const Micros end = hi == plus_infinity || hi == minus_infinity
+                           ? hi
+                           : next_window(window_start(hi - 1, rollup.size), rollup.size);
+    for (Range& range : whole) {
+      range.lo = std::max(range.lo, first);
+      range.hi = std::min(range.hi, end);
+    }
   }
   std::erase_if(whole, [](const Range& range) { return range.lo >= range.hi; });
   std::sort(whole.begin(), whole.end(), [](const Range& a, const Range& b) { return a.lo < b.lo; });
@@ -240,7 +281,7 @@ void replace_whole(Reading& reading, std::vector<Preview>& previews, Difference&
   const Micros covered = rollup.first_covered();
   std::vector<bool> done(found.slots());
   std::vector<int64_t> revisions(found.slots());
-  for (const Present& row : read_present(rollup, found, reading.whole, reading.time)) {
+  for (const Present& row : read_present(rollup, found, reading.whole, reading.time, *reading.wanted)) {
     const auto preview = merged.find(row.place);
     const int64_t now = preview == merged.end() ? row.count : preview->second->count;
     const int64_t there = row.slot ? found.partials(0).counts[*row.slot] : 0;
@@ -260,9 +301,11 @@ void replace_whole(Reading& reading, std::vector<Preview>& previews, Difference&
     if (!dropped.contains(&preview)) kept.push_back(preview);
   previews = std::move(kept);
   if (found.slots() == 0) return;
-  const std::vector<Preview> rows = preview_rows(rollup, found, reading.time, revisions, result.memory);
+  const std::vector<bool> wanted = judge_slots(reading, found);
+  const std::vector<Preview> rows =
+      preview_rows(rollup, found, reading.time, revisions, wanted, result.memory);
   for (size_t slot = 0; slot < rows.size(); ++slot)
-    if (!done[slot]) result.rows.push_back(rows[slot].tuple);
+    if (wanted[slot] && !done[slot]) result.rows.push_back(rows[slot].tuple);
 }
 
 // ---- the whole of it
@@ -306,7 +349,44 @@ void refuse_lost_deltas() {
                       errhint("Try again.")));
 }
 
-void read(Oid state, Difference& result) {
+// Makes rows of the state table what the view shows of them, as the rollup's owner.
+void show(const Rollup& rollup, Difference& result) {
+  // A rollup without keys and window shows a row when it has none.
+  const bool nothing = !rollup.windowed && rollup.program.keys.empty() && result.rows.empty() &&
+                       (!result.places.empty() || !holds_state(rollup, minus_infinity, plus_infinity));
+  if (result.rows.empty() && !nothing) return;
+  const auto text = read_text("SELECT finish FROM tick_catalog.rollup WHERE id = $1", rollup.id);
+  const char* sql = text.at(0).at(0)->c_str();
+  uint64 count = 0;
+  HeapTuple* tuples = nullptr;
+  call([&] {
+    Tuplestorestate* store = tuplestore_begin_heap(false, false, work_mem);
+    for (HeapTuple row : result.rows) tuplestore_puttuple(store, row);
+    auto* rows = static_cast<EphemeralNamedRelation>(palloc0(sizeof(EphemeralNamedRelationData)));
+    rows->md.name = pstrdup("tick_rows");
+    rows->md.reliddesc = rollup.state;
+    rows->md.enrtype = ENR_NAMED_TUPLESTORE;
+    rows->md.enrtuples = static_cast<double>(result.rows.size());
+    rows->reldata = store;
+    LockRelationOid(rollup.state, AccessShareLock);
+    const Actor before = act_as_owner(rollup.owner);
+    SPI_connect();
+    if (SPI_register_relation(rows) != SPI_OK_REL_REGISTER || SPI_execute(sql, true, 0) != SPI_OK_SELECT)
+      elog(ERROR, "pg_tick: unexpected result of: %s", sql);
+    count = SPI_processed;
+    MemoryContext old = MemoryContextSwitchTo(result.memory);
+    result.shown = CreateTupleDescCopy(SPI_tuptable->tupdesc);
+    tuples = static_cast<HeapTuple*>(palloc(sizeof(HeapTuple) * (count + 1)));
+    for (uint64 row = 0; row < count; ++row) tuples[row] = heap_copytuple(SPI_tuptable->vals[row]);
+    MemoryContextSwitchTo(old);
+    SPI_finish();
+    act_again(before);
+    tuplestore_end(store);
+  });
+  result.rows.assign(tuples, tuples + count);
+}
+
+void read(Oid state, EState* statement, Oid function, Difference& result) {
   Reading reading;
   std::vector<Rollup> found;
   Actor reader{};
@@ -345,22 +425,23 @@ void read(Oid state, Difference& result) {
                       errhint("tick.status says why; the rollup itself shows what it has.")));
     });
   }
-  result.columns = rollup.attributes;
-  result.columns.push_back(rollup.revision_attribute);
-  result.columns.push_back(rollup.updated_attribute);
   reading.frontier = Frontier::parse(*source[0][3]);
   reading.time.now = result.moment.statement;
   if (source[0][1]) reading.time.watermark = std::strtoll(source[0][1]->c_str(), nullptr, 10);
   if (source[0][2]) reading.frozen = std::strtoll(source[0][2]->c_str(), nullptr, 10);
+  reading.wanted.emplace(rollup, statement, function, reader);
+  if (!reading.wanted->everything()) result.statement = statement;
   const Fold fold = fold_new(reading);
   std::vector<Preview> previews;
-  if (fold.slots() > 0) previews = preview_merge(rollup, fold, reading.time, result.memory);
+  if (fold.slots() > 0)
+    previews = preview_merge(rollup, fold, reading.time, judge_slots(reading, fold), result.memory);
   plan_whole(reading, previews);
   if (!reading.whole.empty()) replace_whole(reading, previews, result);
   for (const Preview& preview : previews) {
     if (ItemPointerIsValid(&preview.place)) result.places.push_back(preview.place);
     if (preview.tuple != nullptr) result.rows.push_back(preview.tuple);
   }
+  show(rollup, result);
   call([&] {
     SPI_finish();
     act_again(reader);
@@ -372,11 +453,35 @@ void forget(void* key) {
   differences.erase(static_cast<Oid>(reinterpret_cast<uintptr_t>(key)));
 }
 
-const Difference& difference(Oid state) {
+// A statement has ended: another one may lie at the same place.
+void forget_statement(void* statement) {
+  for (;;) {
+    const auto known = std::find_if(differences.begin(), differences.end(),
+                                    [&](const auto& entry) { return entry.second.statement == statement; });
+    if (known == differences.end()) return;
+    MemoryContextDelete(known->second.memory);
+  }
+}
+
+// Plain PostgreSQL code.
+void call_at_end(MemoryContext memory, MemoryContextCallbackFunction function, void* argument) {
+  auto* callback =
+      static_cast<MemoryContextCallback*>(MemoryContextAllocZero(memory, sizeof(MemoryContextCallback)));
+  callback->func = function;
+  callback->arg = argument;
+  MemoryContextRegisterResetCallback(memory, callback);
+}
+
+// What the function that is called has to show of the state table that is its argument.
+const Difference& difference(FunctionCallInfo fcinfo) {
+  const Oid state = PG_GETARG_OID(0);
+  const ExprContext* context = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo)->econtext;
+  EState* statement = context == nullptr ? nullptr : context->ecxt_estate;
   const auto known = differences.find(state);
   Moment moment = this_moment();
   if (known != differences.end()) {
-    if (known->second.moment == moment) return known->second;
+    const EState* of = known->second.statement;
+    if (known->second.moment == moment && (of == nullptr || of == statement)) return known->second;
     MemoryContext memory = known->second.memory;
     call([&] { MemoryContextDelete(memory); });
   }
@@ -385,37 +490,29 @@ const Difference& difference(Oid state) {
   MemoryContext memory = call(
       [&] { return AllocSetContextCreate(TopTransactionContext, "pg_tick live", ALLOCSET_DEFAULT_SIZES); });
   result.memory = memory;
-  read(state, result);
+  read(state, statement, fcinfo->flinfo->fn_oid, result);
   call([&] {
-    auto* callback =
-        static_cast<MemoryContextCallback*>(MemoryContextAllocZero(memory, sizeof(MemoryContextCallback)));
-    callback->func = forget;
-    callback->arg = reinterpret_cast<void*>(static_cast<uintptr_t>(state));
-    MemoryContextRegisterResetCallback(memory, callback);
+    call_at_end(memory, forget, reinterpret_cast<void*>(static_cast<uintptr_t>(state)));
+    if (result.statement != nullptr) call_at_end(statement->es_query_cxt, forget_statement, statement);
   });
   return differences.insert_or_assign(state, std::move(result)).first->second;
 }
 
-void put_rows(Oid state, ReturnSetInfo* result) {
-  const Difference& rows = difference(state);
-  const size_t columns = rows.columns.size();
+void put_rows(const Difference& rows, ReturnSetInfo* result) {
+  if (rows.rows.empty()) return;
   call([&] {
-    Relation table = table_open(state, AccessShareLock);
-    TupleDesc desc = RelationGetDescr(table);
-    bool fits = static_cast<int>(columns) == result->setDesc->natts;
-    for (size_t c = 0; fits && c < columns; ++c)
-      fits = TupleDescAttr(result->setDesc, static_cast<int>(c))->atttypid ==
-             TupleDescAttr(desc, rows.columns[c] - 1)->atttypid;
+    bool fits = rows.shown->natts == result->setDesc->natts;
+    for (int c = 0; fits && c < rows.shown->natts; ++c)
+      fits = TupleDescAttr(rows.shown, c)->atttypid == TupleDescAttr(result->setDesc, c)->atttypid;
     if (!fits)
       ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
-                      errmsg("column definition list does not fit \"%s\"", RelationGetRelationName(table))));
-    auto* values = static_cast<Datum*>(palloc(sizeof(Datum) * (columns + 1)));
-    auto* nulls = static_cast<bool*>(palloc(columns + 1));
+                      errmsg("column definition list does not fit what the rollup shows")));
+    auto* values = static_cast<Datum*>(palloc(sizeof(Datum) * rows.shown->natts));
+    auto* nulls = static_cast<bool*>(palloc(rows.shown->natts));
     for (HeapTuple row : rows.rows) {
-      for (size_t c = 0; c < columns; ++c) values[c] = heap_getattr(row, rows.columns[c], desc, &nulls[c]);
+      heap_deform_tuple(row, rows.shown, values, nulls);
       tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
     }
-    table_close(table, NoLock);
   });
 }
 
@@ -434,7 +531,7 @@ PGDLLEXPORT Datum tick_live_places(PG_FUNCTION_ARGS);
 Datum tick_live(PG_FUNCTION_ARGS) {
   return entry([&] {
     call([&] { InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC); });
-    put_rows(PG_GETARG_OID(0), reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo));
+    put_rows(difference(fcinfo), reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo));
     return static_cast<Datum>(0);
   });
 }
@@ -443,7 +540,7 @@ Datum tick_live_places(PG_FUNCTION_ARGS) {
   return entry([&] {
     call([&] { InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC); });
     auto* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
-    const Difference& rows = difference(PG_GETARG_OID(0));
+    const Difference& rows = difference(fcinfo);
     call([&] {
       for (const ItemPointerData& place : rows.places) {
         Datum value = PointerGetDatum(&place);

@@ -432,9 +432,11 @@ void Merger::merge_deltas(Turn& turn) {
     // In a bounded turn a row may leave before it has come, and so it may while its history is being scanned.
     const bool scanned = std::any_of(rollup.fresh.begin(), rollup.fresh.end(),
                                      [](const Range& range) { return range.scan != 0; });
-    lost.merge(merge_state(rollup, fold, time(turn, rollup.source), turn.cut == 0 && !scanned));
+    Lost rows = merge_state(rollup, fold, time(turn, rollup.source), turn.cut == 0 && !scanned);
     note_gone(rollup);
+    lost.merge(rows.unmarked);
     mark_dirty(rollup, lost);
+    mark_dirty(rollup, rows.marked, false, true);
     mark_dirty(rollup, fallen, true);
     for (const auto& [refusal, listed] : refused) list_late(rollup, *listed, refusal, turn.started);
     current_ = 0;

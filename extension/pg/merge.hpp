@@ -69,7 +69,7 @@ class Merger {
     bool corrects_frozen = false;    // rows have left a frozen window: it is recomputed
   };
   Verdict judge(const Rollup& rollup, const Fold& from, size_t slot, std::optional<Micros> window) const;
-  void mark_dirty(Rollup& rollup, const std::set<Micros>& windows, bool replace = false);
+  void mark_dirty(Rollup& rollup, const std::set<Micros>& windows, bool replace = false, bool marked = false);
   void note_missed(Turn& turn, Rollup& rollup);
   void give_up_missed(Turn& turn, const Rollup& rollup, Micros covered);
   void shorten_pending(Rollup& rollup, const Range& range, Micros lo);

@@ -303,36 +303,41 @@ const char* view_sql(Definition* def, Oid view) {
                   def->computed ? " WHERE s.tick_shown" : "");
 }
 
-const char* live_sql(Definition* def, Oid live) {
+const char* live_sql(Definition* def, Oid view, Oid live) {
   // Both arms of the union stay plain and nothing else is in the way, so that conditions, order and limits
   // reach the state table's indexes.
-  const char* place = free_name(def, "tick", "place");
-  const char* state = relation_text(def->state);
-  StringInfoData there, fresh, definitions;
-  initStringInfo(&there);
+  StringInfoData names, fresh, definitions;
+  initStringInfo(&names);
   initStringInfo(&fresh);
   initStringInfo(&definitions);
-  ListCell* cell;
-  foreach (cell, def->columns) {
-    const auto* of = static_cast<StateColumn*>(lfirst(cell));
-    const char* name = quote_identifier(of->name);
-    appendStringInfo(&there, "t.%s, ", name);
-    appendStringInfo(&fresh, "u.%s, ", name);
-    append_column_definition(&definitions, of);
-    appendStringInfoString(&definitions, ", ");
+  const char* place = "tick_place";
+  while (get_attnum(view, place) != InvalidAttrNumber || get_attnum(live, place) != InvalidAttrNumber)
+    place = psprintf("%s_", place);
+  Relation relation = table_open(view, AccessShareLock);
+  const TupleDesc outputs = RelationGetDescr(relation);
+  for (int i = 0; i < outputs->natts; ++i) {
+    const Form_pg_attribute of = TupleDescAttr(outputs, i);
+    const char* known = OidIsValid(live) ? get_attname(live, static_cast<AttrNumber>(i + 1), true) : nullptr;
+    const StateColumn output{known == nullptr ? NameStr(of->attname) : known, of->atttypid, of->atttypmod,
+                             of->attcollation};
+    appendStringInfo(&names, "%sr.%s", i == 0 ? "" : ", ", quote_identifier(output.name));
+    appendStringInfo(&fresh, "u.%s, ", quote_identifier(output.name));
+    if (i > 0) appendStringInfoString(&definitions, ", ");
+    append_column_definition(&definitions, &output);
   }
-  const char* rows = psprintf(
-      "(SELECT %st.revision, t.updated_at, t.ctid AS %s FROM %s AS t UNION ALL SELECT %su.revision, "
-      "u.updated_at, NULL::tid FROM tick_catalog.live(%s::regclass) AS u(%srevision bigint, updated_at "
-      "timestamp "
-      "with time zone))",
-      there.data, quote_identifier(place), state, fresh.data, quote_literal_cstr(state), definitions.data);
-  const char* standing = psprintf(
-      "s.%s IS NULL OR NOT s.%s IN (SELECT p.place FROM tick_catalog.live_places(%s::regclass) AS p(place))",
-      quote_identifier(place), quote_identifier(place), quote_literal_cstr(state));
-  if (grouped(def)) return psprintf("%s FROM %s AS s WHERE %s", outputs_sql(def, live), rows, standing);
-  return psprintf("%s%s", outputs_sql(def, live),
-                  from_sql(def, psprintf("(SELECT s.* FROM %s AS s WHERE %s)", rows, standing)));
+  table_close(relation, NoLock);
+  const char* state = quote_literal_cstr(relation_text(def->state));
+  place = quote_identifier(place);
+  return psprintf(
+      "SELECT %s FROM (%s, s.ctid AS %s FROM %s AS s UNION ALL SELECT %sNULL::tid FROM "
+      "tick_catalog.live(%s::regclass) AS u(%s)) AS r WHERE r.%s IS NULL OR NOT r.%s IN (SELECT p.place FROM "
+      "tick_catalog.live_places(%s::regclass) AS p(place))",
+      names.data, outputs_sql(def, live), place, relation_text(def->state), fresh.data, state,
+      definitions.data, place, place, state);
+}
+
+const char* finish_sql(Definition* def) {
+  return psprintf("%s%s", outputs_sql(def, InvalidOid), from_sql(def, "tick_rows"));
 }
 
 int original_outputs(Oid view) {

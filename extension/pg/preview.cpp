@@ -1,5 +1,6 @@
 // See the end of state.hpp: rows as a turn would write them, for who only reads.
 #include "state_row.hpp"
+#include "wanted.hpp"
 
 namespace tick::pg {
 namespace {
@@ -87,16 +88,19 @@ class Reader {
 };
 
 std::vector<Preview> preview(const Rollup& rollup, const Fold& fold, const TurnTime& time,
-                             const int64_t* revisions, MemoryContext memory) {
+                             const int64_t* revisions, const std::vector<bool>& wanted,
+                             MemoryContext memory) {
   std::vector<Preview> previews(fold.slots());
-  std::set<Micros> lost;
+  Lost lost;
   for_slices(rollup, fold, time, true, revisions, lost, [&](const Slice& slice) {
     Preview* into = &previews[slice.from];
     call([&] {
       Reader reader(rollup, memory);
       for (int row = 0; row < slice.rows; ++row) {
         CHECK_FOR_INTERRUPTS();
-        if (revisions == nullptr)
+        if (!wanted[slice.from + row])
+          ItemPointerSetInvalid(&into[row].place);
+        else if (revisions == nullptr)
           reader.merge(slice, row, &into[row]);
         else
           reader.make(slice, row, &into[row]);
@@ -107,26 +111,35 @@ std::vector<Preview> preview(const Rollup& rollup, const Fold& fold, const TurnT
   return previews;
 }
 
+RowsToJudge rows_of(const Rollup& rollup, const Rows::Page& page) {
+  const size_t columns = rollup.columns.size(), keys = rollup.program.keys.size();
+  return {page.rows, [&page, columns](size_t row, size_t key) { return page.cells[row * columns + key]; },
+          [&page, columns, keys](size_t row) { return page.cells[row * columns + keys].word; }};
+}
+
 }  // namespace
 
 std::vector<Preview> preview_merge(const Rollup& rollup, const Fold& fold, const TurnTime& time,
-                                   MemoryContext memory) {
-  return preview(rollup, fold, time, nullptr, memory);
+                                   const std::vector<bool>& wanted, MemoryContext memory) {
+  return preview(rollup, fold, time, nullptr, wanted, memory);
 }
 
 std::vector<Preview> preview_rows(const Rollup& rollup, const Fold& fold, const TurnTime& time,
-                                  const std::vector<int64_t>& revisions, MemoryContext memory) {
-  return preview(rollup, fold, time, revisions.data(), memory);
+                                  const std::vector<int64_t>& revisions, const std::vector<bool>& wanted,
+                                  MemoryContext memory) {
+  return preview(rollup, fold, time, revisions.data(), wanted, memory);
 }
 
 std::vector<Present> read_present(const Rollup& rollup, const Fold& fold, const std::vector<Range>& windows,
-                                  const TurnTime& time) {
+                                  const TurnTime& time, const Wanted& wanted) {
   std::vector<Present> result;
   const size_t keys = rollup.program.keys.size(), wide = identifying(rollup);
   Rows rows(rollup, windows, false, true);
   Rows::Page page;
   while (rows.next(page)) {
+    const std::vector<bool> judged = wanted.judge(rows_of(rollup, page));
     for (uint64 row = 0; row < page.rows; ++row) {
+      if (!judged[row]) continue;
       const Cell* cells = page.cells + row * rollup.columns.size();
       const Micros window = rollup.windowed ? cells[keys].word : 0;
       const auto slot = find_slot(rollup, fold, cells, window);
@@ -134,6 +147,19 @@ std::vector<Present> read_present(const Rollup& rollup, const Fold& fold, const 
       const int64_t revision = page.revisions[row] + (was_final(rollup, window, time) ? 1 : 0);
       result.push_back({page.places[row], window, cells[wide].word, revision, slot, same});
     }
+  }
+  return result;
+}
+
+std::set<Micros> read_stale(const Rollup& rollup, const std::vector<Range>& windows, const Wanted& wanted) {
+  std::set<Micros> result;
+  Rows rows(rollup, windows, true, true);
+  Rows::Page page;
+  while (rows.next(page)) {
+    const std::vector<bool> judged = wanted.judge(rows_of(rollup, page));
+    for (uint64 row = 0; row < page.rows; ++row)
+      if (judged[row])
+        result.insert(rollup.windowed ? rows_of(rollup, page).window(row) : static_cast<Micros>(0));
   }
   return result;
 }

@@ -25,12 +25,12 @@ constexpr int most_yields = 3;  // of a scan to those who want a lock
 // Runs a statement of ours about a range of pending windows of a rollup.
 void pending_statement(const char* sql, int rollup, const Range& range) {
   call([&] {
-    Oid types[7] = {INT4OID, INT8OID, INT8OID, BOOLOID, INT8OID, BOOLOID, BOOLOID};
-    Datum values[7] = {Int32GetDatum(rollup),     Int64GetDatum(range.lo),   Int64GetDatum(range.hi),
-                       BoolGetDatum(range.fresh), Int64GetDatum(range.scan), BoolGetDatum(range.replace),
-                       BoolGetDatum(range.missed)};
-    const char nulls[8] = {' ', ' ', ' ', ' ', range.scan == 0 ? 'n' : ' ', ' ', ' ', '\0'};
-    if (SPI_execute_plan(kept_plan(sql, 7, types), values, nulls, false, 0) < 0)
+    Oid types[8] = {INT4OID, INT8OID, INT8OID, BOOLOID, INT8OID, BOOLOID, BOOLOID, BOOLOID};
+    Datum values[8] = {Int32GetDatum(rollup),      Int64GetDatum(range.lo),   Int64GetDatum(range.hi),
+                       BoolGetDatum(range.fresh),  Int64GetDatum(range.scan), BoolGetDatum(range.replace),
+                       BoolGetDatum(range.missed), BoolGetDatum(range.marked)};
+    const char nulls[9] = {' ', ' ', ' ', ' ', range.scan == 0 ? 'n' : ' ', ' ', ' ', ' ', '\0'};
+    if (SPI_execute_plan(kept_plan(sql, 8, types), values, nulls, false, 0) < 0)
       elog(ERROR, "pg_tick: cannot run: %s", sql);
   });
 }
@@ -53,10 +53,10 @@ void execute(const std::string& sql) {
 
 void insert_pending(int rollup, const Range& range) {
   pending_statement(
-      "INSERT INTO tick_catalog.pending AS p (rollup, lo, hi, fresh, scan, replace, missed) "
-      "VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (rollup, lo, hi, fresh) DO UPDATE SET missed = "
-      "p.missed OR excluded.missed, replace = p.replace OR excluded.replace WHERE excluded.missed OR "
-      "excluded.replace",
+      "INSERT INTO tick_catalog.pending AS p (rollup, lo, hi, fresh, scan, replace, missed, marked) "
+      "VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (rollup, lo, hi, fresh) DO UPDATE SET missed = "
+      "p.missed OR excluded.missed, replace = p.replace OR excluded.replace, marked = p.marked AND "
+      "excluded.marked WHERE excluded.missed OR excluded.replace OR p.marked AND NOT excluded.marked",
       rollup, range);
 }
 
@@ -138,8 +138,8 @@ void Merger::lock_out(Oid source) {
 }
 
 // An extremum may have left these windows: they are recomputed from the source, in a later turn, or listed as
-// stale if it no longer covers them. With `replace` their counts may fall.
-void Merger::mark_dirty(Rollup& rollup, const std::set<Micros>& windows, bool replace) {
+// stale if it no longer covers them. With `replace` their counts may fall; `marked` as of a Range.
+void Merger::mark_dirty(Rollup& rollup, const std::set<Micros>& windows, bool replace, bool marked) {
   const Micros covered = rollup.first_covered();
   if (!windows.empty() && *windows.begin() < covered)
     list_stale(rollup, *windows.begin(), std::min(covered, *windows.rbegin() + 1));
@@ -147,7 +147,7 @@ void Merger::mark_dirty(Rollup& rollup, const std::set<Micros>& windows, bool re
   for (Micros window : windows) {
     if (window < covered) continue;
     const Micros end = rollup.windowed ? next_window(window, rollup.size) : plus_infinity;
-    const Range range{rollup.windowed ? window : minus_infinity, end, false, 0, replace};
+    const Range range{rollup.windowed ? window : minus_infinity, end, false, 0, replace, false, marked};
     if (!ranges.empty() && ranges.back().hi == range.lo)
       ranges.back().hi = range.hi;
     else
@@ -156,7 +156,8 @@ void Merger::mark_dirty(Rollup& rollup, const std::set<Micros>& windows, bool re
   if (ranges.empty()) return;
   std::map<Micros, Micros> known;  // lo -> greatest hi
   for (const Range& range : rollup.dirty)
-    if (range.replace || !replace) known[range.lo] = std::max(known[range.lo], range.hi);
+    if ((range.replace || !replace) && (marked || !range.marked))
+      known[range.lo] = std::max(known[range.lo], range.hi);
   for (const Range& range : ranges) {
     const auto after = known.upper_bound(range.lo);
     if (after != known.begin() && std::prev(after)->second >= range.hi) continue;
@@ -242,7 +243,8 @@ void Merger::shorten_pending(Rollup& rollup, const Range& range, Micros lo) {
   auto& ranges = range.fresh ? rollup.fresh : rollup.dirty;
   std::erase_if(ranges, [&](const Range& known) { return known.lo == range.lo && known.hi == range.hi; });
   if (range.lo >= lo) return;
-  const Range rest{range.lo, std::min(range.hi, lo), range.fresh, 0, range.replace, range.missed};
+  const Range rest{range.lo,      std::min(range.hi, lo), range.fresh, 0,
+                   range.replace, range.missed,           range.marked};
   insert_pending(rollup.id, rest);
   ranges.push_back(rest);
 }

@@ -16,7 +16,7 @@ constexpr const char* columns =
     "SELECT r.id, r.group_id, r.view, r.state, r.definition, r.source, r.owner, "
     "CASE WHEN v.relowner <> r.owner THEN v.relowner WHEN s.relowner <> r.owner THEN s.relowner "
     "ELSE d.relowner END, r.window_size, r.upsert, r.merged, r.window_slide, "
-    "r.window_zone, r.window_origin, coalesce(r.live, 0) FROM tick_catalog.rollup AS r "
+    "r.window_zone, r.window_origin, coalesce(r.live, 0), r.finish FROM tick_catalog.rollup AS r "
     "JOIN pg_class AS v ON v.oid = r.view JOIN pg_class AS s ON s.oid = r.state "
     "JOIN pg_class AS d ON d.oid = r.definition WHERE ";
 
@@ -31,9 +31,9 @@ List* standing_rollups(const char* condition, Oid argument) {
   SPI_execute_with_args(psprintf("%s%s ORDER BY r.id", columns, condition), 1, types, values, nullptr, true,
                         0);
   for (uint64 row = 0; row < SPI_processed; ++row) {
-    bool null[15];
-    Datum field[15];
-    for (int i = 0; i < 15; ++i)
+    bool null[16];
+    Datum field[16];
+    for (int i = 0; i < 16; ++i)
       field[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &null[i]);
     MemoryContext spi = MemoryContextSwitchTo(memory);
     auto* texts = static_cast<Standing*>(palloc(sizeof(Standing)));
@@ -51,7 +51,8 @@ List* standing_rollups(const char* condition, Oid argument) {
                       null[12] ? nullptr : TextDatumGetCString(field[12]),
                       null[13] ? nullptr : static_cast<TimestampTz*>(palloc(sizeof(TimestampTz))),
                       TextDatumGetCString(field[9]),
-                      TextDatumGetCString(field[10])};
+                      TextDatumGetCString(field[10]),
+                      TextDatumGetCString(field[15])};
     if (!null[13]) *texts->origin = DatumGetTimestampTz(field[13]);
     result = lappend(result, texts);
     MemoryContextSwitchTo(spi);
@@ -112,11 +113,16 @@ const char* refresh(const Standing* texts) {
   const char* renamed = renamed_column(def, texts->state);
   const char* upsert = renamed != nullptr ? texts->upsert : upsert_sql(def);
   const char* merged = renamed != nullptr ? texts->merged : merged_sql(def);
+  const char* finish = renamed != nullptr ? texts->finish : finish_sql(def);
   act_again(extension);
-  if (strcmp(upsert, texts->upsert) == 0 && strcmp(merged, texts->merged) == 0) return renamed;
-  Oid types[] = {INT4OID, TEXTOID, TEXTOID};
-  Datum values[] = {Int32GetDatum(texts->rollup), CStringGetTextDatum(upsert), CStringGetTextDatum(merged)};
-  write("UPDATE tick_catalog.rollup SET upsert = $2, merged = $3 WHERE id = $1", 3, types, values);
+  if (strcmp(upsert, texts->upsert) == 0 && strcmp(merged, texts->merged) == 0 &&
+      strcmp(finish, texts->finish) == 0)
+    return renamed;
+  Oid types[] = {INT4OID, TEXTOID, TEXTOID, TEXTOID};
+  Datum values[] = {Int32GetDatum(texts->rollup), CStringGetTextDatum(upsert), CStringGetTextDatum(merged),
+                    CStringGetTextDatum(finish)};
+  write("UPDATE tick_catalog.rollup SET upsert = $2, merged = $3, finish = $4 WHERE id = $1", 4, types,
+        values);
   tell_engine();
   return nullptr;
 }

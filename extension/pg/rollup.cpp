@@ -210,13 +210,14 @@ std::vector<Rollup> load_rollups(int id) {
       rollup.newest = number(row[0]);
       rollup.items[rollup.newest] = numbers<int16_t>(row[1]);
     }
-    for (const auto& row : read_text("SELECT lo, hi, fresh, scan, replace, missed FROM tick_catalog.pending "
-                                     "WHERE rollup = $1 ORDER BY "
-                                     "hi DESC",
-                                     rollup.id))
+    for (const auto& row :
+         read_text("SELECT lo, hi, fresh, scan, replace, missed, marked FROM tick_catalog.pending "
+                   "WHERE rollup = $1 ORDER BY "
+                   "hi DESC",
+                   rollup.id))
       (row[2] == "t" ? rollup.fresh : rollup.dirty)
-          .push_back(
-              {number(row[0]), number(row[1]), row[2] == "t", number(row[3]), row[4] == "t", row[5] == "t"});
+          .push_back({number(row[0]), number(row[1]), row[2] == "t", number(row[3]), row[4] == "t",
+                      row[5] == "t", row[6] == "t"});
     const int64_t newest = rollup.newest;
     const Evaluator* evaluator = call([&] { return find_evaluator(newest); });
     if (evaluator == nullptr) throw Error{Error::Code::internal, "rollup " + rollup.name + " has no program"};

@@ -17,13 +17,15 @@ namespace tick::pg {
 // recompute will see those rows; unless a helper process scans them in the snapshot of one turn: then the
 // deltas of later turns are merged, and what the helper finds as well. With `replace` somebody has asked for
 // what the source holds: a count may fall. Of windows that were `missed` rows came while the rollup was set
-// aside: what the source no longer holds of them is stale.
+// aside: what the source no longer holds of them is stale. Of windows that are `marked` only the rows that
+// are marked stale can differ from the source.
 struct Range {
   Micros lo, hi;
   bool fresh;
   int64_t scan = 0;  // of the helper's scan, 0 = none
   bool replace = false;
   bool missed = false;
+  bool marked = false;
 };
 
 // True if one of the ranges says so of a window.

@@ -19,6 +19,15 @@ void scan_leaves(const Rollup& rollup, Evaluator* evaluator, const std::vector<L
                  const Micros& lo, const Micros& hi, Fold& fold,
                  const std::function<void(int rows)>& between);
 
+// The same, reading only rows with times in [lo, hi), by the indexes that find_time_indexes() has found.
+void scan_leaves_by(const std::vector<Oid>& indexes, const Rollup& rollup, Evaluator* evaluator,
+                    const std::vector<Leaf>& leaves, const Micros& lo, const Micros& hi, Fold& fold,
+                    const std::function<void(int rows)>& between);
+
+// Of each leaf a btree that begins with the time; empty if one that may have rows of [lo, hi) has none.
+std::vector<Oid> find_time_indexes(const Rollup& rollup, const std::vector<Leaf>& leaves, Micros lo,
+                                   Micros hi);
+
 // The windows that the panes of a scan amount to, as far as they are wanted.
 Fold fold_windows(const Rollup& rollup, const Fold& panes, const std::function<bool(Micros window)>& wanted);
 

@@ -80,7 +80,7 @@ void write_by_upsert(const Slice& slice) {
   // The upsert does not say what it found: whatever left may have been the extremum.
   for (int row = 0; row < slice.rows; ++row) {
     data[row] = BoolGetDatum(slice.may_lose(row));
-    if (slice.may_lose(row)) slice.lose(row);
+    if (slice.may_lose(row)) slice.lose(row, false);
   }
   types[columns] = BOOLARRAYOID;
   values[columns] = PointerGetDatum(construct_array(data, slice.rows, BOOLOID, 1, true, TYPALIGN_CHAR));
@@ -240,7 +240,8 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
     }
     const auto [values, nulls, left, lost, empty, same] =
         merge_with(slice, row, desc, found ? slot : nullptr);
-    if (empty ? left < 0 : lost || left <= 0) slice.lose(row);
+    const bool written = !empty && (!same || lost);
+    if (empty ? left < 0 : lost || left <= 0) slice.lose(row, written);
     // What shows otherwise from now on, of a window that was final.
     if (found && OidIsValid(slice.rollup.history) && (empty || !same) &&
         was_final(slice.rollup, slice.fold.pane(slice.from + row), slice.time))
@@ -254,7 +255,7 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
       note_gone(slice.time, slice.rollup, slice.fold.pane(slice.from + row),
                 [&](size_t k) { return slice.fold.key(slice.from + row, k); });
       MemoryContextSwitchTo(memory);
-    } else if (!empty && (!same || lost)) {
+    } else if (written) {
       if (slice.rollup.computed) touch_row(slice.rollup, values);
       HeapTuple tuple = heap_form_tuple(desc, values, nulls);
       if (found) {
@@ -279,7 +280,7 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
 }
 
 void write(const Rollup& rollup, const Fold& fold, const TurnTime& time, bool complete,
-           const int64_t* revisions, std::set<Micros>& lost) {
+           const int64_t* revisions, Lost& lost) {
   const KeepsVersions keeps(rollup, time);
   for_slices(rollup, fold, time, complete, revisions, lost, [&](const Slice& slice) {
     const int keys = static_cast<int>(identifying(rollup));
@@ -345,8 +346,8 @@ const char* recount_statement(const Rollup& rollup) {
 
 }  // namespace
 
-std::set<Micros> merge_state(const Rollup& rollup, const Fold& fold, const TurnTime& time, bool complete) {
-  std::set<Micros> lost;
+Lost merge_state(const Rollup& rollup, const Fold& fold, const TurnTime& time, bool complete) {
+  Lost lost;
   write(rollup, fold, time, complete, nullptr, lost);
   return lost;
 }
@@ -397,7 +398,7 @@ void replace_state(const Rollup& rollup, const Fold& fold, const std::vector<Ran
   change_rows(rollup, "UPDATE %s SET tick_stale = true WHERE ctid = ANY ($1)", stale);
   change_rows(rollup, "UPDATE %s SET tick_stale = false WHERE ctid = ANY ($1)", cleared);
   if (!recounted.empty()) change_rows(rollup, recount_statement(rollup), recounted);
-  std::set<Micros> lost;
+  Lost lost;
   if (std::find(done.begin(), done.end(), true) == done.end()) {
     write(rollup, fold, time, true, revisions.data(), lost);
     return;

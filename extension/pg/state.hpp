@@ -28,8 +28,11 @@ struct GoneRow {
 // Merges all slots of a fold of the rollup. A row whose count falls to zero goes; `complete` says that the
 // fold lacks no delta that is older than those it has, so that zero is zero. Returns the windows in which a
 // first, last, min or max may have left with the rows that left: such a row is marked stale until it is
-// recomputed. Inside SPI. Throws PgError and Error.
-std::set<Micros> merge_state(const Rollup& rollup, const Fold& fold, const TurnTime& time, bool complete);
+// recomputed, unless it is no longer there. Inside SPI. Throws PgError and Error.
+struct Lost {
+  std::set<Micros> marked, unmarked;  // all rows that are concerned are marked; some may not be
+};
+Lost merge_state(const Rollup& rollup, const Fold& fold, const TurnTime& time, bool complete);
 
 // What a recompute does with the rows of a window. `guard`: a row that counts more than the fold has found is
 // kept and marked stale, as nobody has said that rows have left. `keep`: rows stay as they are.
@@ -58,12 +61,14 @@ struct Preview {
   bool lost;      // a first, last, min or max may have left: only the source knows
 };
 
-// The rows that merge_state() would write, by slot. Tuples are palloc'ed in `memory`.
+// The rows that merge_state() would write of the slots that are wanted, by slot; of others there is neither
+// tuple nor place. Tuples are palloc'ed in `memory`.
 std::vector<Preview> preview_merge(const Rollup& rollup, const Fold& fold, const TurnTime& time,
-                                   MemoryContext memory);
-// A fold over the source as rows of their own, with these revisions, by slot.
+                                   const std::vector<bool>& wanted, MemoryContext memory);
+// The same of a fold over the source, as rows of their own with these revisions.
 std::vector<Preview> preview_rows(const Rollup& rollup, const Fold& fold, const TurnTime& time,
-                                  const std::vector<int64_t>& revisions, MemoryContext memory);
+                                  const std::vector<int64_t>& revisions, const std::vector<bool>& wanted,
+                                  MemoryContext memory);
 
 // A row that is there, and what a fold over the source has of it.
 struct Present {
@@ -75,6 +80,8 @@ struct Present {
   bool same;                   // the same partials
 };
 std::vector<Present> read_present(const Rollup& rollup, const Fold& fold, const std::vector<Range>& windows,
-                                  const TurnTime& time);
+                                  const TurnTime& time, const class Wanted& wanted);
+// The windows that have rows which are wanted and marked stale.
+std::set<Micros> read_stale(const Rollup& rollup, const std::vector<Range>& windows, const Wanted& wanted);
 
 }  // namespace tick::pg

@@ -27,12 +27,14 @@ struct Slice {
   int rows;
   const TurnTime& time;
   bool complete;
-  std::set<Micros>& lost;
+  Lost& lost;
   const int64_t* revisions;  // of rows that are not there, by slot; nullptr: 0
 
   bool any_left(int row) const { return fold.removed(from + row) > 0; }
   bool may_lose(int row) const { return any_left(row) && (!complete || fold.may_lose(from + row)); }
-  void lose(int row) const { lost.insert(fold.pane(from + row)); }
+  void lose(int row, bool marked) const {
+    (marked ? lost.marked : lost.unmarked).insert(fold.pane(from + row));
+  }
   int64_t revision(int row) const { return revisions == nullptr ? 0 : revisions[from + row]; }
 };
 
@@ -40,7 +42,7 @@ struct Slice {
 // the values are.
 template <typename Take>
 void for_slices(const Rollup& rollup, const Fold& fold, const TurnTime& time, bool complete,
-                const int64_t* revisions, std::set<Micros>& lost, Take&& take) {
+                const int64_t* revisions, Lost& lost, Take&& take) {
   if (fold.slots() == 0) return;
   const size_t rows = std::clamp<size_t>(slice_memory / (fold.memory() / fold.slots() + 1), 1, slice_rows);
   for (size_t from = 0; from < fold.slots(); from += rows) {
