@@ -153,7 +153,10 @@ class Ingest {
 
   // With a leaf: those for each row, and what of ours they do; else those for each statement.
   void check_triggers(Relation relation, Leaf* leaf) {
-    const TriggerDesc* triggers = relation->trigdesc;
+    // A copy: the relation's own go when whatever is said of the table, as by an autovacuum, has it read
+    // anew.
+    const TriggerDesc* triggers =
+        leaf == nullptr ? CopyTriggerDesc(relation->trigdesc) : leaf->info->ri_TrigDesc;
     for (int i = 0; triggers != nullptr && i < triggers->numtriggers; ++i) {
       const Trigger& trigger = triggers->triggers[i];
       if (!TRIGGER_FOR_INSERT(trigger.tgtype) || !fires(trigger)) continue;

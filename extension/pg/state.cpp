@@ -110,7 +110,9 @@ bool is_ours(const char* function) {
 }
 
 // True if something on the table fires for the worker; our own triggers let it pass.
-bool fires_triggers(const TriggerDesc* triggers) {
+bool fires_triggers(Relation table) {
+  // A copy: the relation's own may be made anew by any look at the catalogs.
+  const TriggerDesc* triggers = CopyTriggerDesc(table->trigdesc);
   const Oid ours = catalog_namespace(false);
   for (int i = 0; triggers != nullptr && i < triggers->numtriggers; ++i) {
     const Oid function = triggers->triggers[i].tgfoid;
@@ -125,7 +127,7 @@ bool fires_triggers(const TriggerDesc* triggers) {
 Oid find_key_index(const Rollup& rollup, Relation table, int keys) {
   const TupleConstr* constraints = RelationGetDescr(table)->constr;
   if (table->rd_rel->relkind != RELKIND_RELATION || table->rd_rel->relam != HEAP_TABLE_AM_OID ||
-      fires_triggers(table->trigdesc) || table->rd_rules != nullptr || table->rd_rel->relrowsecurity ||
+      fires_triggers(table) || table->rd_rules != nullptr || table->rd_rel->relrowsecurity ||
       (constraints != nullptr && (constraints->num_check > 0 || constraints->has_generated_stored)))
     return InvalidOid;
   Oid result = InvalidOid;

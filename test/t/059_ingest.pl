@@ -236,6 +236,20 @@ refused('a view', 'DROP TABLE one CASCADE; CREATE VIEW one AS SELECT 1 AS symbol
 is(run('BEGIN; CREATE TRIGGER mine BEFORE INSERT ON one FOR EACH ROW EXECUTE FUNCTION nothing(); ALTER TABLE one DISABLE TRIGGER mine; ' . ingest_sql('one', rows([ 50, 51, 52 ])) . '; ROLLBACK'),
   '3|0', 'a trigger that is off does not matter');
 exact($node, 'after all that');
+
+# What is said of a table while a batch goes in, such as the figures of an autovacuum, makes its triggers be read anew.
+$node->safe_psql('postgres', q{CREATE TABLE busy (symbol text, ts timestamptz, price float8, trade_id int8) PARTITION BY RANGE (ts);
+  CREATE TABLE busy_1 PARTITION OF busy FOR VALUES FROM ('2024-03-01 00:00+00') TO ('2024-03-02 00:00+00');
+  SELECT tick.create_rollup('busy_1m', 'SELECT symbol, tick.tumble(ts, ''1 minute'') AS ts, count(*) AS n, sum(price * 2) AS s FROM busy GROUP BY 1, 2');
+  SELECT tick.alter_source('busy', dedup_key => '{symbol}', dedup_id => 'trade_id')});
+sub script { my ($name, @lines) = @_; my $file = "$ENV{TESTLOGDIR}/$name.sql"; open my $out, '>', $file or die $!; print $out "$_;\n" for @lines; close $out; return ($name, 'psql', '-Xq', '-o', '/dev/null', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres'), '-f', $file) }
+my @talkers = map { launch(script("talker_$_", ("GRANT SELECT ON busy_1 TO PUBLIC", "REVOKE SELECT ON busy_1 FROM PUBLIC") x 20000)) } 1, 2;
+my $writer = launch(script('busy', map { ingest_sql('busy', batch([ 'symbol', 'words', ['A', 'A'] ], [ 'ts', 'time', [ ($base + $_ % 3600) * 1_000_000, ($base + 60) * 1_000_000 ] ],
+  [ 'price', 'number', [ 1, 2 ] ], [ 'trade_id', 'whole', [ 2 * $_, 2 * $_ + 1 ] ])) } 1 .. ($ENV{INGEST_BUSY} // 2000)));
+waitpid $writer->{pid}, 0;
+is($?, 0, 'batches go in while their table is talked about') or diag(slurp($writer->{log}));
+finish($_, 'TERM') for @talkers;
+exact($node, 'none of them is lost');
 is($node->safe_psql('postgres', q{SELECT sum(n) = (SELECT count(*) FROM one) FROM one_1m}), 't', 'by count');
 $node->stop;
 done_testing();
