@@ -6,6 +6,7 @@
 #   TICK_LIVE_RATE     rows a second of the feed (default 5000)
 use strict;
 use warnings;
+BEGIN { $ENV{PG_TEST_TIMEOUT_DEFAULT} //= 1800 }  # sessions stay open while many moments are looked at
 use FindBin;
 use lib $FindBin::Bin;
 use TickTest;
