@@ -164,16 +164,32 @@ my ($output, $errors) = ('', '');
 IPC::Run::run([ "$example/run", 'hype', '--seconds', 12, '--database', $node->connstr('hype') ], '<', \'', '>', \$output, '2>', \$errors);
 is($?, 0, 'examples/run hype') or diag("$output\n$errors");
 like($output, qr/^ 20\S+ \S+ \| (BTC|ETH)USDT \| +[\d.]+ \| .*^posts_10s differs from its query in 0 places/ms, 'shows windows and compares them');
-# A window with posts alone, and one with prices alone.
-$node->safe_psql('hype', q{INSERT INTO posts VALUES ('jetstream', 'BTCUSDT', '2024-03-01 12:00:05+00', 'x', 'x', 'x', 0.5), ('jetstream', 'BTCUSDT', '2024-03-01 12:00:06+00', 'y', 'y', 'y', NULL);
-  INSERT INTO trades (exchange, symbol, ts, price, qty, trade_id) VALUES ('binance', 'BTCUSDT', '2024-03-01 12:00:15+00', 10, 1, -1); SELECT tick.wait(NULL, '60 s')});
-is($node->safe_psql('hype', q{SELECT * FROM (SELECT time, avg_price, hype_score, trades, posts FROM realtime_hype ORDER BY time LIMIT 2) AS h}),
-  "2024-03-01 12:00:00||0.75|0|2\n2024-03-01 12:00:10|10||1|0", 'a row for either');
-is($node->safe_psql('hype', q{WITH w AS (SELECT symbol, date_bin('10 s', ts, '2000-01-01 00:00+00') AS t FROM trades UNION SELECT symbol, date_bin('10 s', ts, '2000-01-01 00:00+00') FROM posts),
+# Windows of all kinds: prices alone, posts alone (some of them without a score), both, neither; and rows that go again.
+my $seed = $ENV{TICK_SEED} || int rand 1e9;
+note("seed $seed");
+$node->safe_psql('hype', qq{SELECT setseed(($seed % 1000) / 1000.0);
+  CREATE TABLE kinds AS SELECT symbol, at, floor(random() * 3)::int AS prices, floor(random() * 3)::int AS posts
+    FROM unnest('{BTCUSDT,ETHUSDT,SOLUSDT}'::text[]) AS symbol, generate_series('2024-03-01 12:00+00'::timestamptz, '2024-03-01 12:09:50+00', '10 s') AS at;
+  INSERT INTO trades (exchange, symbol, ts, price, qty, trade_id)
+    SELECT 'binance', symbol, at + i * interval '4.999999 s', 10 + random(), 1, -row_number() OVER () FROM kinds, generate_series(1, prices) AS i;
+  INSERT INTO posts SELECT 'jetstream', symbol, at + (i - 1) * interval '9.999999 s', symbol || at || i, 'x', 'x', nullif(random() * 2 - 1, 0)
+    * CASE WHEN random() < 0.8 THEN 1 END FROM kinds, generate_series(1, posts) AS i;
+  INSERT INTO posts VALUES ('jetstream', 'BTCUSDT', '2024-03-01 11:59:55+00', 'unscored', 'x', 'x', NULL);
+  SELECT tick.wait(NULL, '60 s')});
+my $windows = q{WITH w AS (SELECT symbol, date_bin('10 s', ts, '2000-01-01 00:00+00') AS t FROM trades UNION SELECT symbol, date_bin('10 s', ts, '2000-01-01 00:00+00') FROM posts),
   e AS (SELECT w.symbol, w.t AT TIME ZONE 'UTC' AS time, (SELECT round(avg(price::numeric), 6) FROM trades AS x WHERE x.symbol = w.symbol AND x.ts >= w.t AND x.ts < w.t + interval '10 s') AS price,
     (SELECT round((avg(sentiment::numeric) + 1) / 2, 6) FROM posts AS x WHERE x.symbol = w.symbol AND x.ts >= w.t AND x.ts < w.t + interval '10 s') AS hype FROM w),
   r AS (SELECT symbol, time, round(avg_price::numeric, 6), round(hype_score::numeric, 6) FROM realtime_hype)
-  SELECT count(*) > 2, (SELECT count(*) FROM ((TABLE e EXCEPT ALL TABLE r) UNION ALL (TABLE r EXCEPT ALL TABLE e)) AS d) FROM r}), 't|0', 'each window that has either, as built-ins have it');
+  SELECT (SELECT count(*) FROM e) = (SELECT count(DISTINCT (symbol, time)) FROM r), (SELECT count(*) FROM ((TABLE e EXCEPT ALL TABLE r) UNION ALL (TABLE r EXCEPT ALL TABLE e)) AS d)};
+is($node->safe_psql('hype', q{SELECT count(*) FILTER (WHERE prices > 0 AND posts = 0) > 5, count(*) FILTER (WHERE prices = 0 AND posts > 0) > 5,
+    count(*) FILTER (WHERE prices > 0 AND posts > 0) > 5, count(*) FILTER (WHERE prices = 0 AND posts = 0) > 0 FROM kinds}), 't|t|t|t', 'windows of every kind');
+is($node->safe_psql('hype', $windows), 't|0', 'a row for each window that has prices or posts, and no other, as built-ins have it');
+is($node->safe_psql('hype', q{SELECT avg_price, hype_score, trades, posts FROM realtime_hype WHERE time = '2024-03-01 11:59:50'}), '||0|1', 'one post without a score is a row');
+is($node->safe_psql('hype', q{SELECT count(*) FROM kinds AS k LEFT JOIN realtime_hype AS h ON h.symbol = k.symbol AND h.time = k.at AT TIME ZONE 'UTC'
+    WHERE coalesce(h.trades, 0) <> k.prices OR coalesce(h.posts, 0) <> k.posts OR (h.symbol IS NULL) <> (k.prices + k.posts = 0)}), 0, 'with how many of each');
+$node->safe_psql('hype', q{DELETE FROM posts WHERE id LIKE 'BTC%' OR id = 'unscored'; DELETE FROM trades WHERE trade_id < 0 AND symbol <> 'ETHUSDT'; SELECT tick.wait(NULL, '60 s')});
+is($node->safe_psql('hype', $windows), 't|0', 'also when rows have gone');
+is($node->safe_psql('hype', 'SELECT count(*) FROM tick.status AS s, tick.verify(s.rollup)'), 0, 'and both rollups equal their queries');
 stop_all();
 $node->stop;
 done_testing();
