@@ -259,7 +259,7 @@ void TableColumns::open(Database& database, const std::string& table, const Colu
                        ", which cannot hold " + field_name + ": that needs " + fit +
                        (field == ts && type == type_int8 ? "; or give it ts_ms or ts_s" : ""));
     }
-    columns_.push_back({column, type, field});
+    columns_.push_back({column, *(*row)[4], type, field});
     in_batch.push_back({column, known()[static_cast<std::size_t>(field)].kind});
     list_ += (list_.empty() ? "" : ", ") + *(*row)[4];
     if (field == ts && time_.empty()) time_ = column;
@@ -276,6 +276,12 @@ void TableColumns::open(Database& database, const std::string& table, const Colu
                        " is NOT NULL, has no default, and gets nothing: name it in database.columns");
   table_ = *rows.at(0).at(3);
   writer_.emplace(std::move(in_batch));
+}
+
+std::string TableColumns::column(std::string_view field) const {
+  const auto found = std::find_if(columns_.begin(), columns_.end(),
+                                  [&](const Column& column) { return column.field == find_field(field); });
+  return found == columns_.end() ? "" : found->quoted;
 }
 
 void TableColumns::batch(std::span<const Tick> ticks, std::string_view venue, std::string& out) {

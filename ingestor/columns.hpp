@@ -39,6 +39,7 @@ class TableColumns {
   const std::string& table() const { return table_; }  // with its schema
   const std::string& list() const { return list_; }    // the columns, as SQL
   const std::string& time() const { return time_; }    // the first column that gets ts; "" = none does
+  std::string column(std::string_view field) const;    // the same for any, as SQL
 
   // Rows for COPY .. (FORMAT binary), or for tick.ingest. `exchange` is for ticks that name none.
   void copy(std::span<const Tick> ticks, std::string_view exchange, std::string& out) const;
@@ -47,6 +48,7 @@ class TableColumns {
  private:
   struct Column {
     std::string name;
+    std::string quoted;
     unsigned type = 0;
     int field = 0;
   };

@@ -108,10 +108,35 @@ void Writer::read_table() {
     database_->run("CREATE TEMP TABLE tick_stage ON COMMIT DELETE ROWS AS SELECT " + list + " FROM " +
                    table_name_ + " WITH NO DATA");
     copy_sql_ = "COPY pg_temp.tick_stage (" + list + ") FROM STDIN (FORMAT binary); INSERT INTO " +
-                table_name_ + " (" + list + ") SELECT " + list +
-                " FROM pg_temp.tick_stage ON CONFLICT DO NOTHING";
+                table_name_ + " (" + list + ") SELECT " + list + " FROM " +
+                (options_.in_seconds ? once_by_second() : "pg_temp.tick_stage") + " ON CONFLICT DO NOTHING";
   }
   partitions_.open(*database_, table_name_, columns_.time());
+}
+
+// What is staged, without the trades that the table has: one whose time is in whole seconds there and in full
+// here is the same, and the other way round.
+std::string Writer::once_by_second() {
+  const std::string ts = columns_.column("ts");
+  const std::string id = columns_.column("trade_id");
+  if (ts.empty() || id.empty())
+    throw FatalError("table " + table_name_ + " needs columns that get ts and trade_id: missing trades of " +
+                     options_.feed + " are known by them; or repair.enabled = false");
+  // The rows around each are found by the unique index, whatever the planner thinks of an empty stage.
+  for (const char* setting : {"enable_hashjoin", "enable_mergejoin"})
+    database_->run(std::string("SET ") + setting + " = off");
+  std::string keys = id;
+  std::string same = "t." + id + " = s." + id;
+  for (const char* field : {"symbol", "exchange"})
+    if (const auto column = columns_.column(field); !column.empty()) {
+      keys += ", " + column;
+      same += " AND t." + column + " = s." + column;
+    }
+  const std::string second = "date_trunc('second', s." + ts + ")";
+  return "(SELECT DISTINCT ON (" + keys + ") * FROM pg_temp.tick_stage ORDER BY " + keys + ", " + ts +
+         " DESC) s WHERE NOT EXISTS (SELECT FROM " + table_name_ + " t WHERE " + same + " AND t." + ts +
+         " >= " + second + " AND t." + ts + " <= CASE WHEN s." + ts + " = " + second + " THEN " + second +
+         " + interval '999999 us' ELSE " + second + " END)";
 }
 
 void Writer::read_position() {
@@ -240,6 +265,10 @@ Position Writer::next_position(std::span<const Tick> ticks) const {
       continue;
     }
     if (counts(tick)) next.take(tick.symbol.view(), tick.id, tick.ts);
+    if (options_.marks) {
+      const auto [mark, first] = next.times.try_emplace(std::string(tick.symbol.view()), tick.ts);
+      if (tick.whole) mark->second = std::max(mark->second, tick.ts);
+    }
   }
   return next;
 }

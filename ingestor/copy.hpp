@@ -45,8 +45,10 @@ struct WriterOptions {
   std::string connection;
   std::string exchange;
   std::size_t partitions_ahead = 2;
-  bool replay = false;    // position is a record number instead of ids
-  bool by_index = false;  // ids are no sequence: a unique index of the table keeps out what comes twice
+  bool replay = false;      // position is a record number instead of ids
+  bool by_index = false;    // ids are no sequence: a unique index of the table keeps out what comes twice
+  bool marks = false;       // and the position tells until when nothing is missing (recovery.hpp)
+  bool in_seconds = false;  // and some have their time in whole seconds (Feed::history_in_seconds)
 };
 
 class Writer {
@@ -76,6 +78,7 @@ class Writer {
   void connect();
   void read_table();
   void read_position();
+  std::string once_by_second();
   void reconnect(const std::string& why);
   void pause();
   void commit(std::span<const Tick> ticks);

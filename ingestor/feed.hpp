@@ -50,6 +50,7 @@ struct Tick {
   InlineText<31> name;      // what people call it, where a source tells; may be empty
   bool has_id = false;
   bool has_qty = false;
+  bool whole = false;  // nothing of its symbol is missing before it (see recovery.hpp)
   Maker maker = Maker::unknown;
 };
 
@@ -74,11 +75,13 @@ enum class Stream { any, trade, agg_trade };
 
 std::string_view stream_name(Stream stream);
 
-// Ids that are to be fetched; `after` is the time of a trade before them.
+// Ids that are to be fetched; `after` is the time of a trade before them, `now` that of the request where
+// spans of time are asked for.
 struct Wanted {
   std::int64_t first = 0;
   std::int64_t last = 0;  // no_last: up to the newest
   Timestamp after{};
+  Timestamp now{};
 };
 constexpr std::int64_t no_last = std::numeric_limits<std::int64_t>::max();
 constexpr std::size_t history_page = 1000;  // most exchanges here give so many at most
@@ -117,6 +120,10 @@ class Feed {
   virtual std::size_t history_page_size() const { return history_page; }
   // Whether want.after counts there, not the ids.
   virtual bool history_by_time() const { return false; }
+  // Whether not even that counts: the newest trades are all that is told.
+  virtual bool history_of_newest() const { return false; }
+  // Whether trades have the time in whole seconds there, unlike live.
+  virtual bool history_in_seconds() const { return false; }
   // Appends the trades of one answer, ascending by id; `refused`: the exchange wants to be asked later.
   virtual Decoded decode_history(std::string_view body, std::string_view symbol, Timestamp received,
                                  std::vector<Tick>& out) {
@@ -135,7 +142,8 @@ std::unique_ptr<Feed> make_coinbase_feed();
 std::unique_ptr<Feed> make_kraken_feed();
 std::unique_ptr<Feed> make_coinbase_advanced_feed(Stream stream);
 std::unique_ptr<Feed> make_okx_feed(Stream stream);
-std::unique_ptr<Feed> make_bybit_feed(Stream stream);
+std::unique_ptr<Feed> make_bybit_feed(Stream stream);  // spot
+std::unique_ptr<Feed> make_bybit_linear_feed(Stream stream);
 std::unique_ptr<Feed> make_bitstamp_feed(Stream stream);
 std::unique_ptr<Feed> make_gemini_feed(Stream stream);
 std::unique_ptr<Feed> make_yahoo_feed(Stream stream);
@@ -148,8 +156,8 @@ struct Venue {
   std::string_view rest;
   std::unique_ptr<Feed> (*make)(Stream stream);  // nullptr: not by WebSocket
   char separator = '\0';                         // of the two halves of a symbol, as it writes them
-  // Whether ids of a symbol ascend by one: gaps can be seen and repaired, and sets of ids are small. Where
-  // not, a unique index of the table keeps out what comes twice.
+  // Whether ids of a symbol ascend by one: gaps can be seen, and sets of ids are small. Where not, a unique
+  // index of the table keeps out what comes twice, and what may be missing is fetched by time.
   bool sequence = true;
   enum class Way { socket, topic, poll, lines, posts, articles } way = Way::socket;
 

@@ -17,6 +17,7 @@
 #include "log.hpp"
 #include "number.hpp"
 #include "rejects.hpp"
+#include "recovery.hpp"
 #include "repair.hpp"
 #include "run.hpp"
 #include "socket.hpp"
@@ -78,6 +79,7 @@ struct Shared {
   std::shared_ptr<const Symbols> symbols;
   std::atomic<std::uint64_t> version{1};
   std::function<void()> changed = {};  // a connection opens, ends or is about to
+  Recovery* recovery = nullptr;        // where ids are no sequence
 
   std::shared_ptr<const Symbols> current() {
     const std::lock_guard hold(guard);
@@ -95,6 +97,7 @@ class Session final : public FrameHandler {
   bool leaving() const { return leaving_; }  // the exchange said so
 
   void opened() override {
+    if (shared_.recovery != nullptr) shared_.recovery->begins();
     open_ = true;
     const auto time = Clock::now();
     for (auto& [symbol, last] : last_data_) last = time;
@@ -111,11 +114,11 @@ class Session final : public FrameHandler {
     const Decoded decoded = feed_->decode(text, now(), pending_);
     switch (decoded.verdict) {
       case Verdict::tick:
-        if (decoded.bad > 0) shared_.rejects.add(decoded.reason, text);
+        if (decoded.bad > 0) reject(decoded.reason, text);
         if (!admit(before)) shared_.rejects.add("a symbol that was not asked for", text);
         return room();
       case Verdict::malformed:
-        shared_.rejects.add(decoded.reason, text);
+        reject(decoded.reason, text);
         break;
       case Verdict::refused:
         log::error("the exchange refused a request: " + std::string(text.substr(0, 300)));
@@ -169,6 +172,11 @@ class Session final : public FrameHandler {
   }
 
  private:
+  void reject(const char* reason, std::string_view text) {
+    shared_.rejects.add(reason, text);
+    if (shared_.recovery != nullptr) shared_.recovery->unreadable();
+  }
+
   void refresh() {
     version_ = shared_.version;
     symbols_ = shared_.current();
@@ -200,6 +208,7 @@ class Session final : public FrameHandler {
         if (shared_.max_stream_silence.count() > 0) last_data_[name->first] = Clock::now();
         if (name->second != name->first) tick.symbol.assign(name->second);
       }
+      if (shared_.recovery != nullptr) tick.whole = shared_.recovery->whole(tick);
       pending_[kept++] = tick;
     }
     pending_.resize(kept);
@@ -455,6 +464,8 @@ int run_live(const Config& config, const std::function<std::optional<Config>()>&
   const Venue& venue = *find_venue(config.feed);
   options.feed = venue.exchange;
   options.by_index = !venue.sequence;
+  options.marks = config.repair && !venue.sequence && venue.make(config.stream)->history_by_time();
+  options.in_seconds = options.marks && venue.make(config.stream)->history_in_seconds();
   options.connection = config.connection.empty() ? default_connection(config) : config.connection;
   Chain chain(config, options);
   Stats& stats = chain.stats();
@@ -475,6 +486,12 @@ int run_live(const Config& config, const std::function<std::optional<Config>()>&
     RepairOptions repair_options;
     repair_options.rest = {config.repair_url, {config.tls_verify, config.tls_ca}, config.repair_interval};
     repair_options.patience = reorder_patience;
+    const auto push = [&](std::span<const Tick> ticks) { return chain.ring().push_wait(ticks); };
+    const auto symbols = [&] {
+      std::map<std::string, std::string> by_name;
+      for (const auto& [symbol, name] : shared.current()->names) by_name[name] = symbol;
+      return by_name;
+    };
     Gaps gaps(config.database, config.table, config.exchange);
     Repair repair(
         repair_options, venue.make(config.stream), stats, [&] { return chain.position(); },
@@ -486,12 +503,12 @@ int run_live(const Config& config, const std::function<std::optional<Config>()>&
         [&](const std::string& name, const Hole& hole, const std::string& reason) {
           gaps.explain(name, hole, reason);
         },
-        [&](std::span<const Tick> ticks) { return chain.ring().push_wait(ticks); },
-        [&] {
-          std::map<std::string, std::string> by_name;
-          for (const auto& [symbol, name] : shared.current()->names) by_name[name] = symbol;
-          return by_name;
-        });
+        push, symbols);
+    Recovery recovery(
+        repair_options.rest, venue.make(config.stream), stats,
+        [&] { return chain.open() ? std::optional(chain.position()) : std::nullopt; }, push, symbols,
+        [&] { return chain.ring().dropped(); });
+    if (options.marks) shared.recovery = &recovery;
     std::optional<StatusServer> status;
     if (!config.listen.empty())
       status.emplace(
@@ -508,13 +525,16 @@ int run_live(const Config& config, const std::function<std::optional<Config>()>&
                 std::to_string(config.symbols.size()) + " symbols");
       std::thread repairing;
       if (config.repair && venue.sequence) repairing = std::thread([&] { repair.run(); });
+      if (options.marks) repairing = std::thread([&] { recovery.run(); });
       connections.run();
       repair.stop();
+      recovery.stop();
       if (repairing.joinable()) repairing.join();
     };
     const auto interrupt = [&] {
       connections.stop();
       repair.stop();
+      recovery.stop();
     };
     const auto reload = [&] {
       const auto fresh = reread ? reread() : std::nullopt;

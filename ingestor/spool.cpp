@@ -70,7 +70,8 @@ void append_record(std::string& out, const Tick& tick) {
   put(out, tick.qty);
   put(out, tick.id);
   const auto maker = static_cast<unsigned>(static_cast<int>(tick.maker) + 1);
-  put(out, static_cast<std::uint8_t>((tick.has_id ? 1u : 0u) | (tick.has_qty ? 2u : 0u) | maker << 2));
+  put(out, static_cast<std::uint8_t>((tick.has_id ? 1u : 0u) | (tick.has_qty ? 2u : 0u) | maker << 2 |
+                                     (tick.whole ? 16u : 0u)));
   put_text(out, tick.symbol.view());
   put_text(out, tick.exchange.view());
   put_text(out, tick.name.view());
@@ -104,7 +105,8 @@ bool take_record(std::string_view& in, Tick& tick) {
   read.received = Timestamp(std::chrono::microseconds(received));
   read.has_id = (flags & 1u) != 0;
   read.has_qty = (flags & 2u) != 0;
-  read.maker = static_cast<Maker>(std::min(static_cast<int>(flags >> 2), 2) - 1);
+  read.maker = static_cast<Maker>(std::min(static_cast<int>(flags >> 2 & 3u), 2) - 1);
+  read.whole = (flags & 16u) != 0;
   tick = read;
   rest.remove_prefix(size);
   in = rest;

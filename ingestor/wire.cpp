@@ -132,21 +132,22 @@ void append_okx(std::string& out, const Trade& trade, std::string_view name) {
   out += "\"}";
 }
 
+void append_bybit_id(std::string& out, const Trade& trade, bool uuid) {
+  if (!uuid) return append_number(out, trade.id);
+  char text[40];
+  const auto id = static_cast<unsigned long long>(trade.id);
+  std::snprintf(text, sizeof text, "%08llx-0000-4000-8000-%012llx", id >> 32 & 0xffffffffu,
+                id & 0xffffffffffffu);
+  out += text;
+}
+
 void append_bybit(std::string& out, const Trade& trade, std::string_view name, bool uuid) {
   out += R"({"topic":"publicTrade.)";
   out += name;
   out += R"(","type":"snapshot","ts":)";
   append_number(out, trade.time_us / 1000);
   out += R"(,"data":[{"i":")";
-  if (uuid) {
-    char text[40];
-    const auto id = static_cast<unsigned long long>(trade.id);
-    std::snprintf(text, sizeof text, "%08llx-0000-4000-8000-%012llx", id >> 32 & 0xffffffffu,
-                  id & 0xffffffffffffu);
-    out += text;
-  } else {
-    append_number(out, trade.id);
-  }
+  append_bybit_id(out, trade, uuid);
   out += R"(","T":)";
   append_number(out, trade.time_us / 1000);
   out += R"(,"p":")";
@@ -397,8 +398,91 @@ std::optional<HttpReply> History::quotes(std::string_view target) const {
   return HttpReply{200, out + "}"};
 }
 
+// Of the exchanges whose ids are no sequence; "" when the route is none of theirs.
+std::string History::by_time(std::string_view target) const {
+  const std::string_view path = target.substr(0, target.find('?'));
+  constexpr std::string_view bitstamp = "/api/v2/transactions/";
+  constexpr std::string_view gemini = "/v1/trades/";
+  const bool bybit = path == "/v5/market/recent-trade";
+  if (!bybit && !path.starts_with(bitstamp) && !path.starts_with(gemini)) return "";
+  std::string name =
+      bybit ? parameter(target, "symbol")
+            : std::string(path.substr(path.starts_with(gemini) ? gemini.size() : bitstamp.size()));
+  if (name.ends_with('/')) name.pop_back();
+  const auto* kept = find(name);
+  auto first = kept == nullptr ? std::deque<Kept>::const_iterator() : kept->begin();
+  auto last = kept == nullptr ? first : kept->end();
+  const auto after = [](std::int64_t us, const Kept& a) { return us < a.time_us; };
+  const auto shorten = [&](std::int64_t most, bool to_newest) {
+    if (last - first <= most) return;
+    to_newest ? first = last - most : last = first + most;
+  };
+  std::string out = "[";  // newest first, all of them
+  const auto each = [&](auto&& append) {
+    while (last != first) {
+      if (out.size() > 1) out += ',';
+      append(view(*--last));
+    }
+    return out + "]";
+  };
+  if (bybit) {
+    const bool linear = parameter(target, "category") == "linear";
+    shorten(std::clamp<std::int64_t>(count_parameter(target, "limit").value_or(linear ? 500 : 60), 1,
+                                     linear ? longest_page : 60),
+            true);
+    each([&](const Trade& trade) {
+      out += R"({"execId":")";
+      append_bybit_id(out, trade, linear);
+      out += R"(","symbol":")" + name + R"(","price":")" + std::string(trade.price) + R"(","size":")" +
+             std::string(trade.qty) +
+             (trade.maker ? R"(","side":"Sell","time":")" : R"(","side":"Buy","time":")");
+      append_number(out, trade.time_us / 1000);
+      out += R"(","isBlockTrade":false})";
+    });
+    return R"({"retCode":0,"retMsg":"OK","result":{"category":")" + parameter(target, "category") +
+           R"(","list":)" + out + "]}}";
+  }
+  if (path.starts_with(bitstamp)) {
+    const std::string span = parameter(target, "time");
+    const std::int64_t seconds = span == "minute" ? 60 : span == "day" ? 86'400 : 3600;
+    if (first != last)
+      first = std::upper_bound(first, last, (last - 1)->time_us - seconds * 1'000'000, after);
+    return each([&](const Trade& trade) {
+      out += R"({"date":")";
+      append_number(out, trade.time_us / 1'000'000);
+      out += R"(","tid":")";
+      append_number(out, trade.id);
+      out += R"(","price":")" + std::string(trade.price) + R"(","type":")" + (trade.maker ? "1" : "0") +
+             R"(","amount":")" + std::string(trade.qty) + "\"}";
+    });
+  }
+  if (const auto since = count_parameter(target, "since_tid"))
+    first = std::upper_bound(first, last, *since, [](std::int64_t id, const Kept& a) { return id < a.id; });
+  else if (const auto ms = count_parameter(target, "timestamp"))
+    first = std::upper_bound(first, last, *ms * 1000, after);
+  const std::int64_t most =
+      std::clamp<std::int64_t>(count_parameter(target, "limit_trades").value_or(50), 1, 500);
+  shorten(most, parameter(target, "since_tid").empty() && parameter(target, "timestamp").empty());
+  return each([&](const Trade& trade) {
+    out += R"({"timestamp":)";
+    append_number(out, trade.time_us / 1'000'000);
+    out += R"(,"timestampms":)";
+    append_number(out, trade.time_us / 1000);
+    out += R"(,"tid":)";
+    append_number(out, trade.id);
+    out += R"(,"price":")" + std::string(trade.price) + R"(","amount":")" + std::string(trade.qty) +
+           R"(","exchange":"gemini","type":")" + (trade.maker ? "sell" : "buy") + "\"}";
+  });
+}
+
 HttpReply History::rest(std::string_view target) {
   const std::string_view path = target.substr(0, target.find('?'));
+  if (std::string answer = by_time(target); !answer.empty()) {
+    ++requests_;
+    if (busy_every_ == 0 || requests_ % busy_every_ != 0) return {200, std::move(answer)};
+    ++turned_away_;
+    return {429, "{}", 1};
+  }
   const bool binance = path.starts_with("/api/v3/");
   const bool kraken = path == "/0/public/Trades";
   const bool coinbase = path.starts_with("/products/") && path.ends_with("/trades");

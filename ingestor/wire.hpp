@@ -70,7 +70,7 @@ class History {
   // All that was traded of an instrument, in what Yahoo counts in.
   std::int64_t volume(std::string_view name) const;
   // GET of Binance's historicalTrades and aggTrades, Coinbase's trades, Kraken's Trades, OKX's
-  // history-trades.
+  // history-trades, Bybit's recent-trade, Bitstamp's transactions, Gemini's trades.
   HttpReply rest(std::string_view target);
   // The newest prices as CoinLore and CoinGecko tell them; nothing for another target.
   std::optional<HttpReply> quotes(std::string_view target) const;
@@ -89,6 +89,7 @@ class History {
     return {"", kept.id, kept.price, kept.qty, kept.time_us, kept.maker};
   }
   const std::deque<Kept>* find(std::string_view name) const;
+  std::string by_time(std::string_view target) const;
 
   std::map<std::string, std::deque<Kept>, std::less<>> kept_;
   std::map<std::string, std::int64_t, std::less<>> volumes_;

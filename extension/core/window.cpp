@@ -7,7 +7,6 @@
 namespace tick {
 namespace {
 
-constexpr int64_t days_from_2000_01_01_to_monday = 2;
 constexpr int64_t days_from_0000_03_01_to_2000_01_01 = 730'425;
 constexpr int64_t days_per_era = 146'097;  // 400 Gregorian years
 constexpr Micros micros_per_minute = 60'000'000;

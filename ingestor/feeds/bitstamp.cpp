@@ -1,6 +1,7 @@
 // Bitstamp v2: the channels live_trades_<pair>. Ids are those of all pairs together, so gaps between them
 // mean nothing. Prices and amounts are taken from their texts: the numbers beside them have been through a
-// double. `bts:request_reconnect` must be obeyed.
+// double. `bts:request_reconnect` must be obeyed. The REST interface tells the last minute, hour or day, with
+// times in whole seconds.
 #include <algorithm>
 #include <cctype>
 
@@ -11,6 +12,34 @@ namespace tick::ingest {
 namespace {
 
 constexpr std::string_view channel_prefix = "live_trades_";
+constexpr auto span_margin = std::chrono::seconds(5);  // between their clock and ours
+
+std::string lower(std::string_view symbol) {
+  std::string pair(symbol);
+  std::transform(pair.begin(), pair.end(), pair.begin(), [](unsigned char c) { return std::tolower(c); });
+  return pair;
+}
+
+std::optional<Maker> maker_of(json::value& value) {  // of the order that took: 0 buys, 1 sells
+  const auto type = whole_of(value);
+  if (type == 0) return Maker::seller;
+  if (type == 1) return Maker::buyer;
+  return std::nullopt;
+}
+
+void note_history(std::string_view key, json::value& value, Event& event) {
+  if (key == "tid") {
+    event.id = whole_of(value);
+  } else if (key == "price") {
+    event.price = digits_of(value);
+  } else if (key == "amount") {
+    event.qty = digits_of(value);
+  } else if (key == "date") {
+    event.time = epoch_of(value);
+  } else if (key == "type") {
+    event.maker = maker_of(value);
+  }
+}
 
 class BitstampFeed final : public Feed {
  public:
@@ -52,15 +81,31 @@ class BitstampFeed final : public Feed {
     return harvest.done();
   }
 
+  std::optional<std::string> history(std::string_view symbol, const Wanted& want,
+                                     const std::vector<Tick>* page) const override {
+    if (page != nullptr) return std::nullopt;
+    const auto age = want.now - want.after + span_margin;
+    const char* span = age < std::chrono::minutes(1) ? "minute"
+                       : age < std::chrono::hours(1) ? "hour"
+                                                     : "day";
+    return "/api/v2/transactions/" + lower(symbol) + "/?time=" + span;
+  }
+  bool history_by_time() const override { return true; }
+  bool history_in_seconds() const override { return true; }
+
+  Decoded decode_history(std::string_view body, std::string_view symbol, Timestamp received,
+                         std::vector<Tick>& out) override {
+    json::array trades;
+    if (const auto other = message_.open(body, trades)) return *other;
+    return append_history(trades, symbol, received, out, note_history);
+  }
+
   std::vector<std::string> subscribe(const std::vector<std::string>& symbols, Stream,
                                      bool add) const override {
     std::vector<std::string> requests;
-    for (const auto& symbol : symbols) {
-      std::string pair(symbol);
-      std::transform(pair.begin(), pair.end(), pair.begin(), [](unsigned char c) { return std::tolower(c); });
+    for (const auto& symbol : symbols)
       requests.push_back(std::string(add ? R"({"event":"bts:subscribe")" : R"({"event":"bts:unsubscribe")") +
-                         R"(,"data":{"channel":")" + std::string(channel_prefix) + pair + "\"}}");
-    }
+                         R"(,"data":{"channel":")" + std::string(channel_prefix) + lower(symbol) + "\"}}");
     return requests;
   }
 
@@ -74,10 +119,8 @@ class BitstampFeed final : public Feed {
       event.qty = digits_of(value);
     } else if (key == "microtimestamp") {
       event.time = epoch_of(value);
-    } else if (key == "type") {  // of the order that took: 0 buys, 1 sells
-      const auto type = whole_of(value);
-      if (type == 0) event.maker = Maker::seller;
-      if (type == 1) event.maker = Maker::buyer;
+    } else if (key == "type") {
+      event.maker = maker_of(value);
     }
   }
 

@@ -77,6 +77,12 @@ Decoded Harvest::done() {
   return {Verdict::tick, wrong_, bad_};
 }
 
+Decoded Harvest::done_history() {
+  const Decoded all = done();
+  if (all.verdict == Verdict::ignored) return {Verdict::tick, ""};
+  return all.bad == 0 ? all : give_up(Verdict::malformed, all.reason);
+}
+
 void sort_by_id(std::vector<Tick>& ticks, std::size_t from) {
   std::stable_sort(ticks.begin() + static_cast<std::ptrdiff_t>(from), ticks.end(),
                    [](const Tick& a, const Tick& b) { return a.id < b.id; });

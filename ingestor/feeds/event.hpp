@@ -123,6 +123,8 @@ class Harvest {
     return {verdict, reason};
   }
   Decoded done();
+  // The same for an answer of the history, which may hold no trade, but none that is bad.
+  Decoded done_history();
 
  private:
   void bad(const char* wrong) {

@@ -1,6 +1,7 @@
 // Gemini v2 market data: trades come with the `l2` subscription, one per message, and the newest fifty with
 // the first picture of each book. Event ids are those of everything that happens on the exchange, so gaps
-// between them mean nothing.
+// between them mean nothing. The REST interface tells the trades of seven days, page by page from a time or
+// an id on; what it calls tid is the event id (so the documentation's examples; not seen live).
 #include "event.hpp"
 
 namespace tick::ingest {
@@ -8,6 +9,21 @@ namespace tick::ingest {
 namespace {
 
 constexpr std::size_t symbols_per_request = 100;
+constexpr std::size_t page_size = 500;
+
+void note_history(std::string_view key, json::value& value, Event& event) {
+  if (key == "tid") {
+    event.id = whole_of(value);
+  } else if (key == "timestampms") {
+    event.time = epoch_of(value);
+  } else if (key == "price") {
+    event.price = digits_of(value);
+  } else if (key == "amount") {
+    event.qty = digits_of(value);
+  } else if (key == "type") {
+    event.maker = maker_when_taker(value).value_or(Maker::unknown);  // nobody took in an auction
+  }
+}
 
 void note(std::string_view key, json::value& value, Event& event) {
   if (key == "symbol") {
@@ -58,6 +74,26 @@ class GeminiFeed final : public Feed {
       return harvest.give_up(Verdict::ignored);
     }
     return harvest.done();
+  }
+
+  std::optional<std::string> history(std::string_view symbol, const Wanted& want,
+                                     const std::vector<Tick>* page) const override {
+    const std::string target =
+        "/v1/trades/" + std::string(symbol) + "?limit_trades=" + std::to_string(page_size);
+    if (page != nullptr)
+      return page->empty() ? std::nullopt
+                           : std::optional(target + "&since_tid=" + std::to_string(page->back().id));
+    const auto after = std::chrono::floor<std::chrono::milliseconds>(want.after.time_since_epoch());
+    return target + "&timestamp=" + std::to_string(after.count());
+  }
+  std::size_t history_page_size() const override { return page_size; }
+  bool history_by_time() const override { return true; }
+
+  Decoded decode_history(std::string_view body, std::string_view symbol, Timestamp received,
+                         std::vector<Tick>& out) override {
+    json::array trades;
+    if (const auto other = message_.open(body, trades)) return *other;
+    return append_history(trades, symbol, received, out, note_history);
   }
 
   std::vector<std::string> subscribe(const std::vector<std::string>& symbols, Stream,

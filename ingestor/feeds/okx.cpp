@@ -95,9 +95,7 @@ class OkxFeed final : public Feed {
     if (!whole || !message_.complete()) return harvest.give_up(Verdict::malformed, "broken JSON");
     if (code != "0") return harvest.give_up(Verdict::refused, "the exchange refused a request");
     if (foreign) return harvest.give_up(Verdict::malformed, "trades of another instrument");
-    const Decoded done = harvest.done();
-    if (done.verdict == Verdict::ignored) return {Verdict::tick, ""};  // there are none
-    return done.bad == 0 ? done : harvest.give_up(Verdict::malformed, done.reason);
+    return harvest.done_history();
   }
 
   // 20 requests in 2 s are allowed.

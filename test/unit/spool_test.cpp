@@ -26,6 +26,7 @@ Tick tick_of(std::int64_t id) {
   tick.symbol.assign("BTCUSDT");
   tick.exchange.assign("binance");
   if (id % 2 == 1) tick.name.assign("Bitcoin");
+  tick.whole = id % 3 == 1;
   return tick;
 }
 
@@ -61,7 +62,9 @@ TEST(Spool, ARecordIsTheTick) {
   EXPECT_EQ(tick.symbol.view(), "BTCUSDT");
   EXPECT_EQ(tick.exchange.view(), "binance");
   EXPECT_EQ(tick.name.view(), "Bitcoin");
+  EXPECT_TRUE(tick.whole);
   ASSERT_TRUE(take_record(in, tick));
+  EXPECT_FALSE(tick.whole);
   EXPECT_EQ(tick.id, 8);
   EXPECT_FALSE(take_record(in, tick));
   // Every truncation and every flipped byte is noticed.

@@ -253,6 +253,70 @@ TEST(MoreVenues, RequestsAndSpellings) {
             "/api/v5/market/history-trades?instId=BTC-USDT&type=1&limit=100&after=10");
 }
 
+TEST(MoreVenues, HistoriesByTime) {
+  const Timestamp now{std::chrono::microseconds(1'700'000'000'123'456)};
+  const auto target = [&](const char* venue, std::chrono::seconds ago) {
+    return *find_venue(venue)->make(Stream::any)->history("BTCUSD", {0, no_last, now - ago, now}, nullptr);
+  };
+  using std::chrono::seconds;
+  EXPECT_EQ(target("bybit", seconds(1)), "/v5/market/recent-trade?category=spot&symbol=BTCUSD&limit=60");
+  EXPECT_EQ(target("bybit.linear", seconds(1)),
+            "/v5/market/recent-trade?category=linear&symbol=BTCUSD&limit=1000");
+  EXPECT_EQ(target("bitstamp", seconds(30)), "/api/v2/transactions/btcusd/?time=minute");
+  EXPECT_EQ(target("bitstamp", seconds(57)), "/api/v2/transactions/btcusd/?time=hour");
+  EXPECT_EQ(target("bitstamp", seconds(3600)), "/api/v2/transactions/btcusd/?time=day");
+  EXPECT_EQ(target("gemini", seconds(1)), "/v1/trades/BTCUSD?limit_trades=500&timestamp=1699999999123");
+
+  const auto decode = [](const char* venue, std::string_view text, std::vector<Tick>& page) {
+    return find_venue(venue)->make(Stream::any)->decode_history(text, "BTCUSD", Timestamp{}, page);
+  };
+  const auto one = [&](const char* venue, std::string_view text) {
+    std::vector<Tick> page;
+    EXPECT_EQ(decode(venue, text, page).verdict, Verdict::tick) << venue;
+    EXPECT_EQ(page.size(), 1u);
+    return page.at(0);
+  };
+  expect_tick(one("bitstamp", R"([{"date":"1641343699","tid":"216000477","amount":"0.07920000","type":"0",)"
+                              R"("price":"3805.44"}])"),
+              {"", "", "BTCUSD", 216000477, 3805.44, 0.0792, 1641343699000000, Maker::seller});
+  expect_tick(one("gemini", R"([{"timestamp":1601617445,"timestampms":1601617445144,"tid":14122489752,)"
+                            R"("price":"0.46476","amount":"28.407209","exchange":"gemini","type":"buy"}])"),
+              {"", "", "BTCUSD", 14122489752, 0.46476, 28.407209, 1601617445144000, Maker::seller});
+  const std::string bybit =
+      R"({"retCode":0,"retMsg":"OK","result":{"category":"spot","list":[{"execId":"2100000000007764263",)"
+      R"("symbol":"BTCUSD","price":"16618.49","size":"0.00012","side":"Buy","time":"1672052955758",)"
+      R"("isBlockTrade":false}]},"retExtInfo":{},"time":1672053054358})";
+  expect_tick(one("bybit", bybit),
+              {"", "", "BTCUSD", 2100000000007764263, 16618.49, 0.00012, 1672052955758000, Maker::seller});
+  // The same id, be it a UUID, as live.
+  const std::string uuid = "20f43950-d8dd-5b31-9112-a178eb6023af";
+  std::string linear = bybit;
+  linear.replace(linear.find("2100000000007764263"), 19, uuid);
+  std::vector<Tick> live;
+  find_venue("bybit.linear")
+      ->make(Stream::any)
+      ->decode(R"({"topic":"publicTrade.BTCUSD","data":[{"i":")" + uuid +
+                   R"(","T":1672052955758,"p":"16618.49","v":"0.00012","S":"Buy","s":"BTCUSD"}]})",
+               Timestamp{}, live);
+  EXPECT_EQ(one("bybit.linear", linear).id, live.at(0).id);
+
+  std::vector<Tick> page;
+  EXPECT_EQ(decode("bitstamp", "[]", page).verdict, Verdict::tick);
+  EXPECT_EQ(decode("gemini", "[]", page).verdict, Verdict::tick);
+  EXPECT_EQ(decode("bybit", R"({"retCode":0,"result":{"list":[]}})", page).verdict, Verdict::tick);
+  EXPECT_EQ(decode("bybit", R"({"retCode":10006,"retMsg":"Too many visits!","result":{}})", page).verdict,
+            Verdict::refused);
+  std::string foreign = bybit;
+  foreign.replace(foreign.find("BTCUSD"), 6, "ETHUSD");
+  EXPECT_EQ(decode("bybit", foreign, page).verdict, Verdict::malformed);
+  EXPECT_EQ(decode("gemini", R"({"result":"error","reason":"RateLimit"})", page).verdict, Verdict::refused);
+  EXPECT_TRUE(page.empty());
+  page.push_back(live[0]);
+  const auto gemini = find_venue("gemini")->make(Stream::any);
+  EXPECT_EQ(*gemini->history("BTCUSD", {}, &page),
+            "/v1/trades/BTCUSD?limit_trades=500&since_tid=" + std::to_string(live[0].id));
+}
+
 // ---- recordings and messages that nobody here wrote
 
 std::vector<Tick> ticks_of(const std::filesystem::path& file, std::map<Verdict, std::size_t>& counts) {
@@ -331,6 +395,16 @@ TEST(RealMessages, SingleMessagesOfTheOthers) {
   ASSERT_EQ(decoded("bybit_ws_public_trade.json", "bybit.linear", bybit), Verdict::tick);
   ASSERT_EQ(bybit.size(), 1u);
   expect_tick(bybit[0], {"bybit", "", "BTCUSDT", bybit[0].id, 27451, 0.01, 1709891679000000, Maker::seller});
+  std::ifstream answer(folder / "bybit_http_get_trades_recent.json");
+  ASSERT_EQ(find_venue("bybit.linear")
+                ->make(Stream::trade)
+                ->decode_history(std::string(std::istreambuf_iterator<char>(answer), {}), "BTCUSDT",
+                                 Timestamp{}, bybit)
+                .verdict,
+            Verdict::tick);
+  ASSERT_EQ(bybit.size(), 2u);
+  expect_tick(bybit[1],
+              {"bybit", "", "BTCUSDT", bybit[1].id, 27450.5, 0.005, 1709891679000000, Maker::seller});
   EXPECT_EQ(decoded("bybit_ws_subscription_ack.json", "bybit", bybit), Verdict::reply);
   EXPECT_EQ(decoded("bybit_ws_kline.json", "bybit", bybit), Verdict::ignored);
   std::vector<Tick> advanced;  // not seen live
