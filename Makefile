@@ -259,7 +259,7 @@ soak:
 	@RANDOM_SEEDS=$${RANDOM_SEEDS:-200} TICK_FAULT_SEEDS=$${TICK_FAULT_SEEDS:-10} TICK_SPOOL_SECONDS=$${TICK_SPOOL_SECONDS:-60} \
 		TICK_KAFKA_TRADES=$${TICK_KAFKA_TRADES:-300000} TICK_KAFKA_KILLS=$${TICK_KAFKA_KILLS:-10} \
 		TICK_SOURCE_SECONDS=$${TICK_SOURCE_SECONDS:-60} TICK_TEST_TIMEOUT=$${TICK_TEST_TIMEOUT:-86400} KIND=tap \
-		TESTS="$${TESTS:-040_random 061_repair 062_spool 069_venues 070_kafka 071_poll 072_posts 073_yahoo}" test/run
+		TESTS="$${TESTS:-040_random 061_repair 062_spool 069_venues 070_kafka 071_poll 072_posts 073_yahoo 074_stdin}" test/run
 endif
 
 # `check` on this machine's major and, in chroots, on the other supported ones.

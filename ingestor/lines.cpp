@@ -92,8 +92,10 @@ class Lines {
     if (first == std::string_view::npos) return;
     ++chain_.stats().messages;
     const auto now = std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now());
-    const Decoded decoded =
-        line[first] == '{' ? json_.decode(line, now, ticks_) : csv_.decode(line, now, ticks_);
+    if (!objects_) objects_ = line[first] == '{';
+    const Decoded decoded = line[first] == '{' ? json_.decode(line, now, ticks_)
+                            : *objects_        ? Decoded{Verdict::malformed, "not a JSON object"}
+                                               : csv_.decode(line, now, ticks_);
     if (decoded.verdict == Verdict::malformed) rejects_.add(decoded.reason, line);
     if (decoded.verdict == Verdict::ignored) ++chain_.stats().ignored;
   }
@@ -111,6 +113,7 @@ class Lines {
   CsvRows csv_;
   JsonRows json_;
   std::vector<Tick> ticks_;
+  std::optional<bool> objects_;  // what the first line is; CSV, where not
   bool skip_ = false;
   std::atomic<bool> stop_{false};
 };

@@ -160,6 +160,7 @@ net::awaitable<HttpReply> ask(Stream& stream, const Url& url, const std::string*
   reply.retry_after = seconds_to_wait(response[http::field::retry_after]);
   reply.version = {std::string(response[http::field::etag]),
                    std::string(response[http::field::last_modified])};
+  reply.location = std::string(response[http::field::location]);
   co_return reply;
 }
 

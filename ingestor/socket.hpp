@@ -35,16 +35,16 @@ struct HttpReply {
   DocumentVersion version = {};
   // Of a server: how long it waits with this answer; with status 0 none comes, and then the connection ends.
   std::chrono::milliseconds delay{0};
+  std::string location = {};  // where another address is named
 };
 
 // One GET, or one POST of a JSON text. Blocks up to `timeout` for the whole of it. The status is 304 when
 // the document is the version that is `known`.
 HttpReply http_ask(const Url& url, const std::string* json, const TlsOptions& tls,
                    std::chrono::milliseconds timeout, const DocumentVersion& known = {});
-inline HttpReply http_get(const Url& url, const TlsOptions& tls, std::chrono::milliseconds timeout,
-                          const DocumentVersion& known = {}) {
-  return http_ask(url, nullptr, tls, timeout, known);
-}
+// One GET that follows a few redirections.
+HttpReply http_get(const Url& url, const TlsOptions& tls, std::chrono::milliseconds timeout,
+                   const DocumentVersion& known = {});
 
 // What a client connection reports. The handler outlives the run() that uses it.
 class FrameHandler {

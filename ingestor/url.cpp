@@ -36,6 +36,34 @@ std::optional<Url> parse_url(std::string_view text, std::string_view scheme) {
   return url;
 }
 
+std::optional<Url> redirected(const Url& from, std::string_view location, std::string& why) {
+  location = location.substr(0, location.find('#'));
+  const std::string path = from.target.substr(0, from.target.find('?'));
+  const std::string scheme = from.tls ? "https:" : "http:";
+  const std::string here = scheme + "//" +
+                           (from.host.find(':') == std::string::npos ? from.host : "[" + from.host + "]") +
+                           ":" + from.port;
+  std::string address;
+  if (location.find(':') < location.find_first_of("/?"))
+    address = location;
+  else if (location.starts_with("//"))
+    address = scheme + std::string(location);
+  else if (location.starts_with('/'))
+    address = here + std::string(location);
+  else if (location.starts_with('?'))
+    address = here + path + std::string(location);
+  else
+    address = here + path.substr(0, path.rfind('/') + 1) + std::string(location);
+  auto url = parse_url(address, "http");
+  if (!url) {
+    why = "redirected to " + address + ", which is no http address";
+  } else if (from.tls && !url->tls) {
+    why = "redirected from https to " + address;
+    url.reset();
+  }
+  return url;
+}
+
 std::string explain_status(unsigned status) {
   std::string text = "the server answered with HTTP status " + std::to_string(status);
   switch (status) {

@@ -17,6 +17,10 @@ struct Url {
 // Splits ws:// and wss:// addresses (or http:// and https:// ones); nothing when the text is not one.
 std::optional<Url> parse_url(std::string_view text, std::string_view scheme = "ws");
 
+// Where the header Location sends whoever asked for `from`; nothing, and why, when that is no place to go: it
+// is no address of the web, or not encrypted while `from` is.
+std::optional<Url> redirected(const Url& from, std::string_view location, std::string& why);
+
 // Exchanges answer some places with an HTTP status instead of a WebSocket: says what it means.
 std::string explain_status(unsigned status);
 

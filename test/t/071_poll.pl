@@ -33,7 +33,8 @@ $node->safe_psql('postgres', q{SELECT tick.create_rollup('quotes_1m', 'SELECT ex
 
 # ---- a server that says what a script tells it to (looked at below)
 my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 5, ReuseAddr => 1) or die "listen: $!";
-my $versions = 'http://127.0.0.1:' . $listener->sockport . '/price';
+my $here = 'http://127.0.0.1:' . $listener->sockport;
+my $versions = "$here/price";
 my ($first, $second) = ('Tue, 10 Jun 2025 12:00:00 GMT', 'Tue, 10 Jun 2025 12:00:07 GMT');
 my $server = fork() // die;
 if ($server == 0) {
@@ -42,10 +43,21 @@ if ($server == 0) {
   my $row = sub { qq({"s":"X","t":1749556800,"p":$_[0]}) };
   my $n = 0;
   while (my $client = $listener->accept) {
-    my %header;
+    my (%header, $path);
     while (defined(my $line = <$client>)) {
+      $path //= $1 if $line =~ /^GET (\S+)/;
       $header{lc $1} = $2 if $line =~ /^([\w-]+):\s*(.*?)\r?\n/;
       last if $line =~ /^\r?\n$/;
+    }
+    if ($path ne '/price') {  # one after the other, each in another way, to what is there
+      my %to = ('/moved' => '301 there?x=1', '/there?x=1' => "302 $here/then", '/then' => '307 /last', '/last' => '308 ' . substr("$here/final", 5),
+        '/loop' => '302 /loop', '/odd' => '302 ftp://127.0.0.1/price');
+      my ($status, $location) = split / /, $to{$path} // '';
+      my $body = $location ? '' : $row->(5);
+      print $client 'HTTP/1.1 ' . ($location ? "$status Elsewhere\r\nLocation: $location" : '200 OK') . "\r\nContent-Length: " . length($body)
+          . "\r\nConnection: close\r\n\r\n$body";
+      close $client;
+      next;
     }
     my ($etag, $modified) = map { $header{$_} // '' } 'if-none-match', 'if-modified-since';
     open my $log, '>>', "$dir/requests" or die;
@@ -177,6 +189,15 @@ is($known[6], 'W/"three"|', 'a weak version');
 is($known[$_], "|$second", "a time alone ($_)") for 7 .. 9;
 is(finish($versioned, 'TERM'), 0, 'stops cleanly');
 is($node->safe_psql('postgres', "SELECT string_agg(price::text, ' ' ORDER BY price) FROM quotes WHERE exchange = 'versions'"), '1 3 4', 'all prices that were told');
+
+# ---- another address
+my @moved = ('--feed', 'http', '--columns', 'symbol=/s,ts=/t,price=/p', '--exchange', 'moved', '--table', 'quotes', '--database', $database);
+my $moved = launch('moved', $ENV{TICK_INGEST}, 'run', @moved, '--url', "$here/moved", '--connection', 'moved', '--poll-interval', '50ms');
+wait_for($node, "SELECT count(*) = 1 FROM quotes WHERE exchange = 'moved' AND price = 5");
+is(finish($moved, 'TERM'), 0, 'followed by 301, 302, 307 and 308 to what is there');
+command_checks_all([ $ENV{TICK_INGEST}, 'check', @moved, '--url', "$here/loop" ], 1, [qr,MISTAKE.*redirected more than 5 times\, last to /loop,], [], 'but not for ever');
+command_checks_all([ $ENV{TICK_INGEST}, 'check', @moved, '--url', "$here/odd" ], 1, [qr,MISTAKE.*redirected to ftp://127.0.0.1/price\, which is no http address,], [],
+  'nor anywhere');
 
 # ---- any document by pointers, from a file that does not move: one row, and then the server says so
 my $still = launch('still', $ENV{TICK_INGEST}, 'fake', '--symbols', 'SOLUSDT', '--rate', 50, '--seconds', 1, '--post-every', 2);

@@ -166,6 +166,33 @@ TEST(Config, ConnectionNameSeparatesIdSpaces) {
   EXPECT_EQ(default_connection(config), "trade@stream.testnet.binance.vision:443");
 }
 
+TEST(Urls, Redirections) {
+  const Url plain = *parse_url("http://h:8080/a/b?q=1", "http");
+  const Url secure = *parse_url("https://[::1]/a/b", "http");
+  std::string why;
+  const auto to = [&](const Url& from, std::string_view location) -> std::string {
+    why.clear();
+    const auto url = redirected(from, location, why);
+    EXPECT_EQ(url.has_value(), why.empty()) << location;
+    return url ? (url->tls ? "https " : "http ") + url->host + " " + url->port + " " + url->target : "";
+  };
+  EXPECT_EQ(to(plain, "https://x.org/feed.xml#top"), "https x.org 443 /feed.xml");
+  EXPECT_EQ(to(plain, "http://x.org"), "http x.org 80 /");
+  EXPECT_EQ(to(plain, "//x.org/y"), "http x.org 80 /y");
+  EXPECT_EQ(to(plain, "/y?r=1:2"), "http h 8080 /y?r=1:2");
+  EXPECT_EQ(to(plain, "c"), "http h 8080 /a/c");
+  EXPECT_EQ(to(plain, "?q=2"), "http h 8080 /a/b?q=2");
+  EXPECT_EQ(to(secure, "/c"), "https ::1 443 /c");
+  EXPECT_EQ(to(secure, "//x.org/y"), "https x.org 443 /y");
+  EXPECT_EQ(to(secure, "http://x.org/y"), "");
+  EXPECT_EQ(why, "redirected from https to http://x.org/y");
+  for (const char* bad :
+       {"ftp://x.org/", "mailto:a@b.c", "https://", "http://u:p@x.org/", "/a b", "http:/x"}) {
+    EXPECT_EQ(to(plain, bad), "") << bad;
+    EXPECT_NE(why.find("no http address"), std::string::npos) << bad;
+  }
+}
+
 TEST(Url, Parts) {
   const auto url = parse_url("wss://stream.binance.com:9443/stream?streams=a");
   ASSERT_TRUE(url);
