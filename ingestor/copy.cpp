@@ -4,9 +4,7 @@
 #include <libpq-fe.h>
 
 #include <algorithm>
-#include <cmath>
 #include <random>
-#include <thread>
 
 #include "log.hpp"
 #include "number.hpp"
@@ -15,8 +13,6 @@ namespace tick::ingest {
 
 namespace {
 
-constexpr auto start_patience = std::chrono::seconds(60);
-constexpr auto lock_patience = std::chrono::seconds(30);
 constexpr std::uint64_t refused_limit = 100;
 
 std::string random_session() {
@@ -41,77 +37,33 @@ Timestamp now() {
 
 }  // namespace
 
-void lock_position(Database& database, const std::string& feed, const std::string& connection, bool again,
-                   const std::atomic<bool>& abandon) {
-  // The server must notice soon that this process is gone: until then it holds the position's lock.
-  for (const char* setting : {"tcp_keepalives_idle = 10", "tcp_keepalives_interval = 5",
-                              "tcp_keepalives_count = 3", "client_connection_check_interval = '1s'"}) {
-    try {
-      database.run(std::string("SET ") + setting);
-    } catch (const DatabaseError& error) {
-      if (error.connection_lost()) throw;  // otherwise: the server's platform cannot do it
-    }
-  }
-  const std::string key = feed + "/" + connection;
-  const auto start = std::chrono::steady_clock::now();
-  auto warn_at = start + std::chrono::seconds(2);
-  for (;;) {
-    const std::string parameters[] = {key};
-    const auto got =
-        database.query("SELECT pg_catalog.pg_try_advisory_lock(hashtextextended($1, 7715))", parameters);
-    if (*got.at(0).at(0) == "t") return;
-    const auto time = std::chrono::steady_clock::now();
-    if (time > warn_at || (!again && time - start > lock_patience)) {
-      const auto holder = database.query(
-          "SELECT string_agg(l.pid::text, ', ') FROM pg_catalog.pg_locks l, (SELECT hashtextextended($1, "
-          "7715) AS key) k"
-          " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
-          " AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
-          " AND l.classid::int8 = ((k.key >> 32) & 4294967295) AND l.objid::int8 = (k.key & 4294967295)",
-          parameters);
-      const std::string text = "position " + key +
-                               " is being written by another connection (server process " +
-                               holder.at(0).at(0).value_or("unknown") + ")";
-      if (!again && time - start > lock_patience)
-        throw FatalError(text + "; give this ingestor a --connection name of its own or stop the other one");
-      log::warn(text + ", waiting");
-      warn_at = time + std::chrono::seconds(10);
-    }
-    if (abandon) throw Abandoned();
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  }
-}
-
 Writer::Writer(WriterOptions options, Stats& stats, const std::atomic<bool>& abandon)
-    : options_(std::move(options)), stats_(stats), abandon_(abandon), session_(random_session()) {}
-
-Writer::~Writer() = default;
+    : Link(options.database, options.feed, options.connection, stats, abandon),
+      options_(std::move(options)),
+      session_(random_session()) {}
 
 // ---- connecting
 
-void Writer::connect() {
-  database_.reset();
+void Writer::set_up() {
   prepared_ = false;
   fast_ = !options_.by_index;
-  database_ = std::make_unique<Database>(options_.database);
-  lock_position(*database_, options_.feed, options_.connection, opened_, abandon_);
   read_table();
   read_position();
 }
 
 void Writer::read_table() {
-  columns_.open(*database_, options_.table, options_.columns);
+  columns_.open(database(), options_.table, options_.columns);
   table_name_ = columns_.table();
   const std::string& list = columns_.list();
   copy_sql_ = "COPY " + table_name_ + " (" + list + ") FROM STDIN (FORMAT binary)";
   if (options_.by_index) {
-    database_->run("CREATE TEMP TABLE tick_stage ON COMMIT DELETE ROWS AS SELECT " + list + " FROM " +
+    database().run("CREATE TEMP TABLE tick_stage ON COMMIT DELETE ROWS AS SELECT " + list + " FROM " +
                    table_name_ + " WITH NO DATA");
     copy_sql_ = "COPY pg_temp.tick_stage (" + list + ") FROM STDIN (FORMAT binary); INSERT INTO " +
                 table_name_ + " (" + list + ") SELECT " + list + " FROM " +
                 (options_.in_seconds ? once_by_second() : "pg_temp.tick_stage") + " ON CONFLICT DO NOTHING";
   }
-  partitions_.open(*database_, table_name_, columns_.time());
+  partitions_.open(database(), table_name_, columns_.time());
 }
 
 // What is staged, without the trades that the table has: one whose time is in whole seconds there and in full
@@ -121,10 +73,10 @@ std::string Writer::once_by_second() {
   const std::string id = columns_.column("trade_id");
   if (ts.empty() || id.empty())
     throw FatalError("table " + table_name_ + " needs columns that get ts and trade_id: missing trades of " +
-                     options_.feed + " are known by them; or repair.enabled = false");
+                     feed_ + " are known by them; or repair.enabled = false");
   // The rows around each are found by the unique index, whatever the planner thinks of an empty stage.
   for (const char* setting : {"enable_hashjoin", "enable_mergejoin"})
-    database_->run(std::string("SET ") + setting + " = off");
+    database().run(std::string("SET ") + setting + " = off");
   std::string keys = id;
   std::string same = "t." + id + " = s." + id;
   for (const char* field : {"symbol", "exchange"})
@@ -140,29 +92,13 @@ std::string Writer::once_by_second() {
 }
 
 void Writer::read_position() {
-  std::vector<Row> rows;
-  try {
-    const std::string parameters[] = {options_.feed, options_.connection};
-    rows = database_->query("SELECT tick.position($1, $2)", parameters);
-  } catch (const DatabaseError& error) {
-    if (error.sqlstate() == "3F000" || error.sqlstate() == "42883")
-      throw FatalError("extension pg_tick is not in this database; `tick-ingest init` creates it");
-    throw;
-  }
-  Position stored;
-  if (rows.at(0).at(0)) {
-    const auto parsed = parse_position(*rows[0][0]);
-    if (!parsed)
-      throw FatalError("the stored position of " + options_.feed + "/" + options_.connection +
-                       " cannot be read: " + *rows[0][0]);
-    stored = *parsed;
-  }
+  Position stored = stored_position().value_or(Position{});
   if (!stored.session.empty() && stored.table != table_name_) {
     log::warn("the stored position belongs to table " + stored.table + ": starting afresh for " +
               table_name_);
     stored = Position{};
   }
-  if (opened_ && stored.session != session_ && batch_ > 0)
+  if (opened() && stored.session != session_ && batch_ > 0)
     log::error(
         stored.session.empty()
             ? "the stored position has vanished"
@@ -173,7 +109,7 @@ void Writer::read_position() {
     log::error("the database lost " + std::to_string(batch_ - stored.batch) +
                " batches that it had confirmed (synchronous_commit off?)");
   // Ids on their way stay accepted; what somebody else wrote, or nobody has, is judged anew.
-  if (!opened_ || lost || stored.session != session_) accepted_ = stored;
+  if (!opened() || lost || stored.session != session_) accepted_ = stored;
   const std::lock_guard hold(guard_);
   committed_ = std::move(stored);
 }
@@ -182,7 +118,7 @@ void Writer::begin_at(std::uint64_t record) {
   Position next = next_position({});
   next.record = record;
   const std::string parameters[] = {options_.feed, options_.connection, to_json(next)};
-  database_->query("SELECT tick.feed($1, $2, $3::jsonb)", parameters);
+  database().query("SELECT tick.feed($1, $2, $3::jsonb)", parameters);
   batch_ = next.batch;
   const std::lock_guard hold(guard_);
   committed_ = accepted_ = next;
@@ -191,59 +127,6 @@ void Writer::begin_at(std::uint64_t record) {
 Position Writer::position() const {
   const std::lock_guard hold(guard_);
   return committed_;
-}
-
-void Writer::pause() {
-  static thread_local std::minstd_rand random(std::random_device{}());
-  const double base = std::min(2.0, 0.05 * std::pow(2.0, std::min(failures_, 10)));
-  ++failures_;
-  const double seconds = base * std::uniform_real_distribution<>(0.5, 1.0)(random);
-  const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-  while (std::chrono::steady_clock::now() < until) {
-    if (abandon_) throw Abandoned();
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  if (abandon_) throw Abandoned();
-}
-
-void Writer::open() {
-  const auto start = std::chrono::steady_clock::now();
-  std::string last;
-  for (;;) {
-    try {
-      connect();
-      opened_ = true;
-      failures_ = 0;
-      return;
-    } catch (const DatabaseError& error) {
-      if (!error.connection_lost()) throw FatalError(error.what());
-      if (std::chrono::steady_clock::now() - start > start_patience) throw FatalError(error.what());
-      if (last != error.what())
-        log::warn(std::string("cannot connect to the database, trying again: ") + error.what());
-      last = error.what();
-    }
-    pause();
-  }
-}
-
-void Writer::reconnect(const std::string& why) {
-  log::warn("database connection lost: " + why);
-  ++stats_.database_reconnects;
-  std::string last;
-  for (;;) {
-    try {
-      connect();
-      log::info("database connection is back");
-      return;
-    } catch (const FatalError& error) {
-      if (last != error.what()) log::error(error.what());
-      last = error.what();
-    } catch (const DatabaseError& error) {
-      if (last != error.what()) log::warn(std::string("still waiting for the database: ") + error.what());
-      last = error.what();
-    }
-    pause();
-  }
 }
 
 // ---- writing
@@ -296,14 +179,14 @@ void Writer::commit(std::span<const Tick> ticks) {
     const Position next = next_position(ticks);
     Attempt result;
     try {
-      if (!database_->alive()) throw DatabaseError("closed by the server", "", true);
+      if (!database().alive()) throw DatabaseError("closed by the server", "", true);
       result = attempt(ticks, next);
     } catch (const DatabaseError& error) {
       result = {Outcome::not_committed, error.sqlstate(), error.what(), false};
     }
     if (result.outcome == Outcome::committed) return account(ticks, next, result.rows);
 
-    if (result.outcome == Outcome::in_doubt || !database_->alive()) {
+    if (result.outcome == Outcome::in_doubt || !database().alive()) {
       reconnect(result.message);
       if (committed_.session == session_ && committed_.batch >= next.batch) {
         log::info("batch " + std::to_string(next.batch) + " was committed before the connection broke");
@@ -345,13 +228,13 @@ Writer::Attempt Writer::attempt(std::span<const Tick> ticks, const Position& nex
   for (const auto& tick : ticks) {
     const std::int64_t day = day_of(tick.ts);
     if (day == last_day) continue;
-    partitions_.ensure(*database_, day);
+    partitions_.ensure(database(), day);
     last_day = day;
     newest_day = std::max(newest_day, day);
   }
   if (!options_.replay && newest_day >= day_of(now()) - 1)
     for (std::size_t ahead = 1; ahead <= options_.partitions_ahead; ++ahead)
-      partitions_.ensure(*database_, day_of(now()) + static_cast<std::int64_t>(ahead));
+      partitions_.ensure(database(), day_of(now()) + static_cast<std::int64_t>(ahead));
 
   if (fast_)
     if (auto done = attempt_fast(ticks, next)) return *done;
@@ -359,7 +242,7 @@ Writer::Attempt Writer::attempt(std::span<const Tick> ticks, const Position& nex
 }
 
 void Writer::note_error(Attempt& attempt, const pg_result* result) const {
-  const char* message = result == nullptr ? PQerrorMessage(database_->handle()) : nullptr;
+  const char* message = result == nullptr ? PQerrorMessage(database().handle()) : nullptr;
   if (result != nullptr) {
     if (const char* state = PQresultErrorField(result, PG_DIAG_SQLSTATE)) attempt.sqlstate = state;
     attempt.row_refused = row_error(result);
@@ -374,17 +257,17 @@ void Writer::note_error(Attempt& attempt, const pg_result* result) const {
 void Writer::conclude(Attempt& attempt, bool committed, bool handed_over) {
   if (committed) {
     attempt.outcome = Outcome::committed;
-  } else if (PQstatus(database_->handle()) != CONNECTION_OK) {
+  } else if (PQstatus(database().handle()) != CONNECTION_OK) {
     note_error(attempt, nullptr);
     attempt.outcome = handed_over ? Outcome::in_doubt : Outcome::not_committed;
-  } else if (PQtransactionStatus(database_->handle()) != PQTRANS_IDLE) {
-    database_->run("ROLLBACK");
+  } else if (PQtransactionStatus(database().handle()) != PQTRANS_IDLE) {
+    database().run("ROLLBACK");
   }
 }
 
 // Rows and position in one statement: one round trip. Nothing: this table's rows must go by COPY.
 std::optional<Writer::Attempt> Writer::attempt_fast(std::span<const Tick> ticks, const Position& next) {
-  PGconn* connection = database_->handle();
+  PGconn* connection = database().handle();
   static constexpr const char* statement = "tick_ingest";
   Attempt done;
   const auto refused = [&](const PGresult* result) {
@@ -447,10 +330,10 @@ std::optional<Writer::Attempt> Writer::attempt_fast(std::span<const Tick> ticks,
 Writer::Attempt Writer::attempt_copy(std::span<const Tick> ticks, const Position& next) {
   columns_.copy(ticks, options_.exchange, buffer_);
   // One message from BEGIN to COMMIT: the whole batch costs two round trips.
-  const std::string sql = "BEGIN; SELECT tick.feed(" + database_->literal(options_.feed) + ", " +
-                          database_->literal(options_.connection) + ", " + database_->literal(to_json(next)) +
+  const std::string sql = "BEGIN; SELECT tick.feed(" + database().literal(options_.feed) + ", " +
+                          database().literal(options_.connection) + ", " + database().literal(to_json(next)) +
                           "); " + copy_sql_ + "; COMMIT";
-  PGconn* connection = database_->handle();
+  PGconn* connection = database().handle();
   Attempt done;
   bool handed_over = false;
   bool committed = false;
@@ -490,7 +373,7 @@ void Writer::account(std::span<const Tick> ticks, const Position& next, std::siz
     committed_ = next;
   }
   batch_ = next.batch;
-  failures_ = 0;
+  works();
   refused_in_a_row_ = 0;
   stats_.rows += rows;
   stats_.duplicates += ticks.size() - std::min(rows, ticks.size());

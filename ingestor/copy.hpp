@@ -19,6 +19,7 @@
 #include "columns.hpp"
 #include "database.hpp"
 #include "feed.hpp"
+#include "link.hpp"
 #include "partitions.hpp"
 #include "position.hpp"
 #include "stats.hpp"
@@ -28,14 +29,6 @@ struct pg_result;
 namespace tick::ingest {
 
 enum class Outcome { committed, not_committed, in_doubt };
-
-// The caller gave up waiting for the database.
-class Abandoned : public std::exception {};
-
-// Takes the lock that whoever writes a feed's position holds until its server process is gone. Waits for it:
-// for ever when `again`, otherwise up to half a minute, and then throws FatalError; Abandoned when told to.
-void lock_position(Database& database, const std::string& feed, const std::string& connection, bool again,
-                   const std::atomic<bool>& abandon);
 
 struct WriterOptions {
   std::string database;
@@ -51,13 +44,10 @@ struct WriterOptions {
   bool in_seconds = false;  // and some have their time in whole seconds (Feed::history_in_seconds)
 };
 
-class Writer {
+class Writer final : public Link {
  public:
   Writer(WriterOptions options, Stats& stats, const std::atomic<bool>& abandon);
-  ~Writer();
 
-  // Connects (patiently), checks the table and reads the position.
-  void open();
   // Stores where a replay begins, before its first row.
   void begin_at(std::uint64_t record);
   // What is committed; from any thread.
@@ -75,12 +65,10 @@ class Writer {
     std::size_t rows = 0;  // written, when committed: the table's own dedup may leave some out
   };
 
-  void connect();
+  void set_up() override;
   void read_table();
   void read_position();
   std::string once_by_second();
-  void reconnect(const std::string& why);
-  void pause();
   void commit(std::span<const Tick> ticks);
   Attempt attempt(std::span<const Tick> ticks, const Position& next);
   Attempt attempt_copy(std::span<const Tick> ticks, const Position& next);
@@ -94,9 +82,6 @@ class Writer {
   void report_refused(const Tick& tick, const std::string& message);
 
   WriterOptions options_;
-  Stats& stats_;
-  const std::atomic<bool>& abandon_;
-  std::unique_ptr<Database> database_;
   DayPartitions partitions_;
   TableColumns columns_;
   std::string copy_sql_;
@@ -110,9 +95,7 @@ class Writer {
   Position accepted_;  // the ids that were let through, committed or on their way
   std::unordered_map<std::string, std::uint64_t> dropped_;
   std::string buffer_;
-  int failures_ = 0;
   std::uint64_t refused_in_a_row_ = 0;
-  bool opened_ = false;
 };
 
 }  // namespace tick::ingest

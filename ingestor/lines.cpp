@@ -10,12 +10,9 @@
 #include <optional>
 #include <stdexcept>
 
-#include "chain.hpp"
 #include "log.hpp"
-#include "rejects.hpp"
+#include "producer.hpp"
 #include "rows.hpp"
-#include "run.hpp"
-#include "status.hpp"
 
 namespace tick::ingest {
 
@@ -24,7 +21,7 @@ namespace {
 constexpr int look_milliseconds = 50;  // how soon a signal is noticed
 constexpr std::size_t chunk = 64 * 1024;
 
-class Lines {
+class Lines final : public Producer {
  public:
   Lines(const Config& config, Chain& chain, Rejects& rejects)
       : config_(config),
@@ -33,7 +30,7 @@ class Lines {
         csv_(row_options(config)),
         json_(row_options(config)) {}
 
-  void run() {
+  void run() override {
     chain_.stats().connected = true;
     std::string kept;  // the beginning of a line
     std::string buffer(chunk, '\0');
@@ -71,7 +68,7 @@ class Lines {
     }
   }
 
-  void stop() { stop_ = true; }
+  void stop() override { stop_ = true; }
 
  private:
   static RowOptions row_options(const Config& config) {
@@ -120,35 +117,14 @@ class Lines {
 
 }  // namespace
 
-int run_lines(const Config& config) try {
-  WriterOptions options = writer_options(config);
-  options.feed = find_venue(config.feed)->exchange;
-  options.by_index = true;
-  options.connection = config.connection.empty() ? config.table : config.connection;
-  Chain chain(config, options);
-  const std::string name = options.feed + "/" + options.connection;
-  int code = exit_failed;
-  {
-    Rejects rejects(config.database, name, chain.stats());
-    std::optional<StatusServer> status;
-    if (!config.listen.empty())
-      status.emplace(
-          config.listen, chain.stats(),
-          [&] {
-            return Gauges{chain.ring().size(), chain.ring().spooled(), chain.ring().dropped()};
-          },
-          name, config.database);
-    Lines lines(config, chain, rejects);
-    code = chain.supervise([&] { lines.run(); }, [&] { lines.stop(); });
-  }
-  const Stats& stats = chain.stats();
-  log::info("stopped: " + grouped(stats.rows) + " rows committed, " + grouped(stats.messages) + " lines, " +
-            grouped(stats.duplicates) + " duplicates, " + grouped(stats.malformed) + " malformed, " +
-            grouped(stats.refused) + " refused");
-  return code;
-} catch (const std::exception& error) {
-  log::error(error.what());
-  return exit_failed;
+int run_lines(const Config& config) {
+  return run_producer(
+      config, config.table,
+      [&](Chain& chain, Rejects& rejects) { return std::make_unique<Lines>(config, chain, rejects); },
+      [](const Stats& stats) {
+        return grouped(stats.messages) + " lines, " + grouped(stats.duplicates) + " duplicates, " +
+               grouped(stats.malformed) + " malformed, " + grouped(stats.refused) + " refused";
+      });
 }
 
 }  // namespace tick::ingest

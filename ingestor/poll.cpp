@@ -6,13 +6,10 @@
 #include <optional>
 #include <set>
 
-#include "chain.hpp"
 #include "log.hpp"
-#include "rejects.hpp"
+#include "producer.hpp"
 #include "rows.hpp"
-#include "run.hpp"
 #include "socket.hpp"
-#include "status.hpp"
 
 namespace tick::ingest {
 
@@ -35,7 +32,7 @@ std::string folded(std::string_view text, int (*fold)(int)) {
 }
 
 // The rows of each document.
-class Poller {
+class Poller final : public Producer {
  public:
   Poller(const Config& config, Chain& chain, Rejects& rejects)
       : config_(config),
@@ -46,10 +43,10 @@ class Poller {
     for (const auto& symbol : config.symbols) wanted_.insert(symbol);
   }
 
-  void run() {
+  void run() override {
     polling_.run([this](const std::string& document) { return take(document); });
   }
-  void stop() { polling_.stop(); }
+  void stop() override { polling_.stop(); }
 
  private:
   static RowOptions items_options(const Config& config) {
@@ -149,34 +146,14 @@ std::string poll_address(const Config& config) {
   return config.url + (config.url.find('?') == std::string::npos ? "?ids=" : "&ids=") + ids;
 }
 
-int run_poll(const Config& config) try {
-  WriterOptions options = writer_options(config);
-  options.feed = find_venue(config.feed)->exchange;
-  options.by_index = true;
-  options.connection = config.connection.empty() ? "poll" : config.connection;
-  Chain chain(config, options);
-  const std::string name = options.feed + "/" + options.connection;
-  int code = exit_failed;
-  {
-    Rejects rejects(config.database, name, chain.stats());
-    std::optional<StatusServer> status;
-    if (!config.listen.empty())
-      status.emplace(
-          config.listen, chain.stats(),
-          [&] {
-            return Gauges{chain.ring().size(), chain.ring().spooled(), chain.ring().dropped()};
-          },
-          name, config.database);
-    Poller poller(config, chain, rejects);
-    code = chain.supervise([&] { poller.run(); }, [&] { poller.stop(); });
-  }
-  log::info("stopped: " + grouped(chain.stats().rows) + " rows committed, " +
-            grouped(chain.stats().messages) + " requests, " + grouped(chain.stats().duplicates) +
-            " duplicates, " + grouped(chain.stats().ignored) + " unchanged");
-  return code;
-} catch (const std::exception& error) {
-  log::error(error.what());
-  return exit_failed;
+int run_poll(const Config& config) {
+  return run_producer(
+      config, "poll",
+      [&](Chain& chain, Rejects& rejects) { return std::make_unique<Poller>(config, chain, rejects); },
+      [](const Stats& stats) {
+        return grouped(stats.messages) + " requests, " + grouped(stats.duplicates) + " duplicates, " +
+               grouped(stats.ignored) + " unchanged";
+      });
 }
 
 }  // namespace tick::ingest

@@ -3,12 +3,8 @@
 
 #include <algorithm>
 #include <charconv>
-#include <chrono>
-#include <cmath>
-#include <random>
-#include <thread>
 
-#include "copy.hpp"
+#include "columns.hpp"
 #include "log.hpp"
 #include "number.hpp"
 #include "position.hpp"
@@ -18,7 +14,6 @@ namespace tick::ingest {
 namespace {
 
 constexpr std::size_t most_at_once = 64;  // posts scored again
-constexpr auto start_patience = std::chrono::seconds(60);
 
 // Errors that belong to a row, not to the moment.
 bool row_error(const std::string& sqlstate) {
@@ -63,19 +58,13 @@ std::size_t row_count(std::span<const Post> posts) {
 
 PostWriter::PostWriter(const Config& config, std::string feed, std::string connection, Stats& stats,
                        Rejects& rejects, const std::atomic<bool>& abandon)
-    : config_(config),
-      feed_(std::move(feed)),
-      connection_(std::move(connection)),
-      stats_(stats),
-      rejects_(rejects),
-      abandon_(abandon) {}
+    : Link(config.database, std::move(feed), std::move(connection), stats, abandon),
+      config_(config),
+      rejects_(rejects) {}
 
-void PostWriter::connect() {
-  database_.reset();
-  database_ = std::make_unique<Database>(config_.database);
-  lock_position(*database_, feed_, connection_, opened_, abandon_);
+void PostWriter::set_up() {
   const std::string name[] = {config_.table};
-  const auto found = database_->query(
+  const auto found = database().query(
       "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) FROM pg_catalog.pg_class c"
       " JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)",
       name);
@@ -90,76 +79,12 @@ void PostWriter::connect() {
       " r.sentiment FROM jsonb_to_recordset($2::jsonb) AS r(symbol text, us int8, id text, author text,"
       " text text, sentiment float8) ON CONFLICT DO NOTHING RETURNING 1)"
       " SELECT count(*), tick.feed($3, $4, $5::jsonb) FROM new";
-  std::vector<Row> rows;
-  try {
-    const std::string parameters[] = {feed_, connection_};
-    rows = database_->query("SELECT tick.position($1, $2)", parameters);
-  } catch (const DatabaseError& error) {
-    if (error.sqlstate() == "3F000" || error.sqlstate() == "42883")
-      throw FatalError("extension pg_tick is not in this database; `tick-ingest init` creates it");
-    throw;
-  }
-  cursor_ = 0;
-  if (!rows.at(0).at(0)) return;
-  const auto stored = parse_position(*rows[0][0]);
-  if (!stored)
-    throw FatalError("the stored position of " + feed_ + "/" + connection_ +
-                     " cannot be read: " + *rows[0][0]);
+  const auto stored = stored_position();
+  if (!stored) return;
   if (stored->table == table_)
-    cursor_ = static_cast<std::int64_t>(stored->record);
+    cursor_ = std::max(cursor_, static_cast<std::int64_t>(stored->record));
   else
     log::warn("the stored position belongs to table " + stored->table + ": starting afresh for " + table_);
-}
-
-void PostWriter::pause() {
-  static thread_local std::minstd_rand random(std::random_device{}());
-  const double base = std::min(2.0, 0.05 * std::pow(2.0, std::min(failures_++, 10)));
-  const double seconds = base * std::uniform_real_distribution<>(0.5, 1.0)(random);
-  const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-  while (std::chrono::steady_clock::now() < until && !abandon_)
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  if (abandon_) throw Abandoned();
-}
-
-void PostWriter::open() {
-  const auto start = std::chrono::steady_clock::now();
-  std::string last;
-  for (;;) {
-    try {
-      connect();
-      opened_ = true;
-      failures_ = 0;
-      return;
-    } catch (const DatabaseError& error) {
-      if (!error.connection_lost() || std::chrono::steady_clock::now() - start > start_patience)
-        throw FatalError(error.what());
-      if (last != error.what())
-        log::warn(std::string("cannot connect to the database, trying again: ") + error.what());
-      last = error.what();
-    }
-    pause();
-  }
-}
-
-void PostWriter::reconnect(const std::string& why) {
-  log::warn("database connection lost: " + why);
-  ++stats_.database_reconnects;
-  const std::int64_t known = cursor_;
-  std::string last;
-  for (;;) {
-    try {
-      connect();
-      cursor_ = std::max(cursor_, known);
-      return log::info("database connection is back");
-    } catch (const FatalError& error) {
-      if (last != error.what()) log::error(error.what());
-      last = error.what();
-    } catch (const DatabaseError& error) {
-      if (last != error.what()) log::warn(std::string("still waiting for the database: ") + error.what());
-      last = error.what();
-    }
-    pause();
-  }
 }
 
 void PostWriter::attempt(std::span<const Post> posts, std::int64_t cursor) {
@@ -169,10 +94,10 @@ void PostWriter::attempt(std::span<const Post> posts, std::int64_t cursor) {
   next.table = table_;
   next.record = static_cast<std::uint64_t>(std::max(cursor, cursor_));
   const std::string parameters[] = {config_.exchange, rows_json(posts), feed_, connection_, to_json(next)};
-  const auto answer = database_->query(sql_, parameters);
+  const auto answer = database().query(sql_, parameters);
   const auto rows = static_cast<std::uint64_t>(parse_integer(answer.at(0).at(0).value_or("0")).value_or(0));
   ++batch_;
-  failures_ = 0;
+  works();
   cursor_ = static_cast<std::int64_t>(next.record);
   stats_.rows += rows;
   stats_.duplicates += row_count(posts) - rows;
@@ -180,9 +105,9 @@ void PostWriter::attempt(std::span<const Post> posts, std::int64_t cursor) {
 }
 
 bool PostWriter::score_again(Scorer& scorer) try {
-  if (!database_->alive()) return true;
+  if (!database().alive()) return true;
   const std::string after[] = {config_.exchange, after_ts_, after_id_, std::to_string(at_once_)};
-  const auto rows = database_->query(
+  const auto rows = database().query(
       "SELECT ts::text, id, text FROM " + table_ +
           " WHERE feed = $1 AND sentiment IS NULL AND text IS NOT NULL AND (ts, id) > ($2::timestamptz, $3)"
           " GROUP BY ts, id, text ORDER BY ts, id LIMIT $4::int",
@@ -209,7 +134,7 @@ bool PostWriter::score_again(Scorer& scorer) try {
       json += '}';
     }
     const std::string parameters[] = {config_.exchange, json + "]"};
-    database_->query("UPDATE " + table_ +
+    database().query("UPDATE " + table_ +
                          " p SET sentiment = r.sentiment FROM jsonb_to_recordset($2::jsonb) AS r(id text,"
                          " sentiment float8) WHERE p.feed = $1 AND p.id = r.id AND p.sentiment IS NULL",
                      parameters);
@@ -229,13 +154,13 @@ void PostWriter::write(std::span<const Post> posts, std::int64_t cursor) {
     std::string sqlstate;
     std::string message;
     try {
-      if (!database_->alive()) throw DatabaseError("closed by the server", "", true);
+      if (!database().alive()) throw DatabaseError("closed by the server", "", true);
       return attempt(posts, cursor);
     } catch (const DatabaseError& error) {
       sqlstate = error.sqlstate();
       message = one_line(error.what());
     }
-    if (!database_->alive()) {
+    if (!database().alive()) {
       reconnect(message);
     } else if (row_error(sqlstate) && posts.size() > 1) {
       const auto half = posts.size() / 2;

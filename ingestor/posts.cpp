@@ -14,7 +14,7 @@
 #include <thread>
 
 #include "chain.hpp"
-#include "copy.hpp"
+#include "link.hpp"
 #include "feeds/rss.hpp"
 #include "live.hpp"
 #include "log.hpp"
