@@ -587,9 +587,10 @@ CREATE FUNCTION tick_catalog.on_drop() RETURNS event_trigger
 CREATE EVENT TRIGGER tick_drop ON sql_drop EXECUTE FUNCTION tick_catalog.on_drop();
 
 -- A table and its partitions, as pg_partition_tree, which would lock these before anybody has locked the table.
-CREATE FUNCTION tick_catalog.tree(source oid) RETURNS SETOF oid LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-  AS 'WITH RECURSIVE t (relid) AS (SELECT $1 UNION ALL SELECT i.inhrelid FROM t JOIN pg_inherits AS i ON i.inhparent = t.relid
-      JOIN pg_class AS c ON c.oid = i.inhrelid AND c.relispartition) SELECT relid FROM t';
+CREATE FUNCTION tick_catalog.tree(source oid) RETURNS SETOF oid LANGUAGE sql STABLE BEGIN ATOMIC
+  WITH RECURSIVE t (relid) AS (SELECT $1 UNION ALL SELECT i.inhrelid FROM t JOIN pg_catalog.pg_inherits AS i ON i.inhparent = t.relid
+    JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid AND c.relispartition) SELECT t.relid FROM t;
+END;
 REVOKE ALL ON FUNCTION tick_catalog.tree(oid) FROM PUBLIC;
 
 -- Sources and leaves that do not carry all triggers of the capture, ENABLE ALWAYS.

@@ -30,7 +30,8 @@ List* find_unguarded() {
   List* result = NIL;
   MemoryContext memory = CurrentMemoryContext;
   open_catalogs();
-  SPI_execute("SELECT source, leaf, captured FROM tick_catalog.unguarded", true, 0);
+  SPI_execute_plan(kept_plan("SELECT source, leaf, captured FROM tick_catalog.unguarded", 0, nullptr),
+                   nullptr, nullptr, true, 0);
   for (uint64 row = 0; row < SPI_processed; ++row) {
     bool null;
     HeapTuple tuple = SPI_tuptable->vals[row];
@@ -47,11 +48,35 @@ List* find_unguarded() {
   return result;
 }
 
+// Whether a statement was about a source, its partitions, its ancestors or a state table: all others, as every
+// CREATE TEMP TABLE of anybody in this database, shall not wait for a look at all triggers.
+bool concerns_us() {
+  open_catalogs();
+  SPI_execute_plan(
+      kept_plan(
+          "WITH RECURSIVE touched (relid) AS (SELECT CASE d.classid WHEN 'pg_class'::regclass THEN d.objid "
+          "ELSE (SELECT g.tgrelid FROM pg_trigger AS g WHERE g.oid = d.objid) END "
+          "FROM pg_event_trigger_ddl_commands() AS d "
+          "WHERE d.classid IN ('pg_class'::regclass, 'pg_trigger'::regclass)), "
+          "up (relid) AS (SELECT relid FROM touched UNION SELECT i.inhparent FROM up "
+          "JOIN pg_inherits AS i ON i.inhrelid = up.relid), "
+          "down (relid) AS (SELECT relid FROM touched UNION SELECT i.inhrelid FROM down "
+          "JOIN pg_inherits AS i ON i.inhparent = down.relid) "
+          "SELECT FROM tick_catalog.source AS s WHERE s.relid IN (SELECT relid FROM up) "
+          "OR s.relid IN (SELECT relid FROM down) UNION ALL "
+          "SELECT FROM tick_catalog.rollup AS r WHERE r.state IN (SELECT relid FROM touched)",
+          0, nullptr),
+      nullptr, nullptr, true, 1);
+  const bool result = SPI_processed > 0;
+  close_catalogs();
+  return result;
+}
+
 // Enables what a statement has disabled on tables that it still holds: no other lock is needed, and a writer
 // that waits for one of them may hold the source.
-void enable_triggers() {
+void enable_triggers(List* unguarded) {
   ListCell* cell;
-  foreach (cell, find_unguarded()) {
+  foreach (cell, unguarded) {
     const Oid table = static_cast<Unguarded*>(lfirst(cell))->leaf;
     Relation relation = table_open(table, AccessShareLock);
     const bool held = CheckRelationLockedByMe(relation, ShareRowExclusiveLock, true);
@@ -209,18 +234,22 @@ void audit_statement(Node* statement) {
   const bool loads = session_loads();
   const Actor caller = act_as_extension();
   const bool before = pause_audit(true);
-  refuse_misfits();
   if (IsA(statement, CreateTrigStmt) || IsA(statement, RenameStmt)) refuse_foreign_triggers();
-  // pg_restore --clean takes everything apart before it drops it.
-  if (!loads && (IsA(statement, AlterTableStmt) || IsA(statement, RenameStmt))) refuse_broken_states();
-  enable_triggers();
-  (void)restore_triggers();
+  if (concerns_us()) {
+    refuse_misfits();
+    // pg_restore --clean takes everything apart before it drops it.
+    if (!loads && (IsA(statement, AlterTableStmt) || IsA(statement, RenameStmt))) refuse_broken_states();
+    if (List* unguarded = find_unguarded()) {
+      enable_triggers(unguarded);
+      (void)restore_triggers();
+    }
+    if (detached) release_detached();
+    take_in(attached);
+    if (attached != NIL || detached ||
+        (IsA(statement, CreateStmt) && castNode(CreateStmt, statement)->partbound != nullptr))
+      follow_leaves();
+  }
   if (is_restored()) expect_revival(loads);
-  if (detached) release_detached();
-  take_in(attached);
-  if (attached != NIL || detached ||
-      (IsA(statement, CreateStmt) && castNode(CreateStmt, statement)->partbound != nullptr))
-    follow_leaves();
   (void)pause_audit(before);
   act_again(caller);
 }
