@@ -48,8 +48,8 @@ List* find_unguarded() {
   return result;
 }
 
-// Whether a statement was about a source, its partitions, its ancestors or a state table: all others, as every
-// CREATE TEMP TABLE of anybody in this database, shall not wait for a look at all triggers.
+// Whether a statement was about a source, its partitions, its ancestors or a state table: all others, as
+// every CREATE TEMP TABLE of anybody in this database, shall not wait for a look at all triggers.
 bool concerns_us() {
   open_catalogs();
   SPI_execute_plan(

@@ -222,10 +222,9 @@ void Computer::take_windows(Work& work) {
   const Rollup& rollup = work.rollup;
   size_t& at_once = at_once_.try_emplace(rollup.id, first_windows).first->second;
   newest_first_ = !newest_first_;
-  const auto rows =
-      read_text(("SELECT start, since = min(since) OVER () FROM tick_catalog.touched WHERE rollup = " +
-                 std::to_string(rollup.id) + " ORDER BY start")
-                    .c_str());
+  const auto rows = read_text(
+      "SELECT start, since = min(since) OVER () FROM tick_catalog.touched WHERE rollup = $1 ORDER BY start",
+      rollup.id);
   if (rows.empty()) return;
   std::vector<Micros> starts;
   size_t at = rows.size();
@@ -317,8 +316,7 @@ bool Computer::write(const Work& work, uint64 from, uint64 to, bool last) {
     LockDatabaseObject(RelationRelationId, frontier, 1, ExclusiveLock);
   });
   open();
-  const auto status = read_text(
-      ("SELECT r.status FROM tick_catalog.rollup AS r WHERE r.id = " + std::to_string(rollup.id)).c_str());
+  const auto status = read_text("SELECT r.status FROM tick_catalog.rollup AS r WHERE r.id = $1", rollup.id);
   if (status.empty() || status[0][0] == "error") {
     close();
     abort();
@@ -338,11 +336,10 @@ bool Computer::write(const Work& work, uint64 from, uint64 to, bool last) {
 
 // Where the watermark of the rollup's source is.
 std::optional<TimestampTz> watermark_of(const Rollup& rollup) {
-  const auto rows = read_text(("SELECT (extract(epoch FROM watermark - '2000-01-01 00:00+00'::timestamptz) * "
-                               "1000000)::int8 FROM tick_catalog.watermark WHERE watermark IS NOT NULL AND "
-                               "source = " +
-                               std::to_string(rollup.source))
-                                  .c_str());
+  const auto rows = read_text(
+      "SELECT (extract(epoch FROM watermark - '2000-01-01 00:00+00'::timestamptz) * 1000000)::int8 "
+      "FROM tick_catalog.watermark WHERE watermark IS NOT NULL AND source = $1::oid",
+      rollup.source);
   if (rows.empty()) return std::nullopt;
   return std::strtoll(rows[0][0]->c_str(), nullptr, 10);
 }

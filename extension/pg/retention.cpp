@@ -558,8 +558,7 @@ Retention::Outcome Retention::step(const Wanted& wanted, bool dropping, std::str
 bool Retention::covered(Oid source, AttrNumber attribute, Micros hi) {
   call([&] { SPI_connect(); });
   for (const auto& row :
-       read_text(("SELECT id FROM tick_catalog.program WHERE current AND source = " + std::to_string(source))
-                     .c_str())) {
+       read_text("SELECT id FROM tick_catalog.program WHERE current AND source = $1::oid", source)) {
     const int64 program = std::stoll(*row[0]);
     const bool fits = call([&] {
       const Evaluator* evaluator = find_evaluator(program);

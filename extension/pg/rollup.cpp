@@ -146,7 +146,8 @@ TextRows read_rows(Execute&& execute) {
 
 TextRows read_text(const char* sql) {
   return read_rows([&] {
-    if (SPI_execute(sql, true, 0) != SPI_OK_SELECT) elog(ERROR, "pg_tick: unexpected result of: %s", sql);
+    if (SPI_execute_plan(kept_plan(sql, 0, nullptr), nullptr, nullptr, true, 0) != SPI_OK_SELECT)
+      elog(ERROR, "pg_tick: unexpected result of: %s", sql);
   });
 }
 

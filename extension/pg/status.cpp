@@ -91,8 +91,9 @@ bool is_merged(Oid view, const char* until) {
   const char nulls[3] = {' ', OidIsValid(view) ? ' ' : 'n', '\0'};
   bool null;
   if (OidIsValid(view)) {
-    SPI_execute_with_args("SELECT status, last_error FROM tick_catalog.rollup WHERE view = $2", 2, types,
-                          values, nulls, true, 1);
+    SPI_execute_plan(
+        kept_plan("SELECT status, last_error FROM tick_catalog.rollup WHERE view = $1", 1, types + 1),
+        values + 1, nullptr, true, 1);
     if (SPI_processed != 1) {
       const char* name = get_rel_name(view);
       ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -106,7 +107,7 @@ bool is_merged(Oid view, const char* until) {
                       errmsg("rollup \"%s\" is set aside: %s", get_rel_name(view), error ? error : ""),
                       errhint("Cure the cause, then SELECT tick.resume(...).")));
   }
-  SPI_execute_with_args(
+  const char* sql =
       "SELECT NOT EXISTS (SELECT FROM tick_catalog.frontier f, (SELECT xid FROM tick_catalog.queue_0"
       "  UNION ALL SELECT xid FROM tick_catalog.queue_1 UNION ALL SELECT xid FROM tick_catalog.queue_2) q"
       "  WHERE q.xid >= pg_snapshot_xmin(f.snapshot) AND NOT pg_visible_in_snapshot(q.xid, f.snapshot)"
@@ -117,8 +118,8 @@ bool is_merged(Oid view, const char* until) {
       " AND NOT EXISTS (SELECT FROM tick_catalog.rollup r JOIN tick_catalog.touched t ON t.rollup = r.id"
       "  WHERE r.status <> 'error' AND (r.view = $2 OR $2 IS NULL))"
       " AND NOT EXISTS (SELECT FROM tick_catalog.source s WHERE s.epoch IS DISTINCT FROM "
-      "tick_catalog.epoch())",
-      2, types, values, nulls, true, 1);
+      "tick_catalog.epoch())";
+  SPI_execute_plan(kept_plan(sql, 2, types), values, nulls, true, 1);
   const bool merged = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
   SPI_finish();
   PopActiveSnapshot();

@@ -128,9 +128,8 @@ void OpenWindows::forget(const Rollup& rollup, const std::vector<Micros>& window
 
 std::set<Micros> touched_windows(const Rollup& rollup) {
   std::set<Micros> windows;
-  const std::string sql =
-      "SELECT start FROM tick_catalog.touched WHERE rollup = " + std::to_string(rollup.id);
-  for (const auto& row : read_text(sql.c_str())) windows.insert(std::strtoll(row[0]->c_str(), nullptr, 10));
+  for (const auto& row : read_text("SELECT start FROM tick_catalog.touched WHERE rollup = $1", rollup.id))
+    windows.insert(std::strtoll(row[0]->c_str(), nullptr, 10));
   return windows;
 }
 
