@@ -54,17 +54,18 @@ void drop_left(const char* kind, const char* name, int32 rollup) {
 }
 
 // Readers of the rollup, and nobody else, see its versions. What the expressions call runs as the reader, as
-// in the rollup's own view.
-void make_versions_view(Definition* def, Oid view, Oid table, const char* name) {
+// in the rollup's own view. It does not name that view, which must be free to go.
+void make_versions_view(Definition* def, const Standing* rollup, Oid table, const char* name) {
   const Oid state = def->state;
   def->state = table;
-  const char* sql = view_sql(def, view);
+  const char* sql = view_sql(def, rollup->view);
   def->state = state;
   constexpr size_t head = sizeof("SELECT ") - 1;
   run(
       psprintf("CREATE VIEW %s WITH (security_barrier) AS SELECT s.replaced_at, %s WHERE "
-               "pg_catalog.has_table_privilege(%s::pg_catalog.regclass, 'SELECT')",
-               name, sql + head, quote_literal_cstr(relation_text(view))));
+               "EXISTS (SELECT FROM tick_catalog.rollup AS r WHERE r.id = %d AND "
+               "pg_catalog.has_table_privilege(r.view, 'SELECT'))",
+               name, sql + head, rollup->rollup));
   run(psprintf("GRANT SELECT ON %s TO PUBLIC", name));
 }
 
@@ -85,7 +86,7 @@ void make_history(const Standing* rollup, Definition* def, const Interval* lengt
                table_name));
   const Oid table = get_relname_relid(psprintf("history_%d", rollup->rollup), catalog_namespace(false));
   run(psprintf("SELECT tick_catalog.refuse_replica(%u)", table));
-  make_versions_view(def, rollup->view, table, view_name);
+  make_versions_view(def, rollup, table, view_name);
   run(
       psprintf("CREATE TRIGGER tick_keep AFTER UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION "
                "tick_catalog.keep_version()",
@@ -252,7 +253,7 @@ void extend_history(Oid view) {
   // Its columns are named as those of the rollup's view, which may have been renamed.
   const char* name = relation_text(history.versions);
   run(psprintf("DROP VIEW %s", name));
-  make_versions_view(def, view, history.table, name);
+  make_versions_view(def, rollup, history.table, name);
   run(psprintf("UPDATE tick_catalog.history SET versions = %s WHERE rollup = %d", quote_literal_cstr(name),
                rollup->rollup));
 }

@@ -92,7 +92,7 @@ inline std::array<KindInfo, kinds> table = {{
     {"DROP partition", 40, 50},
     {"create_rollup", 18, 50},
     {"drop_rollup", 26, 50},
-    {"refresh", 0, 0},
+    {"refresh", 20, 50},
     {"TRUNCATE refused", 18, 50},
     {"VACUUM", 20, 50},
     {"ADD COLUMN", 22, 50},
@@ -120,6 +120,7 @@ struct Step {
   int kind = -1;          // counted with effect when the script commits and rows were touched
   bool certain = false;   // ... or even if it says nothing of rows
   bool fails = false;     // has its effect by being refused
+  bool may_fail = false;  // may be refused, without effect
 };
 
 using Batch = std::vector<Step>;  // sent as one string

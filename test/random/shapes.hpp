@@ -21,10 +21,14 @@ struct Shape {
   int window = 0;  // seconds; 0: none
   std::string where;
   std::vector<Column> columns;
-  int slide = 0;  // seconds; 0: tumbling
+  int slide = 0;          // seconds; 0: tumbling
+  std::string zone = {};  // the windows are hours of this time zone
+  bool computed = false;  // by the query itself, over what was touched
 
   // Whether its windows are of one partition each.
-  bool within(int partition) const { return window != 0 && slide == 0 && partition % window == 0; }
+  bool within(int partition) const {
+    return window != 0 && slide == 0 && zone.empty() && partition % window == 0;
+  }
 };
 
 inline Column same(const std::string& name, const std::string& expression) {
@@ -107,6 +111,22 @@ inline const std::vector<Shape>& shapes() {
        {first("open", "price"), same("high", "max(price)"), last("close", "price"),
         same("volume", "sum(qty)"), same("trades", "count(*)"), same("mean", "avg(amount)")},
        60},
+      {{same("sym", "sym")},
+       3600,
+       "",
+       {first("open", "price"), same("high", "max(price)"), last("close", "price"),
+        same("volume", "sum(qty)"), rounded("spread", "stddev(amount)")},
+       0,
+       "Asia/Kolkata"},
+      {{same("sym", "sym")},
+       120,
+       "n IS NOT NULL",
+       {same("middle", "percentile_cont(0.5) WITHIN GROUP (ORDER BY amount::float8)"),
+        same("venues", "count(DISTINCT venue)"), same("notes", "string_agg(note, ',' ORDER BY note)"),
+        same("rows", "count(*)")},
+       0,
+       "",
+       true},
   };
   return all;
 }
@@ -120,10 +140,13 @@ inline std::string select_list(const Shape& shape, bool oracle) {
   if (shape.window != 0) {
     const std::string size = "'" + std::to_string(shape.window) + " seconds'";
     const std::string slide = "interval '" + std::to_string(shape.slide) + " seconds'";
+    const std::string bin = shape.zone.empty() ? "date_bin(" + size + ", ts, '2000-01-01 00:00+00')"
+                                               : "date_trunc('hour', ts, '" + shape.zone + "')";
+    const std::string in_zone = shape.zone.empty() ? "" : ", '" + shape.zone + "'";
     const std::string last = "date_bin(" + slide + ", ts, '2000-01-01 00:00+00')";
     list += list.empty() ? "" : ", ";
     if (shape.slide == 0)
-      list += oracle ? "date_bin(" + size + ", ts, '2000-01-01 00:00+00')" : "tick.tumble(ts, " + size + ")";
+      list += oracle ? bin : "tick.tumble(ts, " + size + in_zone + ")";
     else
       list += oracle ? "generate_series(" + last + " - interval " + size + " + " + slide + ", " + last +
                            ", " + slide + ")"
@@ -159,6 +182,16 @@ inline std::string stored_query(const Shape& shape, const std::string& view) {
   if (shape.window != 0) list += list.empty() ? "w" : ", w";
   for (const Column& column : shape.columns) list += (list.empty() ? "" : ", ") + column.name;
   return "SELECT " + list + " FROM " + view;
+}
+
+// Rows that are final now and that tick.as_of does not give of now, and the other way round.
+inline std::string as_of_query(const Shape& shape, const std::string& view) {
+  const std::string now = "(SELECT v::text FROM (" + stored_query(shape, view) + " WHERE final) AS v)";
+  const std::string then = "(SELECT v::text FROM (" +
+                           stored_query(shape, "tick.as_of(null::" + view + ", clock_timestamp())") +
+                           ") AS v)";
+  return "SELECT 'not given', * FROM (" + now + " EXCEPT " + then +
+         ") AS a UNION ALL SELECT 'given', * FROM (" + then + " EXCEPT " + now + ") AS b";
 }
 
 // The rows that may hold a value that has left and cannot be computed again: the keys alone.

@@ -147,6 +147,8 @@ is(sql(q{SELECT count(*) FROM tick_catalog.finality WHERE rollup = (SELECT id FR
 sql(q{SELECT tick.alter_rollup('candles_1m', reset => '{history}')});
 refused(q{SELECT * FROM tick.as_of(null::candles_1m, now())}, qr/keeps no history/, 'and all of it');
 is(sql(q{SELECT count(*) FROM pg_trigger WHERE tgrelid = 'candles_1m_state'::regclass AND tgname = 'tick_keep'}), '0', 'and leaves nothing');
+sql('DROP VIEW slides');
+is(sql(q{SELECT count(*) FROM pg_class WHERE relnamespace = 'tick_catalog'::regnamespace AND relkind IN ('r', 'v') AND relname ~ '^(history|versions)_\d' AND NOT EXISTS (SELECT FROM tick_catalog.rollup AS r WHERE relname ~ ('_' || r.id || '$'))}), '0', 'DROP VIEW takes it along');
 exact($node, 'at the end');
 $node->stop;
 done_testing();
