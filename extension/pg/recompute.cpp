@@ -278,8 +278,7 @@ void list_stale(const Rollup& rollup, Micros lo, Micros hi) {
 }
 
 bool knows_leaves(Oid source, const std::vector<Leaf>& leaves) {
-  const auto known =
-      read_text("SELECT leaf::oid FROM tick_catalog.leaf WHERE source = $1::oid", source);
+  const auto known = read_text("SELECT leaf::oid FROM tick_catalog.leaf WHERE source = $1::oid", source);
   return std::all_of(known.begin(), known.end(), [&](const auto& row) {
     return std::any_of(leaves.begin(), leaves.end(),
                        [&](const Leaf& leaf) { return std::to_string(leaf.relid) == *row[0]; });

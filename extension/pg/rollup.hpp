@@ -90,8 +90,8 @@ const char* time_text(const Rollup& rollup);
 // Reads rollups under the active snapshot; id 0 = all. Inside SPI. Throws.
 std::vector<Rollup> load_rollups(int id);
 
-// Rows of text cells of a query, read only, under the active snapshot; its $1 is an int8. Prepared once in the
-// life of this process: no numbers in the text. Inside SPI. Throws.
+// Rows of text cells of a query, read only, under the active snapshot; its $1 is an int8. Prepared once in
+// the life of this process: no numbers in the text. Inside SPI. Throws.
 using TextRows = std::vector<std::vector<std::optional<std::string>>>;
 TextRows read_text(const char* sql);
 TextRows read_text(const char* sql, int64_t argument);
