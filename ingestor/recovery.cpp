@@ -18,6 +18,7 @@ constexpr auto quiet_after = 1s;       // without a live trade the span ends wit
 constexpr auto unreadable_every = 1s;  // whoever sends nonsense does not make us ask without end
 constexpr auto first_retry = 250ms;
 constexpr int most_tries = 8;  // about a minute
+constexpr int most_refused = 5;
 constexpr auto position_patience = 50ms;
 constexpr auto one_second = 1s;  // what times in whole seconds hide
 
@@ -157,12 +158,17 @@ bool Recovery::fetch(const std::string& name, const std::string& symbol, std::op
   const std::uint64_t dropped = dropped_();
   bool reached = !doubt.first;
   std::uint64_t found = 0;
+  int refused = 0;
   std::vector<Tick> page;
   doubt.oldest.reset();
   doubt.newest.reset();
   for (auto target = feed.history(symbol, want, nullptr); target && !(reached && doubt.first);) {
     const auto result = rest_.ask(symbol, *target, page);
-    if (result == RestHistory::Result::later) return false;
+    if (result == RestHistory::Result::later) {  // the same page once more: a long span may meet many a 429
+      if (++refused > most_refused || !pause(std::chrono::microseconds(0))) return false;
+      continue;
+    }
+    refused = 0;
     if (result == RestHistory::Result::gone) break;
     target = feed.history(symbol, want, &page);
     for (const auto& tick : page) {
@@ -177,6 +183,8 @@ bool Recovery::fetch(const std::string& name, const std::string& symbol, std::op
       if (!doubt.newest || tick.ts >= doubt.newest->ts) doubt.newest = tick;
       found += mark && tick.ts > *mark ? 1 : 0;
     }
+    // Where more pages follow they ascend, so that nothing is missing before the end of this one.
+    if (target && !page.empty() && mark && *doubt.oldest <= *mark) page.back().whole = true;
     if (!push_(page)) return false;
   }
   if (!reached && doubt.tries++ < most_tries) return false;
