@@ -1,10 +1,12 @@
 // Binance spot: trade and aggTrade events, raw and in the combined-stream envelope.
-// decode() walks the message once with simdjson On-Demand; numbers go from their literal text to double by
-// parse_decimal alone. Other events are ignored by their "e"; a broken one is a value, never an exception.
+// decode() walks the message once, with simdjson On-Demand unless it is as plain as nearly all of them are;
+// numbers go from their literal text to double by parse_decimal alone. Other events are ignored by their "e";
+// a broken one is a value, never an exception.
 #include <algorithm>
 #include <cctype>
 
 #include "event.hpp"
+#include "flat.hpp"
 
 namespace tick::ingest {
 
@@ -32,9 +34,11 @@ class BinanceFeed final : public Feed {
   explicit BinanceFeed(Stream stream) : wanted_(stream) {}
 
   Decoded decode(std::string_view message, Timestamp received, std::vector<Tick>& out) override {
+    BinanceEvent event;
+    if (decode_plain(message, event)) return finish(event, received, out);
     json::object root;
     if (const auto other = message_.open(message, root)) return *other;
-    BinanceEvent event;
+    event = {};
     bool enveloped = false;
     bool ours = true;
     for (auto field : root) {
@@ -132,6 +136,48 @@ class BinanceFeed final : public Feed {
     const auto scheme = address.find("://");
     return address.find_first_of("/?", scheme == std::string_view::npos ? 0 : scheme + 3) !=
            std::string_view::npos;
+  }
+
+  // True for a trade as the exchange writes it, in or without an envelope.
+  static bool decode_plain(std::string_view message, BinanceEvent& event) {
+    Flat flat(message);
+    std::string_view stream;
+    const bool enveloped = flat.take(R"({"stream":")");
+    if (enveloped && (!flat.take_string(stream) || !flat.take(R"(,"data":)"))) return false;
+    return flat.members(
+               [&](char name, const Flat::Value& value) { return note_plain(name, value, event); }) &&
+           (!enveloped || flat.take("}")) && flat.ended() && event.kind;
+  }
+
+  static bool note_plain(char name, const Flat::Value& value, BinanceEvent& event) {
+    const auto text = [&](std::optional<std::string_view>& field) {
+      field = value.text;
+      return value.kind == Flat::Kind::string;
+    };
+    switch (name) {
+      case 'e':
+        return text(event.kind) && (*event.kind == "trade" || *event.kind == "aggTrade");
+      case 's':
+        return text(event.symbol);
+      case 'p':
+        return text(event.price);
+      case 'q':
+        return text(event.qty);
+      case 'T':
+        event.time = epoch_time(value.whole);
+        return value.kind == Flat::Kind::whole;
+      case 't':
+        event.trade_id = value.whole;
+        return value.kind == Flat::Kind::whole;
+      case 'a':
+        event.agg_id = value.whole;
+        return value.kind == Flat::Kind::whole;
+      case 'm':
+        event.maker = value.whole != 0 ? Maker::buyer : Maker::seller;
+        return value.kind == Flat::Kind::boolean;
+      default:
+        return true;
+    }
   }
 
   // Takes one field of an event; false as soon as the event turns out to be of another kind.

@@ -161,6 +161,34 @@ TEST(BinanceDecode, RandomMutationsNeverBreakTheDecoder) {
     expect_unbroken(*make_binance_feed(Stream::any), frame, random, 30'000);
 }
 
+auto all_of(const Tick& tick) {
+  return std::tuple(tick.ts, tick.price, tick.qty, tick.id, tick.has_id, tick.has_qty, tick.maker,
+                    std::string(tick.symbol.view()));
+}
+
+// A blank in front keeps a message from the fast way: both ways must say the same of every message.
+TEST(BinanceDecode, BothWaysAgree) {
+  std::mt19937 random = seeded_random();
+  long plain = 0, ticks = 0;
+  for (const auto frame : {trade_frame, agg_frame}) {
+    for (int i = 0; i < 60'000; ++i) {
+      std::string message(frame);
+      if (i > 0) mutate(message, random);
+      if (random() % 4 == 0) mutate(message, random);
+      std::vector<Tick> fast, slow;
+      const Decoded a = make_binance_feed(Stream::any)->decode(message, Timestamp{}, fast);
+      const Decoded b = make_binance_feed(Stream::any)->decode(" " + message, Timestamp{}, slow);
+      ASSERT_EQ(a.verdict, b.verdict) << message << "\n" << a.reason << " / " << b.reason;
+      ASSERT_EQ(std::string(a.reason), std::string(b.reason)) << message;
+      ASSERT_EQ(fast.size(), slow.size()) << message;
+      for (std::size_t k = 0; k < fast.size(); ++k) ASSERT_EQ(all_of(fast[k]), all_of(slow[k])) << message;
+      ++plain;
+      ticks += static_cast<long>(fast.size());
+    }
+  }
+  EXPECT_GT(ticks, plain / 20) << "hardly any message was still a trade";
+}
+
 TEST(BinanceFeed, AddressesAndRequests) {
   const auto feed = make_binance_feed(Stream::trade);
   EXPECT_EQ(feed->url("ws://h:1", {"BTCUSDT", "ETHUSDT"}, Stream::trade),

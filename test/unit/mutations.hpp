@@ -22,8 +22,28 @@ inline std::mt19937 seeded_random() {
   return std::mt19937(seed);
 }
 
-inline void expect_unbroken(Feed& feed, std::string_view frame, std::mt19937& random, int rounds) {
+// One random edit.
+inline void mutate(std::string& text, std::mt19937& random) {
   constexpr std::string_view special = "{}[]\":,\\u0000null-+eE.19\x80\xff";
+  if (text.empty()) return;
+  const std::size_t at = random() % text.size();
+  switch (random() % 4) {
+    case 0:
+      text.insert(at, 1, special[random() % special.size()]);
+      break;
+    case 1:
+      text.erase(at, random() % 8);
+      break;
+    case 2:
+      text[at] = static_cast<char>(random());
+      break;
+    default:
+      text.insert(at, text.substr(random() % text.size(), random() % 24));
+      break;
+  }
+}
+
+inline void expect_unbroken(Feed& feed, std::string_view frame, std::mt19937& random, int rounds) {
   std::vector<Tick> out;
   std::size_t ticks = 0;
   for (std::size_t n = 0; n < frame.size(); ++n)
@@ -31,23 +51,7 @@ inline void expect_unbroken(Feed& feed, std::string_view frame, std::mt19937& ra
         << frame.substr(0, n);
   for (int i = 0; i < rounds; ++i) {
     std::string text(frame);
-    for (auto edits = 1 + random() % 6; edits > 0 && !text.empty(); --edits) {
-      const std::size_t at = random() % text.size();
-      switch (random() % 4) {
-        case 0:
-          text.insert(at, 1, special[random() % special.size()]);
-          break;
-        case 1:
-          text.erase(at, random() % 8);
-          break;
-        case 2:
-          text[at] = static_cast<char>(random());
-          break;
-        default:
-          text.insert(at, text.substr(random() % text.size(), random() % 24));
-          break;
-      }
-    }
+    for (auto edits = 1 + random() % 6; edits > 0; --edits) mutate(text, random);
     out.clear();
     const auto decoded = feed.decode(text, Timestamp{}, out);
     ASSERT_EQ(out.empty(), decoded.verdict != Verdict::tick) << text;
