@@ -449,12 +449,22 @@ void apply_toml(const ConfigSource& source, ConfigResult& result) {
   tell();
 }
 
+// The feed that will be read: TICK_FEED and --feed are applied later, and are stronger.
+const Venue* feed_in_the_end(const ConfigSource& source, const Config& config) {
+  std::string feed = config.feed;
+  if (const auto text = source.environment("TICK_FEED"); text && !text->empty()) feed = *text;
+  for (const auto& [flag, text] : source.flags)
+    if (flag == "--feed") feed = text;
+  return find_venue(feed);
+}
+
 // The names that other pipelines use for the same things; TICK_* is stronger.
 void apply_foreign_environment(const ConfigSource& source, ConfigResult& result) {
   if (!source.environment) return;
   const auto get = [&](const char* name) { return source.environment(name).value_or(""); };
+  const Venue* venue = feed_in_the_end(source, result.config);
   if (const auto symbols = get("BINANCE_SYMBOLS");
-      !symbols.empty() && find_venue(result.config.feed)->make == make_binance_feed) {
+      !symbols.empty() && venue != nullptr && venue->make == make_binance_feed) {
     const std::string mistake = set_symbols(result.config, symbols);
     result.places["feed.symbols"] = "BINANCE_SYMBOLS";
     if (!mistake.empty()) result.mistakes.push_back("BINANCE_SYMBOLS " + mistake);

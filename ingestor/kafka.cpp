@@ -457,7 +457,8 @@ class Consumer {
     if (!stats_.connected && !lanes_.empty()) reach();
     if (Clock::now() - logged_at_ < log_interval) return;
     logged_at_ = Clock::now();
-    log::info("rows " + grouped(stats_.rows) + "  unread " + grouped(unread) + "  partitions " +
+    log::info("rows " + grouped(stats_.rows) + "  unread " + grouped(unread) +
+              (stats_.ignored == 0 ? "" : "  of other symbols " + grouped(stats_.ignored)) + "  partitions " +
               std::to_string(lanes_.size()) + (stats_.connected ? "" : "  NOT CONNECTED"));
   }
 

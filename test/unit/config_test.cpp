@@ -89,11 +89,22 @@ TEST(Config, OtherPipelinesNamesAreUnderstood) {
   EXPECT_EQ(result.config.database, R"(host='db' dbname='stock data' user='admin' password='it\'s')");
   EXPECT_EQ(redact(result.config.database), "host='db' dbname='stock data' user='admin' password=***");
   variables["TICK_DATABASE"] = "dbname=mine";
-  variables["TICK_FEED"] = "coinbase";
   source.toml = "[feed]\nname = \"coinbase\"\nsymbols = [\"BTC-USD\"]\n";
   result = read_config(source);
   EXPECT_EQ(result.config.database, "dbname=mine");
   EXPECT_EQ(result.config.symbols, (std::vector<std::string>{"BTC-USD"}));
+  // Symbols of Binance are for Binance's feeds, wherever the feed is named.
+  variables["TICK_FEED"] = "binance.us";
+  EXPECT_EQ(read_config(source).config.symbols, (std::vector<std::string>{"BTCUSDT", "ETHUSDT"}));
+  source.toml.clear();
+  source.connects = false;
+  variables["TICK_FEED"] = "kafka";
+  EXPECT_TRUE(read_config(source).config.symbols.empty());
+  variables.erase("TICK_FEED");
+  source.flags = {{"--feed", "kafka"}};
+  EXPECT_TRUE(read_config(source).config.symbols.empty());
+  source.flags = {{"--feed", "nothing"}};
+  EXPECT_FALSE(read_config(source).mistakes.empty());
 }
 
 TEST(Config, EveryMistakeIsNamedWithItsLine) {
