@@ -139,7 +139,9 @@ class Session final : public FrameHandler {
 
   bool room() override {
     heard();  // while reading pauses nothing can come
+    const std::uint64_t dropped = shared_.recovery != nullptr ? shared_.ring.dropped() : 0;
     const std::size_t taken = shared_.ring.push(pending_);
+    if (shared_.recovery != nullptr && shared_.ring.dropped() != dropped) shared_.recovery->dropped();
     pending_.erase(pending_.begin(), pending_.begin() + static_cast<std::ptrdiff_t>(taken));
     const bool room = pending_.empty();
     if (!room && !full_)

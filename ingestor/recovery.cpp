@@ -35,7 +35,7 @@ Recovery::Recovery(RestOptions rest, std::unique_ptr<Feed> feed, Stats& stats,
       position_(std::move(position)),
       push_(std::move(push)),
       symbols_(std::move(symbols)),
-      dropped_(std::move(dropped)) {}
+      lost_(std::move(dropped)) {}
 
 void Recovery::stop() {
   const std::lock_guard hold(guard_);
@@ -56,6 +56,14 @@ void Recovery::unreadable() {
   doubt(unreadable_every);
 }
 
+void Recovery::dropped() {
+  {
+    const std::lock_guard hold(guard_);
+    whole_.clear();
+  }
+  doubt(unreadable_every);
+}
+
 void Recovery::doubt(Clock::duration wait) {
   const auto symbols = symbols_();
   const std::lock_guard hold(guard_);
@@ -72,7 +80,14 @@ void Recovery::doubt(Clock::duration wait) {
 bool Recovery::whole(const Tick& tick) {
   const std::lock_guard hold(guard_);
   const auto found = doubts_.find(tick.symbol.view());
-  if (found == doubts_.end()) return true;
+  if (found == doubts_.end()) {
+    const auto until = whole_.find(tick.symbol.view());
+    if (until == whole_.end())
+      whole_.emplace(tick.symbol.view(), tick.ts);
+    else
+      until->second = std::max(until->second, tick.ts);
+    return true;
+  }
   if (found->second.first) return false;
   found->second.first = tick;
   woken_ = true;
@@ -96,9 +111,12 @@ void Recovery::turn() {
   std::map<std::string, Doubt, std::less<>> due;
   {
     const std::lock_guard hold(guard_);
-    for (const auto& [name, doubt] : doubts_)
-      if (Clock::now() >= doubt.due + (doubt.first ? Clock::duration::zero() : Clock::duration(quiet_after)))
+    const bool newest = rest_.feed().history_of_newest();
+    for (const auto& [name, doubt] : doubts_) {
+      const bool at_once = doubt.first || (newest && !doubt.early);
+      if (Clock::now() >= doubt.due + (at_once ? Clock::duration::zero() : Clock::duration(quiet_after)))
         due.emplace(name, doubt);
+    }
   }
   if (due.empty()) return;
   const auto symbols = symbols_();
@@ -131,22 +149,39 @@ std::optional<Recovery::Clock::duration> Recovery::settle(const std::string& nam
     const auto found = position->times.find(name);
     if (found == position->times.end()) return std::nullopt;  // nor is anything there
     mark = found->second;
+    const std::lock_guard hold(guard_);
+    const auto ahead = whole_.find(name);
+    if (ahead != whole_.end()) mark = std::max(*mark, ahead->second);
   }
   // The newest trades may soon be told no more, so they are fetched before it is known from where on.
   if (!mark && !rest_.feed().history_of_newest()) return position_patience;
+  if (rest_.feed().history_of_newest() && !doubt.first && !doubt.early) {
+    doubt.early = true;
+    Doubt until_now;
+    if (fetch(name, symbol, mark, until_now) && mark) conclude(name, *mark, until_now);
+    return Clock::duration::zero();
+  }
   if (!doubt.told && !fetch(name, symbol, mark, doubt))
     return first_retry * (1 << std::min(doubt.tries, most_tries));
   if (!mark) return position_patience;
-  if (!doubt.oldest || *doubt.oldest > *mark || doubt.tries > most_tries) {
+  if (!conclude(name, *mark, doubt)) return first_retry;
+  return std::nullopt;
+}
+
+// The span is as whole as it can be: says what is not told, and hands on until when nothing is missing now.
+bool Recovery::conclude(const std::string& name, Timestamp mark, Doubt& doubt) {
+  if (!doubt.oldest || *doubt.oldest > mark || doubt.tries > most_tries) {
     ++stats_.gaps_unfilled;
     log::warn("gap of " + name + ": the exchange's history does not tell everything after " +
-              format_time(*mark) + (doubt.oldest ? ", it begins at " + format_time(*doubt.oldest) : ""));
+              format_time(mark) + (doubt.oldest ? ", it begins at " + format_time(*doubt.oldest) : ""));
   }
-  if (doubt.newest) {  // once more, now that nothing is missing before it
-    doubt.newest->whole = true;
-    if (!push_({&*doubt.newest, 1})) return first_retry;
-  }
-  return std::nullopt;
+  if (!doubt.newest) return true;
+  doubt.newest->whole = true;  // once more, now that nothing is missing before it
+  if (!push_({&*doubt.newest, 1})) return false;
+  const std::lock_guard hold(guard_);
+  auto& until = whole_.try_emplace(name, doubt.newest->ts).first->second;
+  until = std::max(until, doubt.newest->ts);
+  return true;
 }
 
 // Hands on what the exchange tells of the span; false: this must be tried again.
@@ -155,7 +190,7 @@ bool Recovery::fetch(const std::string& name, const std::string& symbol, std::op
   const Feed& feed = rest_.feed();
   const Wanted want{0, no_last, mark ? *mark - overlap : Timestamp{},
                     std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now())};
-  const std::uint64_t dropped = dropped_();
+  const std::uint64_t dropped = lost_();
   bool reached = !doubt.first;
   std::uint64_t found = 0;
   int refused = 0;
@@ -192,7 +227,7 @@ bool Recovery::fetch(const std::string& name, const std::string& symbol, std::op
   if (found > 0)
     log::info("repair: " + name + " after " + format_time(*mark) + ": " + std::to_string(found) +
               " trades fetched");
-  doubt.told = dropped_() == dropped;
+  doubt.told = lost_() == dropped;
   return doubt.told;
 }
 

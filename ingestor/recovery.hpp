@@ -35,9 +35,11 @@ class Recovery {
   void run();   // returns after stop()
   void stop();  // from any thread
 
-  // From the threads of connections. A connection begins; something came that could not be read.
+  // From the threads of connections. A connection begins; something came that could not be read, or found no
+  // room.
   void begins();
   void unreadable();
+  void dropped();
   // A live trade: whether nothing is missing before it. The first one after a doubt ends the span.
   bool whole(const Tick& tick);
 
@@ -48,7 +50,8 @@ class Recovery {
     std::optional<Tick> first;  // live
     Clock::time_point due{};
     int tries = 0;
-    bool told = false;  // the history has been asked; from when on it tells, and the last before `first`
+    bool early = false;  // what may soon be told no more has been asked for at once
+    bool told = false;   // the history has been asked; from when on it tells, and the last before `first`
     std::optional<Timestamp> oldest;
     std::optional<Tick> newest;
   };
@@ -58,6 +61,7 @@ class Recovery {
   // What is to happen to the doubt: it ends, or is looked at again after a while.
   std::optional<Clock::duration> settle(const std::string& name, const std::string& symbol, Doubt& doubt);
   bool fetch(const std::string& name, const std::string& symbol, std::optional<Timestamp> mark, Doubt& doubt);
+  bool conclude(const std::string& name, Timestamp mark, Doubt& doubt);
   bool pause(std::chrono::microseconds time);  // false: stopped
 
   RestHistory rest_;
@@ -65,10 +69,11 @@ class Recovery {
   std::function<std::optional<Position>()> position_;
   std::function<bool(std::span<const Tick>)> push_;
   std::function<std::map<std::string, std::string>()> symbols_;
-  std::function<std::uint64_t()> dropped_;
+  std::function<std::uint64_t()> lost_;
   std::mutex guard_;  // of the following
   std::condition_variable changed_;
-  std::map<std::string, Doubt, std::less<>> doubts_;  // by the table's names
+  std::map<std::string, Doubt, std::less<>> doubts_;     // by the table's names
+  std::map<std::string, Timestamp, std::less<>> whole_;  // ahead of the position: not committed yet
   std::uint64_t number_ = 0;
   bool stop_ = false;
   bool woken_ = false;
