@@ -222,7 +222,7 @@ COMMENT ON FUNCTION tick.changes(anyelement, int8) IS
 CREATE FUNCTION tick_catalog.history_at(rollup int4, at timestamptz, OUT since timestamptz, OUT versions regclass,
                                         OUT watermark timestamptz, OUT kept_from timestamptz)
   LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT greatest(h.since, now() - h.length), h.versions,
+  SELECT greatest(h.since, clock_timestamp() - h.length), h.versions,
          (SELECT f.watermark FROM tick_catalog.finality f WHERE f.rollup = h.rollup AND f.at <= $2 ORDER BY f.at DESC, f.watermark DESC LIMIT 1),
          r.kept_from
   FROM tick_catalog.history h JOIN tick_catalog.rollup r ON r.id = h.rollup WHERE h.rollup = $1 $$;
@@ -257,7 +257,7 @@ BEGIN
     WHERE a.attrelid = rollup.name AND a.attnum > 0;
   RETURN QUERY EXECUTE format(
     'SELECT %1$s FROM %2$s AS v WHERE v.updated_at <= $1 AND v.window_end <= $2%6$s AND %5$s UNION ALL '
-    'SELECT %3$s FROM %4$s AS v WHERE v.replaced_at > $1 AND v.updated_at <= $1 AND v.window_end <= $2%6$s AND %5$s',
+    'SELECT %3$s FROM %4$s AS v WHERE v.tick_replaced_at > $1 AND v.updated_at <= $1 AND v.window_end <= $2%6$s AND %5$s',
     columns, rollup.name, versions, history.versions, bounds, utc)
     USING at, history.watermark, greatest("from", history.kept_from, '-infinity'), coalesce("to", 'infinity');
 END $$;

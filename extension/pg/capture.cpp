@@ -1,8 +1,11 @@
 #include "capture.hpp"
 
+#include <algorithm>
 #include <list>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "audit.hpp"
 #include "catalog.hpp"
@@ -32,6 +35,7 @@ struct Entry {
   bool retired = false;                // there are such
   Micros retired_to = minus_infinity;  // the newest
   uint64 rows = 0;
+  CommandId first = InvalidCommandId, last = FirstCommandId;  // that wrote rows of the fold
 
   Entry(int level, Evaluator* evaluator)
       : level(level),
@@ -43,7 +47,15 @@ struct Entry {
         fold(evaluator->program) {}
 };
 
+// A delta of this transaction with rows of commands before the one that has written it: a cursor that is
+// older than the delta may be younger than its rows.
+struct Belated {
+  CommandId first, written;
+};
+constexpr size_t most_belated = 1000;
+
 std::list<Entry> entries;
+std::vector<Belated> belated;
 bool delta_written = false;  // by this transaction
 bool committing = false;     // after PRE_COMMIT: whatever still comes is flushed at once
 bool rows_purged = false;    // since a statement of a whole source ended
@@ -90,10 +102,23 @@ void retire(Entry& entry, bool timed) {
   });
 }
 
+void note_belated(CommandId first) {
+  const CommandId written = GetCurrentCommandId(false);
+  if (first >= written) return;
+  if (belated.size() == most_belated) {  // the oldest two: only a cursor as old can tell the difference
+    belated[1].first = std::min(belated[0].first, belated[1].first);
+    belated.erase(belated.begin());
+  }
+  belated.push_back({first, written});
+}
+
 // Writes what an entry holds as one delta row.
 void flush(Entry& entry) {
   fold_entry(entry);
+  const CommandId first = std::exchange(entry.first, InvalidCommandId);
+  entry.last = FirstCommandId;
   if (entry.fold.empty()) return;
+  note_belated(first);
   static std::string buffer;  // not on the stack: append_delta may ereport past it
   buffer.clear();
   encode(entry.fold, buffer);
@@ -176,6 +201,20 @@ void refuse_purge(Relation table) {
                   errhint("SET tick.corrections = on.")));
 }
 
+// The command that wrote the row a trigger is fired for; triggers that run before ours may have run others.
+CommandId command_of(const TriggerData* trigger) {
+  if (trigger->tg_relation->rd_rel->relam != HEAP_TABLE_AM_OID) return GetCurrentCommandId(false);
+  if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
+    return HeapTupleHeaderGetCmax(trigger->tg_trigtuple->t_data);
+  const bool update = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event);
+  return HeapTupleHeaderGetCmin((update ? trigger->tg_newtuple : trigger->tg_trigtuple)->t_data);
+}
+
+void note_command(Entry* entry, CommandId command) {
+  entry->first = std::min(entry->first, command);
+  entry->last = std::max(entry->last, command);
+}
+
 Datum capture_row(FunctionCallInfo fcinfo) {
   require_trigger(fcinfo);
   require_preloaded();
@@ -197,6 +236,7 @@ Datum capture_row(FunctionCallInfo fcinfo) {
       if (committing) retire(*entry, evaluator->program.time >= 0);
       continue;
     }
+    note_command(entry, command_of(trigger));
     if (!insert && entry->retracted == nullptr) entry->retracted = make_batch(evaluator, entry->memory);
     if (!insert) push(entry, entry->retracted, trigger->tg_trigslot, attributes);
     if (insert) push(entry, entry->added, trigger->tg_trigslot, attributes);
@@ -253,6 +293,7 @@ void capture_insert(const Binding* binding, TupleTableSlot* row) {
   require_preloaded();
   for (int i = 0; i < binding->count; ++i) {
     Entry* entry = find_entry(binding->evaluators[i]);
+    note_command(entry, GetCurrentCommandId(false));
     push(entry, entry->added, row, binding->attributes[i]);
     if (committing) flush(*entry);
   }
@@ -262,12 +303,19 @@ void flush_statement() {
   flush_level(GetCurrentTransactionNestLevel());
 }
 
-void visit_unflushed(int64_t program, const std::function<void(const Fold&)>& visit) {
+void visit_unflushed(CommandId command, const std::function<void(int64_t program, const Fold&)>& visit) {
+  bool mixed = std::any_of(belated.begin(), belated.end(), [&](const Belated& delta) {
+    return delta.first < command && command <= delta.written;
+  });
   for (Entry& entry : entries) {
-    if (entry.evaluator->program.id != program) continue;
     fold_entry(entry);
-    visit(entry.fold);
+    if (entry.fold.empty() || entry.first >= command) continue;
+    mixed = mixed || entry.last >= command;
+    if (!mixed) visit(entry.evaluator->program.id, entry.fold);
   }
+  if (mixed)
+    throw Error{Error::Code::invalid_argument,
+                "rows written to a partition itself before and after this query began cannot be told apart"};
 }
 
 namespace {
@@ -285,6 +333,7 @@ void on_transaction(XactEvent event, void*) {
     case XACT_EVENT_COMMIT:
       Assert(std::all_of(entries.begin(), entries.end(), [](const Entry& e) { return e.fold.empty(); }));
       entries.clear();
+      belated.clear();
       end_ids(true);
       committing = false;
       if (take_wake_request() || delta_written) wake(delta_written);
@@ -293,6 +342,7 @@ void on_transaction(XactEvent event, void*) {
     case XACT_EVENT_PREPARE:
       // COMMIT PREPARED calls nobody: the worker has to be there, and looks every second.
       entries.clear();
+      belated.clear();
       end_ids(false);
       committing = false;
       if (take_wake_request() || delta_written) wake(false);
@@ -302,6 +352,7 @@ void on_transaction(XactEvent event, void*) {
       end_evaluation();
       (void)pause_audit(false);
       entries.clear();
+      belated.clear();
       end_ids(false);
       committing = false;
       delta_written = rows_purged = false;

@@ -28,7 +28,8 @@ Binding* bind_capture(const Trigger* trigger, Relation relation);
 void capture_insert(const Binding* binding, TupleTableSlot* row);
 void flush_statement();
 
-// Shows what this transaction has folded for a program and not written yet. May throw.
-void visit_unflushed(int64_t program, const std::function<void(const Fold&)>& visit);
+// Shows what this transaction has folded, by programs, and not written yet, of the rows that a snapshot sees:
+// those of commands before its own. Throws where folds cannot tell these from later ones.
+void visit_unflushed(CommandId command, const std::function<void(int64_t program, const Fold&)>& visit);
 
 }  // namespace tick::pg

@@ -173,6 +173,8 @@ const char* live_sql(Definition* def, Oid view, Oid live);
 const char* finish_sql(Definition* def);
 const char* upsert_sql(const Definition* def);
 const char* merged_sql(Definition* def);
+// What is not merged yet, in the columns of the state table, as u of a FROM.
+const char* unmerged_sql(const Definition* def);
 // The query of a definition view, reading no rows whose time is before `from`, or not before `to`; an
 // infinite bound is none. A rollup without window has no bounds.
 Query* bounded_query(Oid definition, TimestampTz from, TimestampTz to);

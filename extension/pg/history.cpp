@@ -18,8 +18,8 @@ const TurnTime* kept_time = nullptr;
 
 // The objects of a history.
 struct History {
-  Oid table;     // replaced_at, and the columns of the state table that its view reads
-  Oid versions;  // the view over it: replaced_at, and the columns of the rollup
+  Oid table;     // tick_replaced_at, and the columns of the state table that its view reads
+  Oid versions;  // the view over it: tick_replaced_at, and the columns of the rollup
 };
 
 History find_history(int32 rollup) {
@@ -62,7 +62,7 @@ void make_versions_view(Definition* def, const Standing* rollup, Oid table, cons
   def->state = state;
   constexpr size_t head = sizeof("SELECT ") - 1;
   run(
-      psprintf("CREATE VIEW %s WITH (security_barrier) AS SELECT s.replaced_at, %s WHERE "
+      psprintf("CREATE VIEW %s WITH (security_barrier) AS SELECT s.tick_replaced_at, %s WHERE "
                "EXISTS (SELECT FROM tick_catalog.rollup AS r WHERE r.id = %d AND "
                "pg_catalog.has_table_privilege(r.view, 'SELECT'))",
                name, sql + head, rollup->rollup));
@@ -76,13 +76,13 @@ void make_history(const Standing* rollup, Definition* def, const Interval* lengt
   drop_left("TABLE", "history", rollup->rollup);
   StringInfoData sql;
   initStringInfo(&sql);
-  appendStringInfo(&sql, "CREATE TABLE %s AS SELECT NULL::timestamptz AS replaced_at", table_name);
+  appendStringInfo(&sql, "CREATE TABLE %s AS SELECT NULL::timestamptz AS tick_replaced_at", table_name);
   ListCell* cell;
   foreach (cell, def->columns)
     appendStringInfo(&sql, ", s.%s", quote_identifier(static_cast<StateColumn*>(lfirst(cell))->name));
   appendStringInfo(&sql, ", s.revision, s.updated_at FROM %s AS s WITH NO DATA", relation_text(def->state));
   run(sql.data);
-  run(psprintf("CREATE INDEX ON %s (replaced_at); ALTER TABLE %s REPLICA IDENTITY FULL", table_name,
+  run(psprintf("CREATE INDEX ON %s (tick_replaced_at); ALTER TABLE %s REPLICA IDENTITY FULL", table_name,
                table_name));
   const Oid table = get_relname_relid(psprintf("history_%d", rollup->rollup), catalog_namespace(false));
   run(psprintf("SELECT tick_catalog.refuse_replica(%u)", table));
@@ -156,12 +156,18 @@ void note_finality(const Rollup& rollup, TimestampTz turn, TimestampTz before, T
     if (SPI_execute_plan(kept_plan("INSERT INTO tick_catalog.finality VALUES ($1, $2, $3)", 3, types), values,
                          nullptr, false, 0) < 0)
       elog(ERROR, "pg_tick: cannot note what is final");
-    // Rows of windows that are open again are replaced without a trace.
-    if (after < before &&
-        SPI_execute_plan(
-            kept_plan("UPDATE tick_catalog.history SET since = $2 WHERE rollup = $1 AND $3 IS NOT NULL", 3,
-                      types),
-            values, nullptr, false, 0) < 0)
+  });
+  // Rows of windows that are open again are replaced without a trace.
+  if (after < before) forgo_versions(rollup, turn);
+}
+
+void forgo_versions(const Rollup& rollup, TimestampTz turn) {
+  if (!OidIsValid(rollup.history)) return;
+  call([&] {
+    Oid types[] = {INT4OID, TIMESTAMPTZOID};
+    Datum values[] = {Int32GetDatum(rollup.id), TimestampTzGetDatum(turn)};
+    if (SPI_execute_plan(kept_plan("UPDATE tick_catalog.history SET since = $2 WHERE rollup = $1", 2, types),
+                         values, nullptr, false, 0) < 0)
       elog(ERROR, "pg_tick: cannot begin a history anew");
   });
 }
@@ -181,7 +187,7 @@ void prune_histories() {
         if (SPI_execute(sql, false, 0) < 0) elog(ERROR, "pg_tick: cannot prune: %s", sql);
       };
       execute(
-          "SELECT format('DELETE FROM %s WHERE replaced_at < %L', versions_table, now() - length) FROM "
+          "SELECT format('DELETE FROM %s WHERE tick_replaced_at < %L', versions_table, now() - length) FROM "
           "tick_catalog.history");
       SPITupleTable* found = SPI_tuptable;
       for (uint64 row = 0; row < found->numvals; ++row)

@@ -28,6 +28,10 @@ void keep_version(const Rollup& rollup, Relation state, const Datum* values, con
 // then its history begins anew. Inside SPI. Throws.
 void note_finality(const Rollup& rollup, TimestampTz turn, TimestampTz before, TimestampTz after);
 
+// A turn replaces rows and keeps no versions of them: the history of the rollup, if it has one, begins with
+// it. Inside SPI. Throws.
+void forgo_versions(const Rollup& rollup, TimestampTz turn);
+
 // Lets go of what is older than the history, every ten seconds. Transactions of its own,
 // between turns. Throws PgError.
 void prune_histories();

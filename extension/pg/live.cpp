@@ -68,6 +68,7 @@ struct Reading {
   Rollup rollup;
   std::optional<Wanted> wanted;
   Frontier frontier;
+  CommandId command = 0;           // of the snapshot
   TurnTime time;                   // as if a turn began now
   Micros frozen = minus_infinity;  // windows that end at or before this take in nothing more
   std::set<Micros> fallen;         // windows never computed in full that rows have left
@@ -100,22 +101,25 @@ Fold fold_new(Reading& reading) {
   std::set<Micros> corrected;  // frozen windows that rows have left
   const auto take = [&](const Fold& from, size_t slot,
                         std::optional<Micros> window) -> std::optional<Micros> {
+    const bool fresh =
+        window && std::any_of(rollup.fresh.begin(), rollup.fresh.end(), [&](const Range& range) {
+          return *window >= range.lo && *window < range.hi && !rollup.stays(range, *window);
+        });
     // What is not subtracted here is missed when the source is folded.
-    if (rollup.filling > 0 && window && from.removed(slot) > 0 && holds(rollup.fresh, *window))
-      reading.fallen.insert(*window);
-    if (!window || !rollup.is_kept(*window) || holds(rollup.fresh, *window) || is_too_wide(from, slot))
-      return std::nullopt;
+    if (rollup.filling > 0 && fresh && from.removed(slot) > 0) reading.fallen.insert(*window);
+    if (!window || !rollup.is_kept(*window) || fresh || is_too_wide(from, slot)) return std::nullopt;
     if (!rollup.windowed || window_end(*window, rollup.size) > reading.frozen) return window;
     if (from.removed(slot) == 0) return std::nullopt;
     corrected.insert(*window);
     return window;
   };
   // What this transaction has written to leaves directly, and not flushed.
-  for (const auto& [program, items] : rollup.items)
-    visit_unflushed(program, [&](const Fold& unflushed) {
-      refuse_failures(unflushed);
-      merge_into_windows(fold, rollup, unflushed, items, take);
-    });
+  visit_unflushed(reading.command, [&](int64_t program, const Fold& unflushed) {
+    const auto items = rollup.items.find(program);
+    if (items == rollup.items.end()) return;
+    refuse_failures(unflushed);
+    merge_into_windows(fold, rollup, unflushed, items->second, take);
+  });
   for (const auto& [program, delta] : folds) {
     refuse_failures(*delta);
     merge_into_windows(fold, rollup, *delta, rollup.items.at(program), take);
@@ -426,6 +430,8 @@ void read(Oid state, EState* statement, Oid function, Difference& result) {
     });
   }
   reading.frontier = Frontier::parse(*source[0][3]);
+  add_later_programs(reading.rollup);
+  reading.command = result.moment.command;
   reading.time.now = result.moment.statement;
   if (source[0][1]) reading.time.watermark = std::strtoll(source[0][1]->c_str(), nullptr, 10);
   if (source[0][2]) reading.frozen = std::strtoll(source[0][2]->c_str(), nullptr, 10);

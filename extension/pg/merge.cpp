@@ -146,7 +146,8 @@ TurnResult Merger::attempt(TimestampTz since) {
     if (!planted("snapshot_before_lock")) PushActiveSnapshot(GetTransactionSnapshot());
     SPI_connect();
   });
-  turn.started = GetCurrentTransactionStartTimestamp();
+  // Not when the transaction began: whoever held the mutex may have shown what was there until now.
+  turn.started = GetCurrentTimestamp();
   load(turn);
   // Nothing can be merged yet, or the catalogs have changed under the plan: start over.
   if (turn.result.restored || turn.result.more) {

@@ -440,22 +440,26 @@ const char* merged_of_computed_sql(Definition* def) {
 
 }  // namespace
 
-const char* merged_sql(Definition* def) {
-  if (def->computed) return merged_of_computed_sql(def);
-  StringInfoData sql, columns, definitions;
-  initStringInfo(&sql);
-  initStringInfo(&columns);
+const char* unmerged_sql(const Definition* def) {
+  StringInfoData definitions;
   initStringInfo(&definitions);
   ListCell* cell;
   foreach (cell, def->columns) {
-    const char* separator = foreach_current_index(cell) == 0 ? "" : ", ";
-    const auto* of = static_cast<StateColumn*>(lfirst(cell));
-    appendStringInfo(&columns, "%s%s", separator, quote_identifier(of->name));
-    appendStringInfoString(&definitions, separator);
-    append_column_definition(&definitions, of);
+    append_column_definition(&definitions, static_cast<StateColumn*>(lfirst(cell)));
+    appendStringInfoString(&definitions, ", ");
   }
-  appendStringInfoString(&columns, ", tick_stale");
-  appendStringInfoString(&definitions, ", tick_stale boolean");
+  return psprintf("tick_catalog.unmerged(%d) AS u(%stick_stale boolean)", def->id, definitions.data);
+}
+
+const char* merged_sql(Definition* def) {
+  if (def->computed) return merged_of_computed_sql(def);
+  StringInfoData sql, columns;
+  initStringInfo(&sql);
+  initStringInfo(&columns);
+  ListCell* cell;
+  foreach (cell, def->columns)
+    appendStringInfo(&columns, "%s, ", quote_identifier(static_cast<StateColumn*>(lfirst(cell))->name));
+  appendStringInfoString(&columns, "tick_stale");
   appendStringInfoString(&sql, "SELECT ");
   int values = 0;
   foreach (cell, def->query->targetList) {
@@ -471,9 +475,8 @@ const char* merged_sql(Definition* def) {
     if (foreach_current_index(cell) > 0) appendStringInfoString(&sql, ", ");
     append_merged(&sql, def, static_cast<DefinedItem*>(lfirst(cell)));
   }
-  appendStringInfo(
-      &sql, " FROM (SELECT %s FROM %s UNION ALL SELECT %s FROM tick_catalog.unmerged(%d) AS u(%s)) AS p",
-      columns.data, relation_text(def->state), columns.data, def->id, definitions.data);
+  appendStringInfo(&sql, " FROM (SELECT %s FROM %s UNION ALL SELECT %s FROM %s) AS p", columns.data,
+                   relation_text(def->state), columns.data, unmerged_sql(def));
   for (int i = 0; i < identifying(def); ++i)
     appendStringInfo(&sql, "%sp.%s", i == 0 ? " GROUP BY " : ", ", quote_identifier(column(def, i)->name));
   // A group that nothing is left of is no row.

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "guard.hpp"
+#include "history.hpp"
 #include "notify.hpp"
 #include "scan.hpp"
 #include "session.hpp"
@@ -414,6 +415,7 @@ bool Merger::merge_pieces(Turn& turn) {
         // History is no revision of what deltas have brought meanwhile. Where these have taken away more than
         // is there yet, the window is marked already.
         (void)merge_state(rollup, fold, {turn.started, std::nullopt}, false);
+        forgo_versions(rollup, turn.started);
         note_change(turn, rollup, fold);
         watermarks_.note(rollup.source, fold, true);
         note_windows(turn.replaced, rollup, fold);

@@ -101,9 +101,13 @@ void load_values(Rollup& rollup) {
 
 }  // namespace
 
+bool Rollup::stays(const Range& range, Micros window) const {
+  return (range.replace || filling > 0) && window != no_time_pane && window < first_covered();
+}
+
 bool Rollup::is_fresh(Micros window) const {
   for (const Range& range : fresh)
-    if (range.scan == 0 && window >= range.lo && window < range.hi) return true;
+    if (range.scan == 0 && window >= range.lo && window < range.hi) return !stays(range, window);
   return false;
 }
 
@@ -228,6 +232,21 @@ std::vector<Rollup> load_rollups(int id) {
       rollup.program.items.push_back(evaluator->program.items.at(item));
   }
   return rollups;
+}
+
+void add_later_programs(Rollup& rollup) {
+  if (!IsolationUsesXactSnapshot()) return;
+  call([&] { PushActiveSnapshot(GetLatestSnapshot()); });
+  const TextRows programs =
+      read_text("SELECT program, items FROM tick_catalog.rollup_program WHERE rollup = $1", rollup.id);
+  call([&] { PopActiveSnapshot(); });
+  for (const auto& row : programs) {
+    if (rollup.items.contains(number(row[0]))) continue;
+    std::vector<int16_t> items = numbers<int16_t>(row[1]);
+    items.resize(
+        std::min(items.size(), rollup.program.items.size()));  // without those of columns added since
+    rollup.items.emplace(number(row[0]), std::move(items));
+  }
 }
 
 Datum key_datum(const Rollup& rollup, size_t key, const Cell& cell) {

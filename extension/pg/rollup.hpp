@@ -72,6 +72,10 @@ struct Rollup {
 
   bool pending() const { return !fresh.empty() || !dirty.empty(); }
   bool is_fresh(Micros window) const;  // and no helper scans it
+  // True for windows that a fresh range leaves as they are, rows of which are there: of a rollup that is
+  // computed again, those that the source does not cover. What deltas bring is merged into them all the
+  // while.
+  bool stays(const Range& range, Micros window) const;
   bool is_known(size_t item, Micros window) const {
     return item >= known_from.size() || window >= known_from[item];
   }
@@ -89,6 +93,10 @@ const char* time_text(const Rollup& rollup);
 
 // Reads rollups under the active snapshot; id 0 = all. Inside SPI. Throws.
 std::vector<Rollup> load_rollups(int id);
+
+// Takes in the programs that were made since this transaction's snapshot: its own rows may be captured by
+// them. Inside SPI. Throws.
+void add_later_programs(Rollup& rollup);
 
 // Rows of text cells of a query, read only, under the active snapshot; its $1 is an int8. Prepared once in
 // the life of this process: no numbers in the text. Inside SPI. Throws.

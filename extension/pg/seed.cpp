@@ -20,11 +20,13 @@ Oid seeded_state = InvalidOid;  // while tick.seed writes into it
 struct Seeding {
   const Standing* rollup;
   Definition* def;
-  Oid given;             // the table of the query's rows
-  TimestampTz before;    // what was seeded earlier ends here
-  TimestampTz lo, hi;    // starts of the first and the last window
-  TimestampTz* windows;  // ascending
-  int64 count;           // of windows
+  Oid given;              // the table of the query's rows
+  TimestampTz turn;       // of this; no turn runs meanwhile
+  TimestampTz before;     // what was seeded earlier ends here
+  TimestampTz kept_from;  // windows below were dropped for good
+  TimestampTz lo, hi;     // starts of the first and the last window
+  TimestampTz* windows;   // ascending
+  int64 count;            // of windows
   int64 rows;
 };
 
@@ -59,12 +61,14 @@ void check_rollup(Seeding* s) {
       "p.fresh), r.seeded_to, r.kept_from FROM tick_catalog.rollup AS r WHERE r.id = $1",
       1, types, values, nullptr, true, 1);
   bool null = true, live = false;
-  s->before = minus_infinity;
+  s->before = s->kept_from = minus_infinity;
   if (SPI_processed == 1) {
     HeapTuple row = SPI_tuptable->vals[0];
     live = DatumGetBool(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &null));
     const Datum before = SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &null);
     if (!null) s->before = DatumGetTimestampTz(before);
+    const Datum kept_from = SPI_getbinval(row, SPI_tuptable->tupdesc, 3, &null);
+    if (!null) s->kept_from = DatumGetTimestampTz(kept_from);
   }
   close_catalogs();
   act_again(caller);
@@ -117,13 +121,23 @@ void read_windows(Seeding* s) {
   if (s->count == 0) return;
   s->lo = s->windows[0];
   s->hi = s->windows[s->count - 1];
+  if (s->lo < s->kept_from)
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                    errmsg("windows of \"%s\" before %s are not made again: its retention has dropped them",
+                           get_rel_name(s->rollup->view), timestamptz_to_str(s->kept_from)),
+                    errhint("Seed the windows after.")));
   Oid types[] = {of->type};
   Datum values[] = {TimestampTzGetDatum(s->before)};
   TimestampTz first = plus_infinity;
   SPI_connect();
-  SPI_execute_with_args(psprintf("SELECT min(s.%s) FROM %s AS s WHERE s.%s >= $1", quote_identifier(name),
-                                 relation_text(s->def->state), quote_identifier(name)),
-                        1, types, values, nullptr, true, 1);
+  // Rows that wait to be merged are there, too.
+  const char* quoted = quote_identifier(name);
+  SPI_execute_with_args(
+      psprintf(
+          "SELECT min(p.start) FROM (SELECT s.%s AS start FROM %s AS s UNION ALL SELECT u.%s FROM %s) AS p "
+          "WHERE p.start >= $1",
+          quoted, relation_text(s->def->state), quoted, unmerged_sql(s->def)),
+      1, types, values, nullptr, true, 1);
   const Datum found = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null);
   if (!null) first = DatumGetTimestampTz(found);
   SPI_finish();
@@ -235,14 +249,14 @@ void write_rows(Seeding* s) {
     return PointerGetDatum(
         construct_array(elements, static_cast<int>(s->count), type, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
   };
-  Oid types[] = {get_array_type(type), get_array_type(type)};
-  Datum parameters[] = {array(first), array(last)};
+  Oid types[] = {get_array_type(type), get_array_type(type), TIMESTAMPTZOID};
+  Datum parameters[] = {array(first), array(last), TimestampTzGetDatum(s->turn)};
   const char* sql = psprintf(
-      "INSERT INTO %s (%s, updated_at) SELECT %s, now() FROM %s AS q JOIN unnest($1, $2) AS w (first, "
+      "INSERT INTO %s (%s, updated_at) SELECT %s, $3 FROM %s AS q JOIN unnest($1, $2) AS w (first, "
       "last) ON w.first = q.%s",
       relation_text(def->state), columns.data, values.data, seeds, quote_identifier(window_column(s)));
   SPI_connect();
-  if (SPI_execute_with_args(sql, 2, types, parameters, nullptr, false, 0) != SPI_OK_INSERT)
+  if (SPI_execute_with_args(sql, 3, types, parameters, nullptr, false, 0) != SPI_OK_INSERT)
     elog(ERROR, "pg_tick: cannot seed");
   s->rows = static_cast<int64>(SPI_processed);
   SPI_finish();
@@ -293,7 +307,8 @@ void compare(const Seeding* s) {
   table_close(given_rows, NoLock);
   if (differing.len == 0) return;
   const char* sql = psprintf(
-      "SELECT d.name, d.q, d.v FROM (SELECT CASE %s END AS name, q::text AS q, v::text AS v FROM %s AS q "
+      "SELECT d.name, d.q, d.v FROM (SELECT CASE %s END AS name, (q.*)::text AS q, (v.*)::text AS v FROM %s "
+      "AS q "
       "LEFT "
       "JOIN %s AS v ON ROW(true%s)::record = ROW(true%s)::record) AS d WHERE d.name IS NOT NULL LIMIT 1",
       differing.data, seeds, relation_text(view), here.data, there.data);
@@ -353,6 +368,7 @@ int64 seed(Oid view, const char* text) {
     find_rollup(&s, view);
     read_query(&s, text);
     stop_turns();
+    s.turn = GetCurrentTimestamp();
     caller = act_as_owner(s.rollup);
     check_rollup(&s);
     with_own_rows([&] { read_windows(&s); });
@@ -374,7 +390,7 @@ int64 seed(Oid view, const char* text) {
   ChangeLog log;
   log.changed(rollup, std::set<Micros>(s.windows, s.windows + s.count));
   call([&] { SPI_connect(); });
-  (void)log.write(GetCurrentTransactionStartTimestamp());
+  (void)log.write(s.turn);
   call([&] {
     SPI_finish();
     record(&s);

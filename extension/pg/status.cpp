@@ -27,10 +27,11 @@ void put_unmerged(ReturnSetInfo* result, int id) {
     if (pg_class_aclcheck(view, actor.user, ACL_SELECT) != ACLCHECK_OK)
       aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, get_rel_name(view));
   });
-  const std::vector<Rollup> rollups = load_rollups(id);
+  std::vector<Rollup> rollups = load_rollups(id);
   const auto frontier = read_text("SELECT snapshot::text FROM tick_catalog.frontier");
   if (rollups.size() != 1 || frontier.size() != 1)
     throw Error{Error::Code::internal, "rollup is being changed"};
+  add_later_programs(rollups.front());
   const Rollup& rollup = rollups.front();
   Fold fold(rollup.program);
   std::map<int64_t, std::unique_ptr<Fold>> folds;
@@ -46,12 +47,13 @@ void put_unmerged(ReturnSetInfo* result, int id) {
     return window && !rollup.is_fresh(*window) && rollup.is_kept(*window);
   };
   // What this transaction has written to leaves directly, and not flushed.
-  for (const auto& [program, items] : rollup.items)
-    visit_unflushed(program, [&](const Fold& unflushed) {
-      merge_into_windows(fold, rollup, unflushed, items, [&](const Fold&, size_t, auto window) {
-        return wanted(window) ? window : std::nullopt;
-      });
+  visit_unflushed(GetActiveSnapshot()->curcid, [&](int64_t program, const Fold& unflushed) {
+    const auto items = rollup.items.find(program);
+    if (items == rollup.items.end()) return;
+    merge_into_windows(fold, rollup, unflushed, items->second, [&](const Fold&, size_t, auto window) {
+      return wanted(window) ? window : std::nullopt;
     });
+  });
   for (const auto& [program, delta] : folds)
     merge_into_windows(fold, rollup, *delta, rollup.items.at(program), [&](const Fold&, size_t, auto window) {
       return wanted(window) ? window : std::nullopt;

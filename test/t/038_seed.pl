@@ -88,6 +88,46 @@ refused(q{SELECT tick.seed('counts', 'SELECT 1')}, qr/only its owner can seed "c
 is(sql(q{SET ROLE owner_1; SELECT tick.seed('counts', 'SELECT timestamptz ''2024-02-28+00'' AS t, 5 AS n')}), '1', 'its owner');
 refused(q{INSERT INTO counts_state (t, n, updated_at) VALUES ('2024-02-27+00', 1, now())}, qr/only its worker writes it/, 'nobody writes it otherwise');
 
+# Rows that the worker has not seen yet are in the way of a seed as those that it has.
+sql(q{SELECT tick.create_rollup('early', 'SELECT tick.tumble(ts, ''1 day'') AS t, count(*) AS n FROM trades GROUP BY 1'); SELECT tick.wait(NULL)});
+my $worker = worker_pid($node);
+until_true(30, 'the worker stands still between turns', sub {
+  kill 'STOP', $worker;
+  return 1 if sql(qq{SELECT count(*) FROM pg_locks WHERE pid = $worker AND locktype = 'object'}) eq '0';
+  kill 'CONT', $worker;
+  return 0;
+});
+sql(q{INSERT INTO trades VALUES ('A', '2024-02-10 12:00+00', 1, 1, 1)});
+my $early = q{SELECT tick.seed('early', 'SELECT timestamptz ''2024-02-%s+00'' AS t, 5 AS n')};
+refused(sprintf($early, 10), qr/the source has rows of "early" from 2024-02-10 00:00:00\+00 on/, 'rows that wait to be merged');
+kill 'CONT', $worker;
+is(sql(sprintf($early, '09')), '1', 'before them');
+sql(q{SELECT tick.alter_rollup('early', retention => '1 day')});
+wait_for($node, q{SELECT kept_from IS NOT NULL FROM tick.rollups WHERE rollup = 'early'::regclass});
+refused(sprintf($early, '08'), qr/windows of "early" before .* are not made again: its retention has dropped them/, 'what retention would drop');
+
+# While a rollup that was set aside is computed again, late rows still come to windows that are not.
+sql(q{CREATE TABLE odd (k text, ts timestamptz, v text) PARTITION BY RANGE (ts); CREATE TABLE odd_1 PARTITION OF odd FOR VALUES FROM ('2024-03-01+00') TO ('2024-03-02+00');
+  CREATE TABLE odd_2 PARTITION OF odd FOR VALUES FROM ('2024-03-02+00') TO ('2024-03-03+00'); INSERT INTO odd VALUES ('a', '2024-03-01 10:00+00', '1');
+  SELECT tick.create_rollup('odds', 'SELECT k, tick.tumble(ts, ''1 hour'') AS t, sum(v::int8) AS s, count(*) AS n FROM odd GROUP BY 1, 2'); SELECT tick.wait(NULL);
+  SELECT tick.seed('odds', $$SELECT 'a' AS k, timestamptz '2024-03-01 08:00+00' AS t, 30 AS s, 5 AS n$$); INSERT INTO odd VALUES ('a', '2024-03-01 10:00+00', 'x')});
+wait_for($node, q{SELECT state = 'error' FROM tick.status WHERE rollup = 'odds'::regclass});
+sql(q{DELETE FROM odd WHERE v = 'x'});
+my $holder = $node->background_psql('postgres');
+$holder->query_safe('BEGIN; LOCK TABLE odd_2 IN ACCESS EXCLUSIVE MODE');
+sql(q{SELECT tick.resume('odds');
+  INSERT INTO odd_1 VALUES ('a', '2024-03-01 08:30+00', '100'), ('b', '2024-03-01 08:30+00', '100'), ('a', '2024-03-01 11:00+00', '100')});
+wait_for($node, q{SELECT count(*) = 0 FROM tick_catalog.frontier f, LATERAL (SELECT xid FROM tick_catalog.queue_0 UNION ALL SELECT xid FROM tick_catalog.queue_1
+  UNION ALL SELECT xid FROM tick_catalog.queue_2) q WHERE NOT pg_visible_in_snapshot(q.xid, f.snapshot)});
+is(sql(q{SELECT count(*) > 0 FROM tick_catalog.pending}), 't', 'which waits for a lock');
+sql(q{INSERT INTO odd_1 VALUES ('a', '2024-03-01 08:40+00', '1000')});
+$holder->query_safe('COMMIT');
+$holder->quit;
+my $odds = q{SELECT string_agg(format('%s %s %s %s', k, extract(hour FROM t AT TIME ZONE 'UTC'), s, n), ', ' ORDER BY t, k) FROM };
+sql('SELECT tick.wait(NULL)');
+is(sql($odds . 'odds'), 'a 8 1130 7, b 8 100 1, a 10 1 1, a 11 100 1', 'they are all there');
+is(sql($odds . 'odds_live'), sql($odds . 'odds'), 'live, too');
+
 my $dump = $node->basedir . '/dump.sql';
 $node->command_ok(['pg_dump', '-h', $node->host, '-p', $node->port, '-f', $dump, 'postgres'], 'a dump');
 sql('CREATE DATABASE again');

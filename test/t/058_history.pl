@@ -114,6 +114,28 @@ sql(q{UPDATE trades SET qty = 0.125 WHERE trade_id IN (SELECT trade_id FROM trad
 my $before = sql(q{SELECT clock_timestamp()});
 exact($node, 'corrected');
 
+# A turn that had to wait for the mutex has shown nothing before it had it, and a seed nothing before it was given.
+sql(q{SELECT tick.create_rollup('named', 'SELECT symbol, tick.tumble(ts, ''1 minute'') AS t, max(ts) AS replaced_at, count(*) AS q, sum(qty) AS v FROM trades GROUP BY 1, 2', history => '1 day'); SELECT tick.wait(NULL)});
+my $holder = $node->background_psql('postgres');
+sub as_shown {
+  my ($what, $in_between, $end) = @_;
+  $in_between->();
+  my ($then, $shown) = split /\|/, sql(q{SELECT clock_timestamp(), md5(string_agg(v::text, ' ' ORDER BY v)) FROM named v WHERE final});
+  $end->();
+  sql('SELECT tick.wait(NULL)');
+  is(sql(qq{SELECT md5(string_agg(v::text, ' ' ORDER BY v)) FROM tick.as_of(null::named, '$then') v}), $shown, "$what: what was shown");
+  isnt(sql(q{SELECT md5(string_agg(v::text, ' ' ORDER BY v)) FROM tick.as_of(null::named, clock_timestamp()) v}), $shown, "$what: which is not what is");
+}
+as_shown('a late row behind a lock', sub {
+  $holder->query_safe(q{BEGIN; SELECT tick.alter_rollup('named', history => '2 days')});
+  sql(q{INSERT INTO trades VALUES ('a', '2024-03-01 10:01+00', 1, 1, 1)});
+  wait_for($node, q{SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype = 'object' AND pid = (SELECT pid FROM tick.worker)});
+}, sub { $holder->query_safe('COMMIT') });
+as_shown('a seed', sub { $holder->query_safe('BEGIN; SELECT now()') }, sub {
+  $holder->query_safe(q{SELECT tick.seed('named', $$SELECT 'seed' AS symbol, timestamptz '2024-02-01+00' AS t, timestamptz '2024-02-01+00' AS replaced_at, 2 AS q, 3.5 AS v$$); COMMIT});
+});
+is(sql(q{SELECT q, v FROM named WHERE symbol = 'seed'}), '2|3.5', 'whatever its columns are called');
+
 # ---- who may read
 
 sql(q{CREATE ROLE reader LOGIN; CREATE ROLE stranger LOGIN; GRANT SELECT ON slides TO reader});
@@ -141,8 +163,13 @@ refused(qq{SELECT * FROM tick.as_of(null::slides, '$now')}, qr/the history of "p
 is(sql(q{SELECT count(*) FROM ((SELECT * FROM slides WHERE final) EXCEPT ALL SELECT * FROM tick.as_of(null::slides, clock_timestamp())) d}), '0', 'from then on it goes on');
 sql(q{TRUNCATE slow_state; SELECT tick.wait(NULL)});
 refused(qq{SELECT * FROM tick.as_of(null::slow, '$now')}, qr/the history of "public\.slow" reaches back to/, 'a state table was emptied');
+sql(q{CREATE FUNCTION refusal(q text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN EXECUTE q; RETURN ''; EXCEPTION WHEN object_not_in_prerequisite_state THEN RETURN SQLERRM; END $$});
+$holder->query_safe('BEGIN; SELECT now()');
+$now = sql(q{SELECT clock_timestamp()});
 sql(q{SELECT tick.alter_rollup('candles_1m', history => '1 second')});
 wait_for($node, q{SELECT count(*) = 0 FROM tick_catalog.history_} . sql(q{SELECT id FROM tick_catalog.rollup WHERE view = 'candles_1m'::regclass}));
+like($holder->query_safe("SELECT refusal('SELECT tick.as_of(null::candles_1m, ''$now'')')"), qr/reaches back to/, 'also for a transaction that began before');
+$holder->quit;
 is(sql(q{SELECT count(*) FROM tick_catalog.finality WHERE rollup = (SELECT id FROM tick_catalog.rollup WHERE view = 'candles_1m'::regclass)}) <= 2, 1, 'what is older goes');
 sql(q{SELECT tick.alter_rollup('candles_1m', reset => '{history}')});
 refused(q{SELECT * FROM tick.as_of(null::candles_1m, now())}, qr/keeps no history/, 'and all of it');
