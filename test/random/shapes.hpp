@@ -14,6 +14,13 @@ struct Column {
   std::string rollup;
   std::string oracle;
   bool rounded = false;  // PostgreSQL's own aggregate rounds at every step: compared with a tolerance
+
+  // Whether what has left can be taken out of it without the other rows.
+  bool subtracts() const {
+    for (const char* extremum : {"tick.first(", "tick.last(", "min(", "max("})
+      if (rollup.find(extremum) != std::string::npos) return false;
+    return true;
+  }
 };
 
 struct Shape {

@@ -169,7 +169,7 @@ auto all_of(const Tick& tick) {
 // A blank in front keeps a message from the fast way: both ways must say the same of every message.
 TEST(BinanceDecode, BothWaysAgree) {
   std::mt19937 random = seeded_random();
-  long plain = 0, ticks = 0;
+  long messages = 0, ticks = 0;
   for (const auto frame : {trade_frame, agg_frame}) {
     for (int i = 0; i < 60'000; ++i) {
       std::string message(frame);
@@ -182,11 +182,11 @@ TEST(BinanceDecode, BothWaysAgree) {
       ASSERT_EQ(std::string(a.reason), std::string(b.reason)) << message;
       ASSERT_EQ(fast.size(), slow.size()) << message;
       for (std::size_t k = 0; k < fast.size(); ++k) ASSERT_EQ(all_of(fast[k]), all_of(slow[k])) << message;
-      ++plain;
+      ++messages;
       ticks += static_cast<long>(fast.size());
     }
   }
-  EXPECT_GT(ticks, plain / 20) << "hardly any message was still a trade";
+  EXPECT_GT(ticks, messages / 20) << "hardly any message was still a trade";
 }
 
 TEST(BinanceFeed, AddressesAndRequests) {
