@@ -212,7 +212,8 @@ void rotate_queue() {
   DatabaseSlot* slot = my_slot();
   if (slot == nullptr) return;
   const uint32 current = pg_atomic_read_u32(&slot->queue) % queue_tables;
-  // The current table last: where each look finds it full and moves on, the others have their turn all the same.
+  // The current table last: where each look finds it full and moves on, the others have their turn all the
+  // same.
   for (uint32 k = 1; k <= queue_tables; ++k) {
     const uint32 i = (current + k) % queue_tables;
     char name[16];
