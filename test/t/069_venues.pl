@@ -3,6 +3,7 @@
 # Bybit, which tells the newest 60 or 1000 trades only, what the ingestor says that the exchange no longer tells.
 #
 #   TICK_SOURCE_SECONDS  how long (default 6.5)     TICK_SEED  repeats faults and kills
+#   TICK_SOURCE_RATE     trades a second (default 400); up to 10, nothing is over before Bybit is asked, and so nothing may be lost
 use strict;
 use warnings;
 use FindBin;
@@ -19,9 +20,11 @@ my $seed = $ENV{TICK_SEED} // int(rand 1_000_000);
 my $seconds = $ENV{TICK_SOURCE_SECONDS} // 6.5;
 diag("seed $seed (TICK_SEED), $seconds s (TICK_SOURCE_SECONDS)");
 srand $seed;
-my $rate = 400;
+my $rate = $ENV{TICK_SOURCE_RATE} // 400;
 my $trades = int($rate * $seconds);
-my $troubled = $trades - 900;  # faults and kills are before, then it is calm
+my $troubled = $trades - int(2.25 * $rate);  # faults and kills are before, then it is calm
+my $patience = $rate >= 100 ? 1 : 100 / $rate;
+my ($silence, $stream_silence) = map { int($_ * $patience) . 'ms' } 300, 400;
 my %kills = $seconds > 7 ? (ingestor => 10, server => 5) : (ingestor => 1, server => 1);
 my $dir = PostgreSQL::Test::Utils::tempdir;
 my $node = make_node('venues', conf => "log_statement = none\n");
@@ -42,14 +45,14 @@ print $out "[feed]\nsymbols = [\"BTCUSDT\"]\n[symbols]\nBTCUSDT = [\"BTC-USDT\",
 close $out;
 
 my $fake = launch('fake', $ENV{TICK_INGEST}, 'fake', '--symbols', 'BTCUSDT', '--rate', $rate,
-  '--first-id', 1, '--seed', $seed, '--faults', int($troubled / 25) . "/$troubled", '--busy-every', 7, '--ping', 1, '--wait');
+  '--first-id', 1, '--seed', $seed, '--faults', int($troubled / ($rate >= 100 ? 25 : 10)) . "/$troubled", '--busy-every', 7, '--ping', 1, '--wait');
 my $port = fake_port($fake);
 my (%ingest, %starts);
 sub start {
   my ($feed) = @_;
   $ingest{$feed} = launch("ingest_${feed}_" . ++$starts{$feed}, $ENV{TICK_INGEST}, 'run', '-c', $toml, '--feed', $feed, '--url',
     "ws://127.0.0.1:$port$path{$feed}", '--table', $exact{$feed} ? 'trades' : 'sparse', '--max-silence', '300ms', '--ping', '80ms',
-    '--max-data-silence', '300ms', '--max-stream-silence', '400ms', '--max-frame', 1_000_000, '--repair-interval', '5ms', '--connection', $exchange{$feed} // 'test',
+    '--max-data-silence', $silence, '--max-stream-silence', $stream_silence, '--max-frame', 1_000_000, '--repair-interval', '5ms', '--connection', $exchange{$feed} // 'test',
     $exchange{$feed} ? ('--exchange', $exchange{$feed}) : ());
 }
 start($_) for sort keys %path;
@@ -75,7 +78,7 @@ sub breaks {
   my ($feed) = @_;
   return scalar(() = join('', map { slurp("$ENV{TESTLOGDIR}/ingest_${feed}_$_.log") } 1 .. $starts{$feed}) =~ /disconnected/g);
 }
-$trades = 300 + $node->safe_psql('postgres', "SELECT max(trade_id) FROM $in{okx}");
+$trades = int(0.75 * $rate) + $node->safe_psql('postgres', "SELECT max(trade_id) FROM $in{okx}");
 for my $feed (sort keys %path) {
   my $whole = $exact{$feed} ? "count(*) FILTER (WHERE trade_id <= $trades) = $trades - min(trade_id) + 1"
     : "max(ts) > (SELECT ts FROM trades WHERE exchange = 'okx' AND trade_id = $trades)";
@@ -127,10 +130,10 @@ for my $feed (sort keys %path) {
       . ($feed eq 'bitstamp' ? " AND t.ts IN (s.ts, date_trunc('milliseconds', s.ts)) OR s.trade_id = t.trade_id AND s.ts = date_trunc('second', t.ts)" : ' AND s.ts = t.ts')
       . ' WHERE t.trade_id IS NULL'), '0', "$feed: as OKX tells it");
   my $untold = untold($feed);
-  is(scalar @$untold, 0, "$feed: the exchange tells everything") unless $feed =~ /bybit/;
+  is(scalar @$untold, 0, "$feed: the exchange tells everything") unless $feed =~ /bybit/ && $rate > 10;
   my $logs = join '', map { slurp("$ENV{TESTLOGDIR}/ingest_${feed}_$_.log") } 1 .. $starts{$feed};
   my $fetched = sum0($logs =~ /repair: BTCUSDT after \S+: (\d+) trades fetched/g);
-  cmp_ok($fetched, '>', 0, "$feed: missing trades were fetched");
+  cmp_ok($fetched, '>', 0, "$feed: missing trades were fetched") if $rate >= 100;  # else Gemini's newest 50, told at once, are enough
   diag("$figures; $trades sent, " . $node->safe_psql('postgres', "SELECT count(*) FROM $in{$feed} AND ts <= (SELECT max(ts) FROM $in{okx} AND trade_id <= $trades)")
       . " in, $fetched fetched; not in: " . $node->safe_psql('postgres', 'SELECT count(*) ' . missing($feed, $untold)) . " of $unsent{$feed} that the exchange left out, "
       . $node->safe_psql('postgres', 'SELECT count(*) ' . missing($feed, [])) . ' with ' . @$untold . ' spans that it no longer tells');
