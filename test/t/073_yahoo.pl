@@ -1,5 +1,6 @@
 # Yahoo's streamer through the fake exchange in both framings, with faults and kills of ingestors and PostgreSQL: nothing is in twice, everything in is what was
-# sent, no volume counts twice. A source that falls silent ends the ingestor when told so; when it goes on, nothing is missing.
+# sent, no volume counts twice. Yahoo keeps no history: of two ingestors side by side either may be killed, at any time, and nothing is missing.
+# A source that falls silent ends the ingestor when told so; when it goes on, nothing is missing.
 use strict;
 use warnings;
 use FindBin;
@@ -23,7 +24,8 @@ $node->safe_psql('postgres', q{SELECT tick.create_rollup('quotes_5m', 'SELECT ex
 my %starts;
 sub run {
   my ($name, $url, @more) = @_;
-  return launch("${name}_" . ++$starts{$name}, $ENV{TICK_INGEST}, 'run', '--feed', 'yahoo', '--exchange', $name, '--connection', $name, '--url', $url,
+  return launch("${name}_" . ++$starts{$name}, $ENV{TICK_INGEST}, 'run', '--feed', 'yahoo', '--exchange', $name,
+    (grep { $_ eq '--connection' } @more) ? () : ('--connection', $name), '--url', $url,
     '--symbols', 'AAPL,BTC-USD', '--table', 'quotes', '--database', $database, @more);
 }
 
@@ -83,6 +85,39 @@ finish($fake, 'TERM');
 my ($faults) = slurp($fake->{log}) =~ /(faults played:.*)/;
 diag($faults // 'no fault summary');
 like($faults // '', qr/together [1-9]/, 'faults were played');
+
+# ---- two side by side, one in each framing
+my $pair = launch('pair', $ENV{TICK_INGEST}, 'fake', '--symbols', 'AAPL,BTC-USD,NVDA', '--rate', 100, '--first-id', 1, '--seed', $seed, '--ping', 1,
+  '--wait', '--sent', my $pair_sent = PostgreSQL::Test::Utils::tempdir . '/pair');
+my $pair_url = 'ws://127.0.0.1:' . fake_port($pair);
+my %side = (a => "$pair_url/", b => "$pair_url/?version=2");
+sub side { return run('pair', $side{ $_[0] }, @patience, '--connection', $_[0]) }
+my %twin = map { $_ => side($_) } sort keys %side;
+# Both listen, and what either has heard until now is in the table.
+sub both_are_there {
+  my $now = $node->safe_psql('postgres', 'SELECT clock_timestamp()');
+  wait_for($node, "SELECT count(*) = 2 FROM tick.feeds WHERE connection IN ('a', 'b') AND updated_at > '$now'");
+}
+both_are_there();
+my $first = $node->safe_psql('postgres', "SELECT max(ts) FROM quotes WHERE exchange = 'pair'");
+for my $n (1 .. 2 * $kills) {
+  my $victim = $n % 2 ? 'a' : 'b';
+  finish($twin{$victim}, 'KILL');
+  crash($node) if $n % 3 == 0;
+  $twin{$victim} = side($victim);
+  both_are_there();
+}
+my $last = $node->safe_psql('postgres', "SELECT max(ts) FROM quotes WHERE exchange = 'pair'");
+both_are_there();
+finish($pair, 'TERM');
+is(finish($twin{$_}, 'TERM'), 0, "$_ of two side by side stops cleanly") for sort keys %twin;
+truth('paired', $pair_sent);
+my $within = "FROM quotes WHERE exchange = 'pair'";
+is($node->safe_psql('postgres', "SELECT count(*) - count(DISTINCT (symbol, trade_id)) $within"), '0', 'two side by side: nothing twice');
+is($node->safe_psql('postgres', "SELECT count(*) FROM (SELECT symbol, min(trade_id) AS a, max(trade_id) AS b $within AND ts BETWEEN '$first' AND '$last' GROUP BY 1) w
+    JOIN paired p ON p.symbol = w.symbol AND volume BETWEEN a AND b LEFT JOIN (SELECT symbol, trade_id $within) q ON q.symbol = p.symbol AND trade_id = volume WHERE trade_id IS NULL"),
+    '0', 'two side by side: nothing is missing');
+diag('two side by side, killed ' . 2 * $kills . ' times: ' . $node->safe_psql('postgres', "SELECT count(*) $within AND ts BETWEEN '$first' AND '$last'") . ' prices, none missing');
 
 # ---- silence, and what comes after
 until_true(60, 'the ingestor has ended by itself', sub { waitpid($idle->{pid}, POSIX::WNOHANG()) == $idle->{pid} });
