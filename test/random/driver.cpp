@@ -76,7 +76,8 @@ class Driver {
   };
   std::map<std::string, Shown> read_live();
   void compare(const std::vector<std::string>& names, const std::map<std::string, Shown>& live);
-  void compare_rows(const std::string& view, const Shape& shape, const Rows& stored, const Rows& expected,
+  struct Standing;
+  void compare_rows(const std::string& view, const Standing& rollup, const Rows& stored, const Rows& expected,
                     const std::string& raw_from = null_text);
   void kill_something();
   bool wanting(int kind) const { return table[kind].effect < least(kind); }
@@ -108,7 +109,13 @@ class Driver {
   bool defining_ = false;
   std::deque<int> definitions_;  // drawn, not made yet
   std::set<std::string> prepared_;
-  std::map<std::string, int> rollups_;  // name -> shape
+  // What stands: the shape, and what was added to it since when (of the windows before, nobody knows).
+  struct Standing {
+    Shape shape;
+    size_t born_with = 0;            // columns
+    std::vector<std::string> since;  // of the other columns, windows
+  };
+  std::map<std::string, Standing> rollups_;
   double quiet_time_ = 0, drain_time_ = 0, wait_time_ = 0, kill_time_ = 0, verify_time_ = 0;
 };
 
@@ -151,8 +158,8 @@ void Driver::drop_source() {
     control_->ask("ROLLBACK PREPARED '" + gid + "'");
   prepared_.clear();
   quiet_point();
-  std::string sql =
-      "DELETE FROM births; DROP TABLE " + source_.name + " CASCADE; DROP TABLE " + source_.shadow;
+  std::string sql = "DELETE FROM births; DELETE FROM added; DROP TABLE " + source_.name +
+                    " CASCADE; DROP TABLE " + source_.shadow;
   for (const Partition& partition : source_.partitions)
     if (!partition.attached) sql += "; DROP TABLE " + source_.leaf(partition.index);
   control_->ask(sql);
@@ -173,8 +180,15 @@ void Driver::learn() {
                                        "'::regclass AND attname ~ '^x\\d+$' AND NOT attisdropped"))
     source_.extra.push_back(row[0]);
   rollups_.clear();
-  for (const auto& row : control_->ask("SELECT view, shape FROM births"))
-    rollups_[row[0]] = std::stoi(row[1]);
+  for (const auto& row : control_->ask("SELECT view, shape FROM births")) {
+    const Shape& shape = shapes().at(static_cast<size_t>(std::stoi(row[1])));
+    rollups_[row[0]] = {shape, shape.columns.size(), {}};
+  }
+  for (const auto& row : control_->ask("SELECT view, which, since FROM added ORDER BY number")) {
+    Standing& rollup = rollups_.at(row[0]);
+    rollup.shape.columns.push_back(additions().at(static_cast<size_t>(std::stoi(row[1]))));
+    rollup.since.push_back(row[2]);
+  }
 }
 
 // Only while no writer is about to end one.
@@ -299,7 +313,33 @@ bool Driver::give_definition(Writer& writer, Kind kind) {
           std::next(rollups_.begin(), dice_.below(static_cast<int>(rollups_.size())))->first;
       const std::string sql =
           dice_.chance(50) ? "SELECT tick.drop_rollup('" + view + "')" : "DROP VIEW " + view;
-      add({{"BEGIN"}, {sql, "", kind, true}, {"DELETE FROM births WHERE view = '" + view + "'"}, {"COMMIT"}});
+      add({{"BEGIN"},
+           {sql, "", kind, true},
+           {"DELETE FROM births WHERE view = '" + view + "'"},
+           {"DELETE FROM added WHERE view = '" + view + "'"},
+           {"COMMIT"}});
+      break;
+    }
+    case alter_rollup: {
+      if (rollups_.empty() || creating() || leaving()) return false;
+      const auto& [view, rollup] =
+          *std::next(rollups_.begin(), dice_.below(static_cast<int>(rollups_.size())));
+      if (rollup.shape.window == 0 || rollup.shape.computed || rollup.since.size() >= 3) return false;
+      const int which = dice_.below(static_cast<int>(additions().size()));
+      const Column& column = additions()[static_cast<size_t>(which)];
+      for (const Column& other : rollup.shape.columns)
+        if (other.name == column.name) return false;
+      // Before raw_from nobody promises anything of it; no partition leaves meanwhile.
+      add({{"BEGIN"},
+           {lock},
+           {"SELECT tick.alter_rollup('" + view + "', add => $$" + column.rollup + " AS " + column.name +
+                "$$)",
+            "", kind, true},
+           {"INSERT INTO added SELECT '" + view + "', " + std::to_string(which) +
+            ", coalesce(max(raw_from)::text, ''), nextval('clock') FROM tick_catalog.source"},
+           {"COMMIT"}});
+      script.creates = true;
+      add({{"SELECT tick.wait('" + view + "', '20 s')"}});
       break;
     }
     case refresh_rollup: {
@@ -324,7 +364,7 @@ bool Driver::give_definition(Writer& writer, Kind kind) {
           "VACUUM ", "VACUUM (FREEZE) ", "VACUUM FULL ", "VACUUM (ANALYZE) ", "ANALYZE ", "REINDEX TABLE "};
       std::vector<std::string> tables = {source_.name, source_.shadow, "tick_catalog.queue_0",
                                          "tick_catalog.frontier"};
-      for (const auto& [view, shape] : rollups_) tables.push_back(view + "_state");
+      for (const auto& [view, rollup] : rollups_) tables.push_back(view + "_state");
       std::string way = dice_.pick(ways);
       const std::string& on = dice_.pick(tables);
       if (on.starts_with("tick_catalog")) way = "VACUUM ";
@@ -451,8 +491,9 @@ bool equal(const std::string& stored, const std::string& expected, bool rounded)
   return x == y || (a == 0 && b == 0);
 }
 
-void Driver::compare_rows(const std::string& view, const Shape& shape, const Rows& stored,
+void Driver::compare_rows(const std::string& view, const Standing& rollup, const Rows& stored,
                           const Rows& expected, const std::string& raw_from) {
+  const Shape& shape = rollup.shape;
   const size_t keys = key_columns(shape);
   const auto index = [&](const Rows& rows) {
     std::map<std::vector<std::string>, const std::vector<std::string>*> result;
@@ -479,6 +520,7 @@ void Driver::compare_rows(const std::string& view, const Shape& shape, const Row
     const bool covered = raw_from == null_text || (shape.window != 0 && key.back() >= raw_from);
     const auto unknown = [&](const Column& column) { return !covered && !column.subtracts(); };
     for (size_t i = 0; i < shape.columns.size(); ++i) {
+      if (i >= rollup.born_with && key.back() < rollup.since[i - rollup.born_with]) continue;
       ++compared_;
       if (equal((*other->second)[keys + i], (*row)[keys + i], shape.columns[i].rounded)) continue;
       if (unknown(shape.columns[i]))
@@ -499,8 +541,8 @@ void Driver::compare_rows(const std::string& view, const Shape& shape, const Row
 // ended. Of what it cannot say at the moment it says so.
 std::map<std::string, Driver::Shown> Driver::read_live() {
   std::map<std::string, Shown> result;
-  for (const auto& [view, number] : rollups_) {
-    const Shape& shape = shapes().at(static_cast<size_t>(number));
+  for (const auto& [view, rollup] : rollups_) {
+    const Shape& shape = rollup.shape;
     if (shape.computed) continue;
     try {
       control_->ask("BEGIN ISOLATION LEVEL REPEATABLE READ");
@@ -533,7 +575,7 @@ void Driver::compare(const std::vector<std::string>& names, const std::map<std::
   for (const auto& row : control_->ask("SELECT view, born FROM births")) born[row[0]] = row[1];
   std::string failure;
   for (const std::string& view : names) {
-    const Shape& shape = shapes().at(static_cast<size_t>(rollups_.at(view)));
+    const Shape& shape = rollups_.at(view).shape;
     Rows stored = control_->ask(stored_query(shape, view));
     Rows expected = control_->ask(oracle_query(shape, source_.shadow, born.at(view)));
     // Rows that are stale say so themselves.
@@ -548,8 +590,8 @@ void Driver::compare(const std::vector<std::string>& names, const std::map<std::
         return keys.contains({row.begin(), row.begin() + static_cast<long>(key_columns(shape))});
       });
     try {
-      compare_rows(view, shape, stored, expected);
-      compare_rows(view + "_live", shape, shown, expected,
+      compare_rows(view, rollups_.at(view), stored, expected);
+      compare_rows(view + "_live", rollups_.at(view), shown, expected,
                    live.contains(view) ? live.at(view).raw_from : null_text);
     } catch (const Failed& failed) {
       failure += std::string("\n") + failed.what();
@@ -557,7 +599,7 @@ void Driver::compare(const std::vector<std::string>& names, const std::map<std::
   }
   for (const auto& row : control_->ask("SELECT r.view::regclass FROM tick_catalog.rollup AS r JOIN "
                                        "tick_catalog.history AS h ON h.rollup = r.id")) {
-    const Shape& shape = shapes().at(static_cast<size_t>(rollups_.at(row[0])));
+    const Shape& shape = rollups_.at(row[0]).shape;
     for (const auto& other : control_->ask(as_of_query(shape, row[0])))
       failure += "\n  tick.as_of: " + row[0] + " " + other[0] + " " + other[1];
     finals_ += std::stol(control_->value("SELECT count(*) FROM " + row[0] + " WHERE final"));
@@ -682,7 +724,9 @@ int Driver::run() {
     server_.start();
     connect();
     control_->ask(
-        "CREATE TABLE births (view text, shape int, born int8); CREATE SEQUENCE clock; CREATE TABLE staged "
+        "CREATE TABLE births (view text, shape int, born int8); CREATE TABLE added (view text, which int, "
+        "since "
+        "text, number int8); CREATE SEQUENCE clock; CREATE TABLE staged "
         "(xact xid8, id int8); CREATE SEQUENCE ids START 1000000000");
     while (!enough()) work();
     server_.stop(SIGINT);

@@ -138,6 +138,17 @@ inline const std::vector<Shape>& shapes() {
   return all;
 }
 
+// What tick.alter_rollup adds to a rollup that stands.
+inline const std::vector<Column>& additions() {
+  static const std::vector<Column> all = {
+      same("many", "count(n)"),          same("most", "max(qty)"),
+      same("average", "avg(amount)"),    same("product", "sum(price * qty)"),
+      last("remark", "note", ""),        same("flagged", "count(*) FILTER (WHERE flag)"),
+      rounded("width", "stddev(price)"),
+  };
+  return all;
+}
+
 inline std::string select_list(const Shape& shape, bool oracle) {
   std::string list;
   const auto add = [&](const Column& column) {
