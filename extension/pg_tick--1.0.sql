@@ -118,7 +118,9 @@ CREATE TABLE tick_catalog.rollup (
   state        regclass NOT NULL UNIQUE,
   definition   regclass NOT NULL UNIQUE,
   source       regclass NOT NULL REFERENCES tick_catalog.source,
-  group_id     int4 NOT NULL REFERENCES tick_catalog.capture_group,
+  group_id     int4 REFERENCES tick_catalog.capture_group,
+  parent       int4,
+  parent_keys  int2[],
   owner        oid NOT NULL,
   window_size  interval,
   window_slide interval,
@@ -142,13 +144,15 @@ CREATE TABLE tick_catalog.rollup (
   value_columns text[],
   channel      text NOT NULL DEFAULT 'tick_' OPERATOR(pg_catalog.||) pg_catalog.replace(pg_catalog.gen_random_uuid()::text, '-', '')
 );
+COMMENT ON COLUMN tick_catalog.rollup.parent IS 'the rollup whose view its query reads: `source` is what that one, or the first of them, reads, and there is no group';
+COMMENT ON COLUMN tick_catalog.rollup.parent_keys IS 'by key: the position of the same among the keys of the parent, -1 = it is none of them';
 COMMENT ON COLUMN tick_catalog.rollup.value_columns IS 'columns of the state table that the query itself computes, in the order of its outputs; NULL: all are merged';
 COMMENT ON COLUMN tick_catalog.rollup.item_from IS 'items that were added: windows that start before have none; NULL: all have';
 COMMENT ON COLUMN tick_catalog.rollup.filling IS 'so many of the last items are still to be computed, in windows that are pending';
 COMMENT ON COLUMN tick_catalog.rollup.kept_from IS 'windows that start before were dropped by retention, for good';
 COMMENT ON COLUMN tick_catalog.rollup.seeded_to IS 'windows that start before were given by tick.seed: the source does not tell of them';
 COMMENT ON COLUMN tick_catalog.rollup.channel IS 'of its notifications: anybody may listen to a channel whose name he knows';
-COMMENT ON COLUMN tick_catalog.rollup.upsert IS 'parameters: an array per key, window and partial, of stale and of the revision of new rows, then the time of the turn and the watermark before it';
+COMMENT ON COLUMN tick_catalog.rollup.upsert IS 'parameters: an array per key, window and partial, of stale and of the revision of new rows, then the time of the turn and the watermark before it. With a parent: what makes windows anew (pg/follow.cpp)';
 COMMENT ON COLUMN tick_catalog.rollup.merged IS 'the query''s own columns from the states and what is not merged yet';
 COMMENT ON COLUMN tick_catalog.rollup.item_columns IS 'columns of the state table that hold partials, in the order of its items';
 
@@ -423,7 +427,7 @@ COMMENT ON FUNCTION tick_catalog.present_rate(float8, timestamptz) IS 'rows a se
 
 CREATE VIEW tick.status AS
   SELECT r.view::pg_catalog.regclass AS rollup,
-         r.source::pg_catalog.regclass AS source,
+         coalesce((SELECT p.view FROM tick_catalog.rollup p WHERE p.id = r.parent), r.source)::pg_catalog.regclass AS source,
          CASE WHEN r.status <> 'error' AND o.epoch <> f.epoch THEN 'restored'
               WHEN r.status = 'live' AND (d.since IS NOT NULL OR EXISTS (SELECT FROM tick_catalog.pending p WHERE p.rollup = r.id))
               THEN 'recompute' ELSE r.status END AS state,
@@ -435,7 +439,7 @@ CREATE VIEW tick.status AS
             AND NOT pg_catalog.pg_visible_in_snapshot(q.xid, f.snapshot)) AS pending_deltas,
          coalesce(extract(epoch FROM clock_timestamp() - least(c.waiting_since, d.since))::float8 * 1000, c.last_lag_ms) AS lag_ms,
          r.last_error,
-         CASE WHEN r.value_columns IS NULL THEN 'merge' ELSE 'recompute' END AS strategy,
+         CASE WHEN r.parent IS NOT NULL THEN 'follow' WHEN r.value_columns IS NULL THEN 'merge' ELSE 'recompute' END AS strategy,
          (SELECT count(*) FROM tick_catalog.stale t WHERE t.rollup = r.id) AS stale
   FROM tick_catalog.rollup r
   JOIN tick_catalog.source o ON o.relid = r.source
@@ -681,7 +685,7 @@ CREATE FUNCTION tick_catalog.partitions(source oid, OUT partition oid, OUT lo ti
 
 CREATE VIEW tick.rollups AS
   SELECT r.view::pg_catalog.regclass AS rollup,
-         r.source::pg_catalog.regclass AS source,
+         coalesce((SELECT p.view FROM tick_catalog.rollup p WHERE p.id = r.parent), r.source)::pg_catalog.regclass AS source,
          pg_catalog.pg_get_viewdef(r.definition) AS query,
          r.owner::pg_catalog.regrole AS owner,
          r.window_size,

@@ -5,7 +5,7 @@
 -- ---------------------------------------------------------------------------------------------------------
 
 COMMENT ON COLUMN tick_catalog.pending.marked IS 'only rows that are marked stale can differ from the source';
-COMMENT ON COLUMN tick_catalog.rollup.finish IS 'what the view makes of rows of the state table';
+COMMENT ON COLUMN tick_catalog.rollup.finish IS 'what the view makes of rows of the state table; with a parent: upsert, for all keys';
 COMMENT ON COLUMN tick_catalog.rollup.live IS 'the view name_live; NULL: there is none';
 CREATE FUNCTION tick_catalog.live(state oid) RETURNS SETOF record
   LANGUAGE c STABLE STRICT ROWS 100 AS 'MODULE_PATHNAME', 'tick_live';
@@ -395,11 +395,23 @@ CREATE FUNCTION tick.explain(name regclass) RETURNS SETOF text
 DECLARE
   r tick.rollups;
   s tick.sources;
+  upper text;  -- of a rollup that follows: how the other comes about
 BEGIN
   SELECT * INTO r FROM tick.rollups t WHERE t.rollup = name;
   IF NOT FOUND THEN
     RAISE EXCEPTION '"%" is not a rollup that you may read', name USING ERRCODE = 'wrong_object_type',
       HINT = 'tick.rollups lists the rollups.';
+  END IF;
+  IF r.strategy = 'follow' THEN
+    IF EXISTS (SELECT FROM tick.rollups t WHERE t.rollup = r.source) THEN
+      FOR upper IN SELECT * FROM tick.explain(r.source) LOOP RETURN NEXT upper; END LOOP;
+    ELSE
+      RETURN NEXT format('source %s: you may not read it', r.source);
+    END IF;
+    RETURN NEXT format('      rollup %s: window of %s over the rows of %s, strategy %s, %s%s', r.rollup, r.window_size, r.source, r.strategy,
+      r.state, CASE WHEN r.pending_ranges > 0 THEN format(', %s ranges to compute', r.pending_ranges) ELSE '' END
+        || coalesce('; windows are kept ' || r.retention, '') || coalesce('; there are none before ' || r.kept_from, ''));
+    RETURN;
   END IF;
   SELECT * INTO s FROM tick.sources t WHERE t.source = r.source;
   RETURN NEXT format('source %s: %s', r.source,

@@ -227,7 +227,7 @@ void add_columns(Oid view, const char* columns) {
                     errhint("Create another rollup.")));
   if (before->computed)
     ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                    errmsg("nothing can be added to \"%s\": it is recomputed", get_rel_name(view)),
+                    errmsg("nothing can be added to \"%s\": it %s", get_rel_name(view), not_merged(before)),
                     errhint("Create another rollup.")));
   const Query* standing = standing_query(before->text);
   act_again(extension);

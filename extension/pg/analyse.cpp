@@ -67,7 +67,7 @@ bool find_window_over(Node* node, void* context) {
 void check_shadow(const Definition* def, const TargetEntry* entry) {
   Node* expr = reinterpret_cast<Node*>(entry->expr);
   if (!IsA(expr, Var)) return;
-  const char* column_name = get_attname(def->source, reinterpret_cast<Var*>(expr)->varattno, false);
+  const char* column_name = get_attname(relation_read(def), reinterpret_cast<Var*>(expr)->varattno, false);
   ListCell* cell;
   foreach (cell, outputs(def->query)) {
     auto* other = lfirst_node(TargetEntry, cell);
@@ -283,11 +283,12 @@ bool take_aggregates(Node* node, void* context) {
     return false;
   }
   if (IsA(node, Var))
-    ereport(ERROR, (errcode(ERRCODE_GROUPING_ERROR),
-                    errmsg("column \"%s\" is neither grouped nor aggregated",
-                           get_attname(output->def->source, reinterpret_cast<Var*>(node)->varattno, false)),
-                    errhint("Add it to GROUP BY, or aggregate it, for instance with tick.last(value, ts)."),
-                    at(output->def->text, exprLocation(node))));
+    ereport(ERROR,
+            (errcode(ERRCODE_GROUPING_ERROR),
+             errmsg("column \"%s\" is neither grouped nor aggregated",
+                    get_attname(relation_read(output->def), reinterpret_cast<Var*>(node)->varattno, false)),
+             errhint("Add it to GROUP BY, or aggregate it, for instance with tick.last(value, ts)."),
+             at(output->def->text, exprLocation(node))));
   return TICK_WALK(node, take_aggregates, context);
 }
 
@@ -311,10 +312,11 @@ bool find_unfoldable(Node* node, void* context) {
   return TICK_WALK(node, find_unfoldable, context);
 }
 
-// Of a rollup that is recomputed every output but keys and window is a column of the state. What the rows
-// give to the fold are counts: which keys and windows they touch.
+// Of a rollup that is recomputed, or has a parent, every output but keys and window is a column of the state.
+// What the rows give to the fold are counts: which keys and windows they touch.
 void take_values(Definition* def) {
-  add_row_count(def, nullptr);
+  const bool follows = OidIsValid(def->parent);  // nothing is folded
+  if (!follows) add_row_count(def, nullptr);
   List* read = NIL;
   ListCell* cell;
   foreach (cell, outputs(def->query)) {
@@ -331,7 +333,7 @@ void take_values(Definition* def) {
     added->collation = exprCollation(expr);
     def->values = lappend(def->values, added);
   }
-  add_reading(def, read);
+  if (!follows) add_reading(def, read);
 }
 
 // State columns are named after the first output that needs them, aggregates by themselves first. What was
@@ -405,6 +407,10 @@ void analyse(Definition* def) {
   if (def->query->jointree->quals != nullptr) def->where = add_input(def, def->query->jointree->quals);
   int location = -1;
   def->computed = find_unfoldable(reinterpret_cast<Node*>(def->query->targetList), &location);
+  if (OidIsValid(def->parent)) {
+    if (def->id == 0) check_following(def);
+    def->computed = true;
+  }
   if (def->computed && !grouped(def))
     ereport(ERROR,
             (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("a rollup that is recomputed needs GROUP BY"),

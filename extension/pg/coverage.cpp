@@ -158,7 +158,8 @@ void take_in_table(Oid source, Oid table) {
                       errhint("Attach partitions that were detached newest first.")));
   ListCell* cell;
   foreach (cell,
-           read_numbers("SELECT id::int8 FROM tick_catalog.rollup WHERE source = $1 AND status <> 'error'",
+           read_numbers("SELECT id::int8 FROM tick_catalog.rollup WHERE source = $1 AND parent IS NULL AND "
+                        "status <> 'error'",
                         source))
     mark_pending(static_cast<int32>(*static_cast<int64*>(lfirst(cell))), source, table);
   tell_engine();
@@ -196,7 +197,7 @@ List* read_numbers(const char* sql, Oid argument) {
 static void refuse_during_backfill(Oid source) {
   List* waiting = read_numbers(
       "SELECT r.view::int8 FROM tick_catalog.rollup AS r JOIN tick_catalog.pending AS p ON p.rollup = r.id "
-      "WHERE r.source = $1 AND p.fresh AND r.status <> 'error' LIMIT 1",
+      "WHERE r.source = $1 AND r.parent IS NULL AND p.fresh AND r.status <> 'error' LIMIT 1",
       source);
   if (waiting == NIL) return;
   const auto view = static_cast<Oid>(*static_cast<int64*>(linitial(waiting)));

@@ -54,14 +54,17 @@ void read_query(Definition* def) {
   if (!OidIsValid(def->source))
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("relation \"%s\" does not exist", name->relname),
                     errhint("A rollup reads an existing table."), at(def->text, name->location)));
-  check_source(def->source, name, def->text);
-  lock_source(def->source);
+  const Oid relation = def->source;
+  if (!take_parent(def, relation, name)) {
+    check_source(relation, name, def->text);
+    lock_source(relation);
+  }
   def->query = parse_analyze_fixedparams(statement, def->text, nullptr, 0, nullptr);
   if (list_length(def->query->rtable) < 1 ||
-      linitial_node(RangeTblEntry, def->query->rtable)->relid != def->source)
+      linitial_node(RangeTblEntry, def->query->rtable)->relid != relation)
     ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE), errmsg("the source was replaced meanwhile"),
                     errhint("Try again.")));
-  check_source(def->source, name, def->text);
+  if (!OidIsValid(def->parent)) check_source(relation, name, def->text);
   analyse(def);
   leave_query(&context);
 }
@@ -102,12 +105,21 @@ void write(const char* sql, int count, Oid* types, Datum* values, const char* nu
   SPI_finish();
 }
 
+Datum parent_keys(const Definition* def) {
+  if (!OidIsValid(def->parent)) return Datum{0};
+  const int count = list_length(def->keys);
+  auto* keys = static_cast<Datum*>(palloc(sizeof(Datum) * (count + 1)));
+  for (int i = 0; i < count; ++i) keys[i] = Int16GetDatum(def->parent_keys[i]);
+  return PointerGetDatum(construct_array(keys, count, INT2OID, sizeof(int16), true, TYPALIGN_SHORT));
+}
+
 void write_rollup(Definition* def, Oid view, Oid state, Oid definition, Oid live, int32 group) {
   const int keys = list_length(def->keys);
   const int first = keys + (def->window != nullptr ? 1 : 0);
-  Oid types[] = {INT4OID,     OIDOID,       OIDOID,         OIDOID,       OIDOID,  INT4OID, OIDOID,
-                 INTERVALOID, TEXTARRAYOID, TEXTOID,        TEXTARRAYOID, TEXTOID, TEXTOID, INTERVALOID,
-                 INTERVALOID, TEXTOID,      TIMESTAMPTZOID, TEXTARRAYOID, OIDOID,  TEXTOID};
+  Oid types[] = {INT4OID, OIDOID,      OIDOID,       OIDOID,      OIDOID,         INT4OID,
+                 OIDOID,  INTERVALOID, TEXTARRAYOID, TEXTOID,     TEXTARRAYOID,   TEXTOID,
+                 TEXTOID, INTERVALOID, INTERVALOID,  TEXTOID,     TIMESTAMPTZOID, TEXTARRAYOID,
+                 OIDOID,  TEXTOID,     INT4OID,      INT2ARRAYOID};
   Datum values[] = {Int32GetDatum(def->id),
                     ObjectIdGetDatum(view),
                     ObjectIdGetDatum(state),
@@ -127,9 +139,16 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, Oid live
                     def->origin == nullptr ? Datum{0} : TimestampTzGetDatum(*def->origin),
                     name_array(def->values, 0, list_length(def->values)),
                     ObjectIdGetDatum(live),
-                    CStringGetTextDatum(finish_sql(def))};
-  char nulls[] = "                    ";
-  if (!def->computed) nulls[17] = 'n';
+                    CStringGetTextDatum(finish_sql(def)),
+                    Int32GetDatum(def->parent_id),
+                    parent_keys(def)};
+  char nulls[] = "                      ";
+  const bool follows = OidIsValid(def->parent);
+  if (!def->computed || follows) nulls[17] = 'n';
+  if (follows)
+    nulls[5] = 'n';
+  else
+    nulls[20] = nulls[21] = 'n';
   if (!OidIsValid(live)) nulls[18] = 'n';
   if (def->zone == nullptr) nulls[15] = 'n';
   if (def->origin == nullptr) nulls[16] = 'n';
@@ -139,22 +158,29 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, Oid live
   write(
       "INSERT INTO tick_catalog.rollup (id, view, state, definition, source, group_id, owner, window_size, "
       "key_columns, time_column, item_columns, upsert, merged, window_slide, retention, window_zone, "
-      "window_origin, value_columns, live, finish) OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, "
+      "window_origin, value_columns, live, finish, parent, parent_keys) OVERRIDING SYSTEM VALUE VALUES ($1, "
+      "$2, $3, $4, $5, $6, "
       "$7, $8, "
-      "$9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
-      20, types, values, nulls);
+      "$9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)",
+      22, types, values, nulls);
   Oid pending_types[] = {INT4OID, INT8OID, INT8OID};
   Datum pending[] = {Int32GetDatum(def->id), Int64GetDatum(minus_infinity), Int64GetDatum(plus_infinity)};
   write("INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) VALUES ($1, $2, $3, true)", 3,
         pending_types, pending, nullptr);
 }
 
-// What makes objects a rollup, its source being locked.
+// What makes objects a rollup, its source being locked. One with a parent leaves the source alone.
 void enter_rollup(Definition* def, Oid view, Oid state, Oid definition, Oid live) {
   const ObjectAddress depender{RelationRelationId, state, 0};
   const ObjectAddress referenced{RelationRelationId, definition, 0};
   recordDependencyOn(&depender, &referenced, DEPENDENCY_NORMAL);
   const Actor caller = act_as_extension();
+  if (OidIsValid(def->parent)) {
+    write_rollup(def, view, state, definition, live, 0);
+    tell_engine();
+    act_again(caller);
+    return;
+  }
   register_source(def->source);
   const int32 group = join_group(def);
   write_rollup(def, view, state, definition, live, group);

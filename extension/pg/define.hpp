@@ -1,6 +1,7 @@
 // The definition of a rollup on its way from the query to SQL and catalogs, and the steps of that way:
 //   statement.cpp parse and refuse -> analyse.cpp keys, window, items -> plan.cpp SQL text -> group.cpp
-//   program and triggers -> define.cpp the objects. (refresh.cpp goes it again after DDL.) Everything is
+//   program and triggers -> define.cpp the objects. (refresh.cpp goes it again after DDL; parent.cpp is what
+//   is different over the view of another rollup.) Everything is
 //   palloc'ed plain data: any step may leave by ereport.
 #pragma once
 
@@ -31,7 +32,10 @@ struct StateColumn {
 struct Definition {
   const char* text;  // the query as it was given
   Query* query;
-  Oid source;
+  Oid source;  // the table whose rows, and whose watermark, it all comes from
+  Oid parent;  // the view of the rollup that the query reads instead; InvalidOid: it reads the source
+  int32 parent_id;
+  int16* parent_keys;  // by key: its position among the keys of the parent, -1 = it is none of them
   Oid owner;
   Oid schema;
   const char* name;
@@ -70,6 +74,13 @@ inline StateColumn* column(const Definition* def, int i) {
 }
 inline StateColumn* value(const Definition* def, int i) {
   return static_cast<StateColumn*>(list_nth(def->values, i));
+}
+inline Oid relation_read(const Definition* def) {
+  return OidIsValid(def->parent) ? def->parent : def->source;
+}
+// Why nothing is merged into it, for messages.
+inline const char* not_merged(const Definition* def) {
+  return OidIsValid(def->parent) ? "follows another rollup" : "is recomputed";
 }
 inline bool grouped(const Definition* def) {
   return def->keys != NIL || def->window != nullptr;
@@ -153,6 +164,22 @@ const char* free_name(const Definition* def, const char* output, const char* wha
 // Refuses a type that cannot be a key or the value of an item.
 void check_type(Node* expr, bool as_key, const char* text, int location);
 
+// --- parent.cpp --------------------------------------------------------------------------------------------
+
+// If the relation is the view of a rollup, makes that one the parent: takes its source, and refuses one that
+// cannot be read, or not by the present user. False if it is no such view.
+bool take_parent(Definition* def, Oid relation, const RangeVar* name);
+// Refuses what cannot follow the rows of the parent, and says which keys are the parent's.
+void check_following(Definition* def);
+// What a column of a rollup's view is in its query; nullptr if the relation is no such view, or the column is
+// one that every rollup has.
+Node* output_of_rollup(Oid view, AttrNumber column, Query** query);
+// The rollups that read the view of another, as a list of names; nullptr: there are none.
+const char* follower_names(int32 parent);
+// Has the rollups that read this one follow it in windows [lo, hi) of it, in the next turn. Turns are
+// stopped, or this one's rows are not there yet. As the extension's owner.
+void have_followed(int32 parent, int64 lo, int64 hi);
+
 // --- plan.cpp ----------------------------------------------------------------------------------------------
 
 // A call of a function in schema tick_catalog.
@@ -173,6 +200,11 @@ const char* live_sql(Definition* def, Oid view, Oid live);
 const char* finish_sql(Definition* def);
 const char* upsert_sql(const Definition* def);
 const char* merged_sql(Definition* def);
+// Of a rollup with a parent: makes the windows that start in [$1, $2), whose rows end before $3, what the
+// query finds, at the time $4; a window that ends at or before $5 gets a new revision. `by_keys`: only rows
+// with keys in the arrays from $6 on, one for each key that is the parent's. Gives the window of each row
+// that was written, and with its keys as JSON that of each that has gone.
+const char* follow_sql(const Definition* def, bool by_keys);
 // What is not merged yet, in the columns of the state table, as u of a FROM.
 const char* unmerged_sql(const Definition* def);
 // The query of a definition view, reading no rows whose time is before `from`, or not before `to`; an
@@ -211,6 +243,8 @@ struct Standing {
   Oid definition;
   Oid live;  // InvalidOid: there is none
   Oid source;
+  Oid parent;          // InvalidOid: it reads the source
+  int16* parent_keys;  // nullptr without a parent
   Oid owner;
   Oid heir;             // who owns its objects by now
   Interval* size;       // nullptr without a window

@@ -15,11 +15,13 @@ struct Remains {
   int32 rollup;
   int32 group;
   Oid source;
+  bool follows;    // another rollup: nothing of it is captured
   Oid objects[4];  // live, view, state, definition; InvalidOid: there is none
 };
 
 constexpr const char* columns =
-    "SELECT r.id, r.group_id, r.source, coalesce(r.live, 0), r.view, r.state, r.definition "
+    "SELECT r.id, r.group_id, r.source, r.parent IS NOT NULL, coalesce(r.live, 0), r.view, r.state, "
+    "r.definition "
     "FROM tick_catalog.rollup AS r WHERE ";
 
 // The rollups that a condition selects; `argument` is its $1.
@@ -32,15 +34,16 @@ List* read_remains(const char* condition, Oid argument) {
   SPI_execute_with_args(psprintf("%s%s", columns, condition), 1, types, values, nullptr, true, 0);
   for (uint64 row = 0; row < SPI_processed; ++row) {
     bool null;
-    Datum field[7];
-    for (int i = 0; i < 7; ++i)
+    Datum field[8];
+    for (int i = 0; i < 8; ++i)
       field[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &null);
     auto* found = static_cast<Remains*>(MemoryContextAlloc(memory, sizeof(Remains)));
     *found = Remains{DatumGetInt32(field[0]),
                      DatumGetInt32(field[1]),
                      DatumGetObjectId(field[2]),
-                     {DatumGetObjectId(field[3]), DatumGetObjectId(field[4]), DatumGetObjectId(field[5]),
-                      DatumGetObjectId(field[6])}};
+                     DatumGetBool(field[3]),
+                     {DatumGetObjectId(field[4]), DatumGetObjectId(field[5]), DatumGetObjectId(field[6]),
+                      DatumGetObjectId(field[7])}};
     MemoryContext spi = MemoryContextSwitchTo(memory);
     result = lappend(result, found);
     MemoryContextSwitchTo(spi);
@@ -76,8 +79,10 @@ void remove(const Remains& remains) {
   drop_history(remains.rollup);
   run(psprintf("DELETE FROM tick_catalog.rollup WHERE id = %d", remains.rollup));
   drop_objects(remains);
-  shrink_group(remains.group);
-  release_source(remains.source);
+  if (!remains.follows) {
+    shrink_group(remains.group);
+    release_source(remains.source);
+  }
   tell_engine();
 }
 
@@ -88,11 +93,15 @@ void lock_for_removal(List* all) {
   ListCell* cell;
   foreach (cell, all) {
     const Oid source = static_cast<Remains*>(lfirst(cell))->source;
+    if (static_cast<Remains*>(lfirst(cell))->follows) continue;
     if (!exists(source) || list_member_oid(sources, source)) continue;
     sources = lappend_oid(sources, source);
-    int left = list_length(read_remains("r.source = $1", source));
+    int left = list_length(read_remains("r.source = $1 AND r.parent IS NULL", source));
     ListCell* other;
-    foreach (other, all) left -= static_cast<Remains*>(lfirst(other))->source == source ? 1 : 0;
+    foreach (other, all) {
+      const auto* removed = static_cast<Remains*>(lfirst(other));
+      left -= removed->source == source && !removed->follows ? 1 : 0;
+    }
     last = last || left == 0;
   }
   if (sources != NIL) lock_sources(sources, last ? AccessExclusiveLock : ShareRowExclusiveLock);
@@ -112,6 +121,11 @@ void drop_rollup(Oid view) {
   if (found == NIL) refuse_no_rollup(view);
   if (!TICK_OWNS_RELATION(view, GetUserId())) aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, name);
   const Actor again = act_as_extension();
+  const char* followers = follower_names(static_cast<Remains*>(linitial(found))->rollup);
+  if (followers != nullptr)
+    ereport(ERROR, (errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+                    errmsg("cannot drop rollup \"%s\": %s read it", name, followers),
+                    errhint("Drop them first, or DROP VIEW %s CASCADE.", relation_text(view))));
   remove_all(found);
   act_again(again);
 }

@@ -238,7 +238,7 @@ void set_history(Oid view, const Interval* length) {
   if (def->window == nullptr || def->computed)
     ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
                     errmsg("\"%s\" can have no history: it %s", name,
-                           def->computed ? "is recomputed" : "has no windows that become final"),
+                           def->computed ? not_merged(def) : "has no windows that become final"),
                     errhint("A history is kept of merged rollups with tick.tumble or tick.hop.")));
   make_history(rollup, def, length);
   tell_engine();

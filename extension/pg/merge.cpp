@@ -187,7 +187,8 @@ TurnResult Merger::attempt(TimestampTz since) {
     if (!leave_to_helper(turn)) recompute(turn);
     if (turn.recomputed != nullptr) locked_out_.erase(source);
   }
-  turn.result.changed = merged || !turn.folds.empty() || turn.ids || turn.recomputed != nullptr;
+  const bool followed = follow(turn);
+  turn.result.changed = merged || followed || !turn.folds.empty() || turn.ids || turn.recomputed != nullptr;
   move_watermarks(turn);
   const int64_t token = log_.write(turn.started);
   if (token != 0) token_ = std::to_string(token);
@@ -366,15 +367,17 @@ TurnTime Merger::time(const Turn& turn, Oid source) {
 }
 
 // For the log and for those who listen. Of a rollup that is recomputed nothing shows before that is done.
-void Merger::note_change(Turn& turn, const Rollup& rollup, const Fold& fold) {
+void Merger::note_change(Turn& turn, const Rollup& rollup, const Fold& fold, bool recomputed) {
   if (fold.slots() == 0) return;
+  lead_followers(turn, rollup, fold, recomputed);
   if (rollup.computed) turn.result.touched = true;
   if (rollup.computed) return;
   log_.changed(rollup, fold);
   if (has_listeners()) add_change(turn.changes[rollup.id], rollup, fold);
 }
 
-void Merger::note_gone(const Rollup& rollup) {
+void Merger::note_gone(Turn& turn, const Rollup& rollup, bool recomputed) {
+  for (const GoneRow& row : gone_) lead_followers(turn, rollup, row.window, {}, recomputed);
   log_.gone(rollup, gone_);
   gone_.clear();
 }
@@ -399,6 +402,7 @@ void Merger::merge_deltas(Turn& turn) {
       note_missed(turn, rollup);
       continue;
     }
+    if (rollup.parent != 0) continue;
     current_ = rollup.id;
     Fold fold(rollup.program);
     std::map<Refusal, std::unique_ptr<Fold>> refused;
@@ -429,12 +433,12 @@ void Merger::merge_deltas(Turn& turn) {
     }
     if (fold.slots() > 0) check_source_rights(rollup);
     note_windows(turn.touched, rollup, fold);
-    note_change(turn, rollup, fold);
+    note_change(turn, rollup, fold, false);
     // In a bounded turn a row may leave before it has come, and so it may while its history is being scanned.
     const bool scanned = std::any_of(rollup.fresh.begin(), rollup.fresh.end(),
                                      [](const Range& range) { return range.scan != 0; });
     Lost rows = merge_state(rollup, fold, time(turn, rollup.source), turn.cut == 0 && !scanned);
-    note_gone(rollup);
+    note_gone(turn, rollup, false);
     lost.merge(rows.unmarked);
     mark_dirty(rollup, lost);
     mark_dirty(rollup, rows.marked, false, true);
@@ -573,6 +577,7 @@ TimestampTz Merger::next_due() const {
     if (lockout.until > now) due = std::min(due, lockout.until);
   for (const Rollup& rollup : rollups_) {
     if (rollup.status == "error") continue;
+    if (rollup.parent != 0 && rollup.pending()) due = std::min(due, resting_until(rollup));
     const Micros end = windows_.earliest_end(rollup);
     // What is not computed yet is not told of yet.
     if (end == plus_infinity || rollup.is_fresh(window_ending(end, rollup.size))) continue;

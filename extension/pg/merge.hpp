@@ -60,8 +60,18 @@ class Merger {
   void become_live(Rollup& rollup);
   void end_filling(const Turn& turn, Rollup& rollup);
   TurnTime time(const Turn& turn, Oid source);
-  void note_change(Turn& turn, const Rollup& rollup, const Fold& fold);
-  void note_gone(const Rollup& rollup);
+  void note_change(Turn& turn, const Rollup& rollup, const Fold& fold, bool recomputed);
+  void note_gone(Turn& turn, const Rollup& rollup, bool recomputed);
+  // Rollups over rollups, in follow.cpp. Keys: of the parent, by its own.
+  struct Followed;
+  using KeySets = std::vector<std::set<std::string>>;
+  void lead_followers(Turn& turn, const Rollup& parent, const Fold& fold, bool recomputed);
+  void lead_followers(Turn& turn, const Rollup& parent, Micros window, const KeySets& keys, bool recomputed);
+  bool follow(Turn& turn);
+  bool follow_pending(Turn& turn, Rollup& rollup);
+  void follow_touched(Turn& turn, Rollup& rollup);
+  void make_windows(Turn& turn, const Rollup& rollup, Micros lo, Micros hi, const Followed& scope);
+  TimestampTz resting_until(const Rollup& rollup) const;
   bool waits(const Rollup& rollup, Micros window) const;
   struct Verdict {
     std::optional<Micros> window;    // where a slot of a delta belongs; none = nowhere in this turn
@@ -106,7 +116,9 @@ class Merger {
   std::map<Oid, Lockout> locked_out_;
   std::map<int, int> passing_failures_;  // one after another, of rollups that could not be written
   std::set<int> named_again_;            // rollups that failed by a name, which may just have changed
-  std::set<int> awaiting_helper_;        // rollups whose history is too long for a turn
+  std::map<int, TimestampTz> resting_;   // of rollups that follow others: not before, as it takes long
+  bool newest_followed_ = false;
+  std::set<int> awaiting_helper_;  // rollups whose history is too long for a turn
   TimestampTz helper_asked_at_ = 0, no_helper_until_ = 0;
   std::set<int64_t> lost_;                          // scans that ended without having found anything
   std::map<int, int> attempts_;                     // of scans for a rollup, beyond the first

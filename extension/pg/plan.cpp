@@ -210,7 +210,7 @@ const char* state_sql(const Definition* def, const char* state) {
     appendStringInfoString(&sql, ", ");
   }
   // What has touched a row, 0 when it has been computed since. Two that touch it never leave the same number.
-  if (def->computed)
+  if (def->computed && !OidIsValid(def->parent))
     appendStringInfoString(&sql,
                            "tick_touched bigint NOT NULL DEFAULT pg_current_xact_id()::text::bigint, "
                            "tick_shown boolean NOT NULL DEFAULT false, ");
@@ -272,7 +272,7 @@ const char* outputs_sql(Definition* def, Oid view) {
                    "WHERE w.source = %s::pg_catalog.regclass::oid)%s, false)",
                    window_end_text(def), window_has_zone(def) ? "" : " AT TIME ZONE 'UTC'",
                    quote_literal_cstr(relation_text(def->source)),
-                   def->computed ? " AND s.tick_touched = 0" : ""),
+                   def->computed && !OidIsValid(def->parent) ? " AND s.tick_touched = 0" : ""),
           "final");
     }
     add("s.revision", "revision");
@@ -300,7 +300,7 @@ const char* from_sql(const Definition* def, const char* rows) {
 
 const char* view_sql(Definition* def, Oid view) {
   return psprintf("%s%s%s", outputs_sql(def, view), from_sql(def, relation_text(def->state)),
-                  def->computed ? " WHERE s.tick_shown" : "");
+                  def->computed && !OidIsValid(def->parent) ? " WHERE s.tick_shown" : "");
 }
 
 const char* live_sql(Definition* def, Oid view, Oid live) {
@@ -337,6 +337,7 @@ const char* live_sql(Definition* def, Oid view, Oid live) {
 }
 
 const char* finish_sql(Definition* def) {
+  if (OidIsValid(def->parent)) return follow_sql(def, false);
   return psprintf("%s%s", outputs_sql(def, InvalidOid), from_sql(def, "tick_rows"));
 }
 
@@ -360,6 +361,7 @@ int original_outputs(Oid view) {
 }
 
 const char* upsert_sql(const Definition* def) {
+  if (OidIsValid(def->parent)) return follow_sql(def, true);
   StringInfoData sql, names;
   initStringInfo(&sql);
   initStringInfo(&names);
@@ -396,6 +398,23 @@ const char* upsert_sql(const Definition* def) {
 }
 
 namespace {
+
+// The query's own columns as they are stored, and whether the row is stale: what is not merged yet is not in
+// the parent either.
+const char* stored_sql(Definition* def) {
+  StringInfoData sql;
+  initStringInfo(&sql);
+  int values = 0;
+  ListCell* cell;
+  foreach (cell, def->query->targetList) {
+    const auto* entry = lfirst_node(TargetEntry, cell);
+    if (!entry->resjunk)
+      appendStringInfo(&sql, "%s%s AS %s", sql.len == 0 ? "SELECT " : ", ", output_text(def, entry, &values),
+                       quote_identifier(entry->resname));
+  }
+  appendStringInfo(&sql, ", s.tick_stale%s", from_sql(def, relation_text(def->state)));
+  return sql.data;
+}
 
 // Its own columns from the states alone: what is not merged yet only says which of them are still to be
 // computed, and so does not count.
@@ -452,6 +471,7 @@ const char* unmerged_sql(const Definition* def) {
 }
 
 const char* merged_sql(Definition* def) {
+  if (OidIsValid(def->parent)) return stored_sql(def);
   if (def->computed) return merged_of_computed_sql(def);
   StringInfoData sql, columns;
   initStringInfo(&sql);
@@ -509,15 +529,41 @@ Node* time_expression(Query* query) {
   return nullptr;
 }
 
-Node* time_condition(Node* time, const char* op, Timestamp bound) {
-  Node* constant = reinterpret_cast<Node*>(makeConst(exprType(time), -1, InvalidOid, sizeof(Timestamp),
-                                                     TimestampGetDatum(bound), false, FLOAT8PASSBYVAL));
+Node* constant(Node* time, Timestamp bound) {
+  return reinterpret_cast<Node*>(makeConst(exprType(time), -1, InvalidOid, sizeof(Timestamp),
+                                           TimestampGetDatum(bound), false, FLOAT8PASSBYVAL));
+}
+
+Node* time_condition(Node* time, const char* op, Node* bound) {
   ParseState* state = make_parsestate(nullptr);
   Node* result =
       reinterpret_cast<Node*>(make_op(state, list_make1(makeString(pstrdup(op))),
-                                      static_cast<Node*>(copyObjectImpl(time)), constant, nullptr, -1));
+                                      static_cast<Node*>(copyObjectImpl(time)), bound, nullptr, -1));
   free_parsestate(state);
   return result;
+}
+
+Node* parameter(int number, Oid type) {
+  Param* result = makeNode(Param);
+  result->paramkind = PARAM_EXTERN;
+  result->paramid = number;
+  result->paramtype = type;
+  result->paramtypmod = -1;
+  result->paramcollid = get_typcollation(type);
+  result->location = -1;
+  return reinterpret_cast<Node*>(result);
+}
+
+// That a key is among the elements of an array.
+Node* any_of(Node* key, int number) {
+  const Oid type = getBaseType(exprType(key));
+  ScalarArrayOpExpr* result = makeNode(ScalarArrayOpExpr);
+  result->opno = lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr;
+  result->useOr = true;
+  result->inputcollid = exprCollation(key);
+  result->args = list_make2(copyObjectImpl(key), parameter(number, get_array_type(type)));
+  result->location = -1;
+  return reinterpret_cast<Node*>(result);
 }
 
 }  // namespace
@@ -531,9 +577,9 @@ Query* bounded_query(Oid definition, TimestampTz from, TimestampTz to) {
   Node* time = time_expression(plain);
   List* conditions = NIL;
   if (time != nullptr && !TIMESTAMP_NOT_FINITE(from))
-    conditions = lappend(conditions, time_condition(time, ">=", from));
+    conditions = lappend(conditions, time_condition(time, ">=", constant(time, from)));
   if (time != nullptr && !TIMESTAMP_NOT_FINITE(to))
-    conditions = lappend(conditions, time_condition(time, "<", to));
+    conditions = lappend(conditions, time_condition(time, "<", constant(time, to)));
   if (conditions != NIL) {
     if (query->jointree->quals != nullptr) conditions = lcons(query->jointree->quals, conditions);
     query->jointree->quals = reinterpret_cast<Node*>(make_ands_explicit(conditions));
@@ -541,16 +587,23 @@ Query* bounded_query(Oid definition, TimestampTz from, TimestampTz to) {
   return query;
 }
 
-const char* compute_sql(Definition* def, Oid definition, TimestampTz from, TimestampTz to) {
-  StringInfoData sql, of_state, of_query, names;
-  initStringInfo(&sql);
-  initStringInfo(&of_state);
-  initStringInfo(&of_query);
-  initStringInfo(&names);
-  // Where the query gives each key, the window and the values.
+namespace {
+
+// The query's outputs as q(c1, c2, ..), sorted into what the state table has of them.
+struct Outputs {
+  StringInfoData names;   // c1, c2, ..
+  StringInfoData keys;    // ", " and each key and the window, as a column of the state table
+  StringInfoData values;  // ", " and each of the rest, as its column
+  const char* window;     // by itself; nullptr: there is none
+};
+
+Outputs outputs_of_query(const Definition* def) {
+  Outputs result{};
+  initStringInfo(&result.names);
+  initStringInfo(&result.keys);
+  initStringInfo(&result.values);
+  // Where the query gives each key and the window.
   auto* place = static_cast<int*>(palloc0(sizeof(int) * identifying(def)));
-  StringInfoData values;
-  initStringInfo(&values);
   int outputs = 0;
   ListCell* cell;
   foreach (cell, def->query->targetList) {
@@ -558,9 +611,9 @@ const char* compute_sql(Definition* def, Oid definition, TimestampTz from, Times
     if (entry->resjunk) continue;
     Node* expr = reinterpret_cast<Node*>(entry->expr);
     const int number = ++outputs;
-    appendStringInfo(&names, "%sc%d", number == 1 ? "" : ", ", number);
+    appendStringInfo(&result.names, "%sc%d", number == 1 ? "" : ", ", number);
     if (!is_grouped(def, expr))
-      appendStringInfo(&values, ", q.c%d::%s", number, type_text(exprType(expr), exprTypmod(expr)));
+      appendStringInfo(&result.values, ", q.c%d::%s", number, type_text(exprType(expr), exprTypmod(expr)));
     for (int i = 0; i < identifying(def); ++i) {
       const bool is_key = i < list_length(def->keys);
       if (place[i] == 0 && equal(expr, is_key ? input(def, list_nth_int(def->keys, i)) : def->window))
@@ -569,10 +622,32 @@ const char* compute_sql(Definition* def, Oid definition, TimestampTz from, Times
   }
   for (int i = 0; i < identifying(def); ++i) {
     const StateColumn* of = column(def, i);
-    appendStringInfo(&of_state, ", p.%s", quote_identifier(of->name));
-    appendStringInfo(&of_query, ", q.c%d::%s%s", place[i], type_text(of->type, of->typmod),
+    appendStringInfo(&result.keys, ", q.c%d::%s%s", place[i], type_text(of->type, of->typmod),
                      OidIsValid(of->collation) ? " COLLATE \"C\"" : "");
   }
+  if (def->window != nullptr) result.window = psprintf("q.c%d", place[list_length(def->keys)]);
+  return result;
+}
+
+// Sums, averages and variances of floats that round once.
+void round_once(Query* query) {
+  ListCell* cell;
+  foreach (cell, query->targetList) {
+    auto* entry = lfirst_node(TargetEntry, cell);
+    bool replaced = false;
+    entry->expr = reinterpret_cast<Expr*>(exact_aggregates(reinterpret_cast<Node*>(entry->expr), &replaced));
+  }
+}
+
+}  // namespace
+
+const char* compute_sql(Definition* def, Oid definition, TimestampTz from, TimestampTz to) {
+  StringInfoData sql, of_state;
+  initStringInfo(&sql);
+  initStringInfo(&of_state);
+  const Outputs outputs = outputs_of_query(def);
+  for (int i = 0; i < identifying(def); ++i)
+    appendStringInfo(&of_state, ", p.%s", quote_identifier(column(def, i)->name));
   appendStringInfoString(&sql, "SELECT ");
   for (int i = 0; i < identifying(def); ++i)
     appendStringInfo(&sql, "t.%s, ", quote_identifier(column(def, i)->name));
@@ -580,20 +655,67 @@ const char* compute_sql(Definition* def, Oid definition, TimestampTz from, Times
       &sql,
       "t.tick_touched, q.tick_found IS NOT NULL%s FROM (SELECT ROW(true%s) AS tick_id, p.* FROM %s "
       "AS p WHERE p.tick_touched > 0 AND NOT p.tick_stale",
-      values.data, of_state.data, relation_text(def->state));
+      outputs.values.data, of_state.data, relation_text(def->state));
   if (def->window != nullptr)
     appendStringInfo(&sql, " AND p.%s = ANY ($1)", quote_identifier(window_name(def)));
   Query* query = bounded_query(definition, from, to);
-  foreach (cell, query->targetList) {
-    auto* entry = lfirst_node(TargetEntry, cell);
-    bool replaced = false;
-    entry->expr = reinterpret_cast<Expr*>(exact_aggregates(reinterpret_cast<Node*>(entry->expr), &replaced));
-  }
+  round_once(query);
   appendStringInfo(
       &sql,
       ") AS t LEFT JOIN (SELECT ROW(true%s) AS tick_id, true AS tick_found, q.* FROM (%s) AS q(%s)) "
       "AS q ON q.tick_id = t.tick_id",
-      of_query.data, pg_get_querydef(query, false), names.data);
+      outputs.keys.data, pg_get_querydef(query, false), outputs.names.data);
+  return sql.data;
+}
+
+const char* follow_sql(const Definition* def, bool by_keys) {
+  StringInfoData sql, of_state, names, updates, old_values, new_values, json;
+  for (StringInfo each : {&sql, &of_state, &names, &updates, &old_values, &new_values, &json})
+    initStringInfo(each);
+  const Outputs outputs = outputs_of_query(def);
+  const char* window = quote_identifier(window_name(def));
+  const char* scope = psprintf("s.%s >= $1 AND s.%s < $2", window, window);
+  Node* time = input(def, def->time);
+  List* conditions = list_make2(time_condition(time, ">=", parameter(1, exprType(time))),
+                                time_condition(time, "<", parameter(3, exprType(time))));
+  for (int i = 0, array = 6; i < identifying(def); ++i) {
+    const char* name = quote_identifier(column(def, i)->name);
+    appendStringInfo(&of_state, ", s.%s", name);
+    appendStringInfo(&names, "%s, ", name);
+    if (i == list_length(def->keys)) continue;
+    appendStringInfo(&json, "%s%s, s.%s", i == 0 ? "" : ", ", quote_literal_cstr(column(def, i)->name), name);
+    if (!by_keys || def->parent_keys[i] < 0) continue;
+    conditions = lappend(conditions, any_of(input(def, list_nth_int(def->keys, i)), array));
+    scope = psprintf("%s AND %s", scope,
+                     deparse_expression(any_of(state_variable(def, i), array++),
+                                        deparse_context_for("s", def->state), true, false));
+  }
+  for (int i = 0; i < list_length(def->values); ++i) {
+    const char* name = quote_identifier(value(def, i)->name);
+    appendStringInfo(&names, "%s, ", name);
+    appendStringInfo(&updates, "%s = excluded.%s, ", name, name);
+    appendStringInfo(&old_values, "%ss.%s", i == 0 ? "" : ", ", name);
+    appendStringInfo(&new_values, "%sexcluded.%s", i == 0 ? "" : ", ", name);
+  }
+  auto* query = static_cast<Query*>(copyObjectImpl(def->query));
+  if (query->jointree->quals != nullptr) conditions = lcons(query->jointree->quals, conditions);
+  query->jointree->quals = reinterpret_cast<Node*>(make_ands_explicit(conditions));
+  round_once(query);
+  // Rows are compared by their images: not every type has an equality.
+  appendStringInfo(
+      &sql,
+      "WITH q AS MATERIALIZED (SELECT ROW(true%s) AS tick_id, q.* FROM (%s) AS q(%s)), gone AS (DELETE FROM "
+      "%s AS s WHERE %s AND NOT EXISTS (SELECT FROM q WHERE q.tick_id = ROW(true%s)) RETURNING s.%s AS at, "
+      "jsonb_build_object(%s)::text AS key), written AS (INSERT INTO %s AS s (%supdated_at) SELECT %s%s, $4 "
+      "FROM q WHERE %s >= $1 AND %s < $2 ON CONFLICT (%s) DO UPDATE SET %srevision = s.revision + CASE WHEN "
+      "%s <= $5%s THEN 1 ELSE 0 END, updated_at = excluded.updated_at WHERE NOT ROW(%s)::record "
+      "OPERATOR(pg_catalog.*=) ROW(%s)::record RETURNING s.%s AS at) SELECT at, key FROM gone UNION ALL "
+      "SELECT at, NULL FROM written",
+      outputs.keys.data, pg_get_querydef(query, false), outputs.names.data, relation_text(def->state), scope,
+      of_state.data, window, json.data, relation_text(def->state), names.data, outputs.keys.data + 2,
+      outputs.values.data, outputs.window, outputs.window, identity_list(def), updates.data,
+      window_end_text(def), window_has_zone(def) ? "" : " AT TIME ZONE 'UTC'", old_values.data,
+      new_values.data, window);
   return sql.data;
 }
 

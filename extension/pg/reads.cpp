@@ -44,20 +44,36 @@ bool is_total(Node* node) {
   return arguments != NIL;
 }
 
+// What an aggregate is over; of a column of another rollup, which is an aggregate itself, what that one is
+// over.
+Node* aggregated(const Aggref* aggregate, const Query* query) {
+  auto* node = reinterpret_cast<Node*>(linitial_node(TargetEntry, aggregate->args)->expr);
+  while (IsA(node, Var)) {
+    const auto* variable = reinterpret_cast<Var*>(node);
+    const RangeTblEntry* read = rt_fetch(variable->varno, query->rtable);
+    Query* other = nullptr;
+    Node* output =
+        read->rtekind != RTE_RELATION ? nullptr : output_of_rollup(read->relid, variable->varattno, &other);
+    if (output == nullptr || !IsA(output, Aggref) || reinterpret_cast<Aggref*>(output)->args == NIL) break;
+    node = reinterpret_cast<Node*>(linitial_node(TargetEntry, reinterpret_cast<Aggref*>(output)->args)->expr);
+    query = other;
+  }
+  return node;
+}
+
 // The column with the last value of what this one has the first, least or greatest of; 0 if there is none.
-int close_of(List* columns, const Expr* expr) {
+int close_of(const Query* query, const Expr* expr) {
   if (!IsA(expr, Aggref)) return 0;
   const auto* aggregate = reinterpret_cast<const Aggref*>(expr);
   const Family which = family(aggregate->aggfnoid);
   if (which != Family::first && which != Family::min && which != Family::max) return 0;
   ListCell* cell;
-  foreach (cell, columns) {
+  foreach (cell, query->targetList) {
     const auto* other = lfirst_node(TargetEntry, cell);
     if (other->resjunk || !IsA(other->expr, Aggref)) continue;
     const auto* last = reinterpret_cast<const Aggref*>(other->expr);
     if (family(last->aggfnoid) == Family::last && equal(last->aggfilter, aggregate->aggfilter) &&
-        equal(linitial_node(TargetEntry, last->args)->expr,
-              linitial_node(TargetEntry, aggregate->args)->expr))
+        equal(aggregated(last, query), aggregated(aggregate, query)))
       return other->resno;
   }
   return 0;
@@ -79,7 +95,7 @@ void put_columns(ReturnSetInfo* result, Oid definition, Oid view) {
     const auto* entry = lfirst_node(TargetEntry, cell);
     if (entry->resjunk) continue;
     auto* expr = reinterpret_cast<Node*>(entry->expr);
-    const int close = close_of(query->targetList, entry->expr);
+    const int close = close_of(query, entry->expr);
     const char* kind = is_total(expr) ? "total" : is_aggregate(expr, nullptr) ? "value" : "constant";
     Datum values[] = {in_view(entry->resno), CStringGetTextDatum(kind),
                       in_view(close != 0 ? close : entry->resno)};

@@ -124,7 +124,7 @@ bool Merger::overlaps_fresh(const Rollup& rollup, const Range& range) {
 
 bool Merger::is_due(const Rollup& rollup) const {
   const auto lockout = locked_out_.find(rollup.source);
-  if (rollup.status == "error" ||
+  if (rollup.parent != 0 || rollup.status == "error" ||
       (lockout != locked_out_.end() && lockout->second.until > GetCurrentTimestamp()))
     return false;
   return next_fresh(rollup) != nullptr ||
@@ -342,7 +342,7 @@ bool Merger::leave_to_helper(Turn& turn) {
     replace_state(
         rollup, Fold(rollup.program), {range}, [](Micros) { return Replace::all; },
         time(turn, rollup.source));
-    note_gone(rollup);
+    note_gone(turn, rollup, true);
     lost_.erase(range.scan);
   }
   forget_late(rollup, lo, hi);  // the scan sees what was listed
@@ -416,7 +416,7 @@ bool Merger::merge_pieces(Turn& turn) {
         // is there yet, the window is marked already.
         (void)merge_state(rollup, fold, {turn.started, std::nullopt}, false);
         forgo_versions(rollup, turn.started);
-        note_change(turn, rollup, fold);
+        note_change(turn, rollup, fold, true);
         watermarks_.note(rollup.source, fold, true);
         note_windows(turn.replaced, rollup, fold);
         left = has_piece(range.scan);
@@ -476,7 +476,7 @@ void Merger::recompute(Turn& turn) {
     });
     watermarks_.note(rollup.source, panes, true);
     note_windows(turn.replaced, rollup, fold);
-    note_change(turn, rollup, fold);
+    note_change(turn, rollup, fold, true);
     std::vector<Range> windows;
     for (const Range& range : turn.ranges)
       if (range.hi > turn.lo && range.lo < turn.hi)
@@ -490,6 +490,7 @@ void Merger::recompute(Turn& turn) {
                      : Replace::guard;
         },
         time(turn, rollup.source));
+    note_gone(turn, rollup, true);
     // The scan has seen what was listed of them; what it could not take in is listed anew.
     if (!rollup.windowed || timeless) forget_late(rollup, minus_infinity, minus_infinity);
     if (!rollup.windowed) forget_late(rollup, minus_infinity, plus_infinity);

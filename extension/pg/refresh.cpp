@@ -16,11 +16,17 @@ constexpr const char* columns =
     "SELECT r.id, r.group_id, r.view, r.state, r.definition, r.source, r.owner, "
     "CASE WHEN v.relowner <> r.owner THEN v.relowner WHEN s.relowner <> r.owner THEN s.relowner "
     "ELSE d.relowner END, r.window_size, r.upsert, r.merged, r.window_slide, "
-    "r.window_zone, r.window_origin, coalesce(r.live, 0), r.finish FROM tick_catalog.rollup AS r "
+    "r.window_zone, r.window_origin, coalesce(r.live, 0), r.finish, coalesce((SELECT p.view FROM "
+    "tick_catalog.rollup AS p WHERE p.id = r.parent), 0), r.parent_keys FROM tick_catalog.rollup AS r "
     "JOIN pg_class AS v ON v.oid = r.view JOIN pg_class AS s ON s.oid = r.state "
     "JOIN pg_class AS d ON d.oid = r.definition WHERE ";
 
 }  // namespace
+
+static int16* array_of_int2(Datum array) {
+  const ArrayType* copy = DatumGetArrayTypePCopy(array);
+  return reinterpret_cast<int16*>(ARR_DATA_PTR(copy));
+}
 
 List* standing_rollups(const char* condition, Oid argument) {
   List* result = NIL;
@@ -31,9 +37,9 @@ List* standing_rollups(const char* condition, Oid argument) {
   SPI_execute_with_args(psprintf("%s%s ORDER BY r.id", columns, condition), 1, types, values, nullptr, true,
                         0);
   for (uint64 row = 0; row < SPI_processed; ++row) {
-    bool null[16];
-    Datum field[16];
-    for (int i = 0; i < 16; ++i)
+    bool null[18];
+    Datum field[18];
+    for (int i = 0; i < 18; ++i)
       field[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &null[i]);
     MemoryContext spi = MemoryContextSwitchTo(memory);
     auto* texts = static_cast<Standing*>(palloc(sizeof(Standing)));
@@ -44,6 +50,8 @@ List* standing_rollups(const char* condition, Oid argument) {
                       DatumGetObjectId(field[4]),
                       DatumGetObjectId(field[14]),
                       DatumGetObjectId(field[5]),
+                      DatumGetObjectId(field[16]),
+                      null[17] ? nullptr : array_of_int2(field[17]),
                       DatumGetObjectId(field[6]),
                       DatumGetObjectId(field[7]),
                       null[8] ? nullptr : DatumGetIntervalP(datumCopy(field[8], false, sizeof(Interval))),
@@ -74,6 +82,8 @@ Definition* read_definition(const Standing* texts) {
   table_close(relation, NoLock);
   def->text = pg_get_querydef(static_cast<Query*>(copyObjectImpl(def->query)), false);
   def->source = texts->source;
+  def->parent = texts->parent;
+  def->parent_keys = texts->parent_keys;
   def->owner = texts->owner;
   def->id = texts->rollup;
   def->size = texts->size;
@@ -174,10 +184,18 @@ void give(Oid relation, Oid role) {
 // A rollup that has passed to another role is captured, merged and recomputed as that role from now on. A
 // program names its owner and is immutable, so the rollup moves to a group of the new one.
 void follow_owner(Standing* texts) {
-  lock_source(texts->source);
+  const bool captured = !OidIsValid(texts->parent);
+  if (captured) lock_source(texts->source);
   for (Oid object : {texts->view, texts->state, texts->definition, texts->live})
     if (OidIsValid(object)) give(object, texts->heir);
   texts->owner = texts->heir;
+  if (!captured) {
+    Oid types[] = {INT4OID, OIDOID};
+    Datum values[] = {Int32GetDatum(texts->rollup), ObjectIdGetDatum(texts->owner)};
+    write("UPDATE tick_catalog.rollup SET owner = $2 WHERE id = $1", 2, types, values);
+    tell_engine();
+    return;
+  }
   const Actor extension = act_as_owner(texts);
   Definition* def = read_definition(texts);
   act_again(extension);

@@ -188,10 +188,11 @@ Target find_target(Oid view) {
   Oid types[] = {OIDOID};
   Datum values[] = {ObjectIdGetDatum(view)};
   open_catalogs();
-  SPI_execute_with_args(
-      "SELECT r.id, r.status = 'error', greatest(s.raw_from, r.seeded_to), r.kept_from, " TICK_WINDOW_COLUMNS
-      " FROM tick_catalog.rollup AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE r.view = $1",
-      1, types, values, nullptr, true, 1);
+  SPI_execute_with_args("SELECT r.id, r.status = 'error', " TICK_COVERED_FROM(
+                            "s") ", r.kept_from, " TICK_WINDOW_COLUMNS
+                                 " FROM tick_catalog.rollup AS r JOIN tick_catalog.source AS s ON s.relid = "
+                                 "r.source WHERE r.view = $1",
+                        1, types, values, nullptr, true, 1);
   if (SPI_processed == 1) {
     Datum field[4];
     bool null[4];
@@ -330,8 +331,11 @@ void rebuild(Oid state) {
   stop_turns();
   const Actor caller = act_as_extension();
   ListCell* cell;
-  foreach (cell, read_numbers("SELECT id::int8 FROM tick_catalog.rollup WHERE state = $1", state))
-    begin_anew(static_cast<int32>(*static_cast<int64*>(lfirst(cell))));
+  foreach (cell, read_numbers("SELECT id::int8 FROM tick_catalog.rollup WHERE state = $1", state)) {
+    const auto rollup = static_cast<int32>(*static_cast<int64*>(lfirst(cell)));
+    begin_anew(rollup);
+    have_followed(rollup, minus_infinity, plus_infinity);
+  }
   act_again(caller);
 }
 

@@ -492,7 +492,8 @@ Retention::Outcome Retention::step(const Wanted& wanted, bool dropping, std::str
       Datum values[] = {ObjectIdGetDatum(source), Int64GetDatum(action.lo), Int64GetDatum(action.hi)};
       SPI_execute_plan(kept_plan("SELECT format('rows of %s are still to be computed for rollup %s', "
                                  "r.source::regclass, r.view::regclass) FROM tick_catalog.pending p JOIN "
-                                 "tick_catalog.rollup r ON r.id = p.rollup WHERE r.source = $1 AND p.lo < $3 "
+                                 "tick_catalog.rollup r ON r.id = p.rollup WHERE r.source = $1 AND r.parent "
+                                 "IS NULL AND p.lo < $3 "
                                  "AND p.hi > $2 ORDER BY r.id LIMIT 1",
                                  3, types),
                        values, nullptr, true, 1);
@@ -676,7 +677,10 @@ Retention::Dropped Retention::drop_windows(int32 id) {
         kept_plan(
             "SELECT least(now() - r.retention, w.watermark) FROM tick_catalog.rollup r JOIN "
             "tick_catalog.watermark w ON w.source = r.source WHERE r.id = $1 AND w.watermark IS NOT NULL "
-            "AND r.retention IS NOT NULL",
+            "AND r.retention IS NOT NULL AND NOT EXISTS (SELECT FROM tick_catalog.rollup AS c JOIN "
+            "tick_catalog.pending AS p ON p.rollup = c.id WHERE c.parent = r.id AND p.lo < (extract(epoch "
+            "FROM least(now() - r.retention, w.watermark) - '2000-01-01 00:00+00'::timestamptz) * "
+            "1000000)::int8)",
             1, &type),
         &value, nullptr, true, 1);
     bool null = true;

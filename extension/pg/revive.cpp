@@ -170,9 +170,10 @@ bool is_complete() {
   // Rights come last of all, but a dump may lack them.
   if (missing == nullptr && now - ready < patience)
     missing = read_name(
-        "SELECT format('%s may not read %s', v.relowner::regrole, r.source) FROM tick_catalog.rollup AS r "
-        "JOIN "
-        "pg_class AS v ON v.oid = r.view WHERE NOT has_table_privilege(v.relowner, r.source::oid, 'SELECT')");
+        "SELECT format('%s may not read %s', v.relowner::regrole, t.read) FROM tick_catalog.rollup AS r "
+        "JOIN pg_class AS v ON v.oid = r.view CROSS JOIN LATERAL (SELECT coalesce((SELECT p.view FROM "
+        "tick_catalog.rollup AS p WHERE p.id = r.parent), r.source) AS read) AS t WHERE NOT "
+        "has_table_privilege(v.relowner, t.read::oid, 'SELECT')");
   const bool complete = missing == nullptr;
   if (!complete && !said && now - first > patience) {
     ereport(LOG, (errmsg("pg_tick cannot take up the rollups of a restored database yet: %s", missing)));

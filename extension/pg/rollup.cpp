@@ -5,6 +5,7 @@
 
 #include "guard.hpp"
 #include "session.hpp"
+#include "values.hpp"
 
 namespace tick::pg {
 namespace {
@@ -174,14 +175,14 @@ std::vector<Rollup> load_rollups(int id) {
       "SELECT r.id, pg_catalog.format('%I.%I', n.nspname, v.relname), r.state::int8, r.source::int8, "
       "r.owner::int8,"
       " r.group_id, r.status, r.upsert,"
-      " (extract(epoch FROM greatest(o.raw_from, r.seeded_to) - '2000-01-01 00:00+00'::timestamptz) * "
+      " (extract(epoch FROM " TICK_COVERED_FROM("o") " - '2000-01-01 00:00+00'::timestamptz) * "
       "1000000)::int8, r.channel,"
       " s.reltablespace <> (SELECT c.reltablespace FROM pg_catalog.pg_class c"
       "  WHERE c.oid = 'tick_catalog.frontier'::pg_catalog.regclass),"
       " (extract(epoch FROM r.kept_from - '2000-01-01 00:00+00'::timestamptz) * 1000000)::int8,"
       " (SELECT string_agg(coalesce((extract(epoch FROM u.t - '2000-01-01 00:00+00'::timestamptz) * "
       "1000000)::int8, -9223372036854775808)::text, ' ' ORDER BY u.n) FROM unnest(r.item_from) WITH "
-      "ORDINALITY AS u (t, n)), r.filling, r.value_columns IS NOT NULL, h.versions_table::int8"
+      "ORDINALITY AS u (t, n)), r.filling, r.value_columns IS NOT NULL, h.versions_table::int8, r.parent, r.parent_keys::text, r.finish"
       " FROM tick_catalog.rollup r LEFT JOIN tick_catalog.history h ON h.rollup = r.id JOIN "
       "tick_catalog.source o ON o.relid = r.source"
       " JOIN pg_catalog.pg_class v ON v.oid = r.view JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace"
@@ -204,6 +205,9 @@ std::vector<Rollup> load_rollups(int id) {
     rollup.filling = static_cast<int>(number(row[13]));
     rollup.computed = row[14] == "t";
     if (row[15]) rollup.history = static_cast<Oid>(number(row[15]));
+    rollup.parent = static_cast<int>(number(row[16]));
+    rollup.parent_keys = numbers<int16_t>(row[17]);
+    if (rollup.parent != 0) rollup.finish = row[18].value_or("");
   }
   for (Rollup& rollup : rollups) {
     load_window(rollup);
@@ -223,6 +227,13 @@ std::vector<Rollup> load_rollups(int id) {
       (row[2] == "t" ? rollup.fresh : rollup.dirty)
           .push_back({number(row[0]), number(row[1]), row[2] == "t", number(row[3]), row[4] == "t",
                       row[5] == "t", row[6] == "t"});
+    if (rollup.parent != 0) {
+      for (size_t key = 0; key + 1 < rollup.columns.size(); ++key) {
+        rollup.program.keys.push_back(static_cast<int16_t>(key));
+        rollup.program.inputs.push_back({rollup.columns[key].type});
+      }
+      continue;
+    }
     const int64_t newest = rollup.newest;
     const Evaluator* evaluator = call([&] { return find_evaluator(newest); });
     if (evaluator == nullptr) throw Error{Error::Code::internal, "rollup " + rollup.name + " has no program"};

@@ -40,6 +40,10 @@ struct Rollup {
   std::string name;  // qualified and quoted, of the view
   Oid state = InvalidOid;
   Oid source = InvalidOid;
+  // The rollup whose rows it follows, 0 = it reads the source; by key, which of the other's keys it is, -1 =
+  // none. Nothing is merged into it, and it has no program: `program` has its keys alone.
+  int parent = 0;
+  std::vector<int16_t> parent_keys;
   Oid owner = InvalidOid;
   int group = 0;
   std::string status;
@@ -49,6 +53,7 @@ struct Rollup {
   Oid history = InvalidOid;  // the table of its versions
   bool apart = false;        // the state table is in another tablespace than the catalogs
   std::string upsert;
+  std::string finish;   // of one with a parent
   std::string channel;  // of its notifications
   // Items that were added when the rollup had windows already are not known of older ones: there, NULL.
   std::vector<Micros> known_from;  // by item

@@ -81,7 +81,7 @@ void check_rollup(Seeding* s) {
   if (s->def->window == nullptr || s->def->computed)
     ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
                     errmsg("\"%s\" cannot be seeded: it %s", name,
-                           s->def->computed ? "is recomputed" : "has no windows"),
+                           s->def->window == nullptr ? "has no windows" : not_merged(s->def)),
                     errhint("Merged rollups with tick.tumble or tick.hop can be seeded.")));
 }
 
@@ -394,6 +394,7 @@ int64 seed(Oid view, const char* text) {
   call([&] {
     SPI_finish();
     record(&s);
+    have_followed(s.rollup->rollup, s.lo, next_window(s.hi, s.def->window_size));
     act_again(caller);
   });
   return s.rows;

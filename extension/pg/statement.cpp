@@ -210,7 +210,8 @@ void check_not_ours(Oid source, const char* name, const char* text, int location
   if (ours)
     ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
                     errmsg("cannot roll up \"%s\": it belongs to a rollup", name),
-                    errhint("Roll up the table that holds the raw rows."), at(text, location)));
+                    errhint("Roll up the table that holds the raw rows, or the rollup's own view."),
+                    at(text, location)));
 }
 
 }  // namespace

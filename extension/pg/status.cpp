@@ -33,6 +33,7 @@ void put_unmerged(ReturnSetInfo* result, int id) {
     throw Error{Error::Code::internal, "rollup is being changed"};
   add_later_programs(rollups.front());
   const Rollup& rollup = rollups.front();
+  if (rollup.parent != 0) throw Error{Error::Code::invalid_argument, "no rows are merged into the rollup"};
   Fold fold(rollup.program);
   std::map<int64_t, std::unique_ptr<Fold>> folds;
   read_deltas(Frontier::parse(*frontier[0][0]), 0, [&](int64_t program, std::string_view payload) {
@@ -84,6 +85,11 @@ void put_unmerged(ReturnSetInfo* result, int id) {
   });
 }
 
+// The rollup $2 and those that it follows.
+#define TICK_LINE                                                                                     \
+  "line(id, parent) AS (SELECT id, parent FROM tick_catalog.rollup WHERE view = $2 UNION ALL SELECT " \
+  "p.id, p.parent FROM tick_catalog.rollup AS p JOIN line AS l ON p.id = l.parent)"
+
 // One look, with the newest snapshot whatever the isolation level. Plain PostgreSQL code.
 bool is_merged(Oid view, const char* until) {
   PushActiveSnapshot(GetLatestSnapshot());
@@ -93,9 +99,12 @@ bool is_merged(Oid view, const char* until) {
   const char nulls[3] = {' ', OidIsValid(view) ? ' ' : 'n', '\0'};
   bool null;
   if (OidIsValid(view)) {
-    SPI_execute_plan(
-        kept_plan("SELECT status, last_error FROM tick_catalog.rollup WHERE view = $1", 1, types + 1),
-        values + 1, nullptr, true, 1);
+    // One that follows another has what that one has.
+    SPI_execute_plan(kept_plan("WITH RECURSIVE " TICK_LINE
+                               " SELECT r.status, r.last_error, r.view FROM line JOIN tick_catalog.rollup AS "
+                               "r USING (id) ORDER BY r.status = 'error' DESC LIMIT 1",
+                               2, types),
+                     values, nullptr, true, 1);
     if (SPI_processed != 1) {
       const char* name = get_rel_name(view);
       ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -104,21 +113,24 @@ bool is_merged(Oid view, const char* until) {
     }
     const char* status = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
     const char* error = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
+    const Oid failed =
+        DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &null));
     if (strcmp(status, "error") == 0)
       ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                      errmsg("rollup \"%s\" is set aside: %s", get_rel_name(view), error ? error : ""),
+                      errmsg("rollup \"%s\" is set aside: %s", get_rel_name(failed), error ? error : ""),
                       errhint("Cure the cause, then SELECT tick.resume(...).")));
   }
   const char* sql =
-      "SELECT NOT EXISTS (SELECT FROM tick_catalog.frontier f, (SELECT xid FROM tick_catalog.queue_0"
+      "WITH RECURSIVE " TICK_LINE
+      " SELECT NOT EXISTS (SELECT FROM tick_catalog.frontier f, (SELECT xid FROM tick_catalog.queue_0"
       "  UNION ALL SELECT xid FROM tick_catalog.queue_1 UNION ALL SELECT xid FROM tick_catalog.queue_2) q"
       "  WHERE q.xid >= pg_snapshot_xmin(f.snapshot) AND NOT pg_visible_in_snapshot(q.xid, f.snapshot)"
       "  AND q.xid IS DISTINCT FROM pg_current_xact_id_if_assigned()"
       "  AND pg_visible_in_snapshot(q.xid, $1::pg_snapshot))"
       " AND NOT EXISTS (SELECT FROM tick_catalog.rollup r JOIN tick_catalog.pending p ON p.rollup = r.id"
-      "  WHERE r.status <> 'error' AND (r.view = $2 OR $2 IS NULL))"
+      "  WHERE r.status <> 'error' AND (r.id IN (SELECT id FROM line) OR $2 IS NULL))"
       " AND NOT EXISTS (SELECT FROM tick_catalog.rollup r JOIN tick_catalog.touched t ON t.rollup = r.id"
-      "  WHERE r.status <> 'error' AND (r.view = $2 OR $2 IS NULL))"
+      "  WHERE r.status <> 'error' AND (r.id IN (SELECT id FROM line) OR $2 IS NULL))"
       " AND NOT EXISTS (SELECT FROM tick_catalog.source s WHERE s.epoch IS DISTINCT FROM "
       "tick_catalog.epoch())";
   SPI_execute_plan(kept_plan(sql, 2, types), values, nulls, true, 1);

@@ -1,5 +1,5 @@
-// What one turn knows, for the two files that it is in: merge.cpp (its order, deltas, watermarks, what goes
-// wrong) and recompute.cpp (windows made anew from the source).
+// What one turn knows, for the files that it is in: merge.cpp (its order, deltas, watermarks, what goes
+// wrong), recompute.cpp (windows made anew from the source) and follow.cpp (rollups over rollups).
 #pragma once
 
 #include <algorithm>
@@ -13,6 +13,14 @@
 #include "queue.hpp"
 
 namespace tick::pg {
+
+// What a turn has changed in windows that follow: rows of these keys.
+struct Merger::Followed {
+  bool every = false;      // it is not known which keys, or there are too many
+  bool recomputed = true;  // by a recompute alone: nobody is told of windows that have ended long ago
+  KeySets keys;            // by key of the one that follows; of those that are none of its parent's nothing
+  void add(const Followed& other);
+};
 
 // What one turn knows. Folds are per program of the deltas read.
 struct Merger::Turn {
@@ -30,11 +38,12 @@ struct Merger::Turn {
   TimestampTz since = 0;         // the first commit not taken up before
   Relation frontier = nullptr;   // open while the turn runs
   HeapTuple frontier_row = nullptr;
-  std::map<int, std::set<Micros>> touched;          // rollup -> windows that deltas were merged into
-  std::map<int, std::set<Micros>> replaced;         // and those that were recomputed
-  std::map<int, Change> changes;                    // for those who listen
-  std::map<int64_t, std::string> corrupted;         // programs with a delta that cannot be read
-  std::map<Oid, std::optional<TimestampTz>> shown;  // watermarks of sources, as readers see them
+  std::map<int, std::map<Micros, Followed>> follows;  // rollup -> its windows in which its parent has changed
+  std::map<int, std::set<Micros>> touched;            // rollup -> windows that deltas were merged into
+  std::map<int, std::set<Micros>> replaced;           // and those that were recomputed
+  std::map<int, Change> changes;                      // for those who listen
+  std::map<int64_t, std::string> corrupted;           // programs with a delta that cannot be read
+  std::map<Oid, std::optional<TimestampTz>> shown;    // watermarks of sources, as readers see them
   TimestampTz started = 0;
   HelperView helper{HelperPhase::absent, 0};  // before the snapshot
   TurnResult result;

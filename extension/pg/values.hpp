@@ -41,8 +41,14 @@ const Zone* find_zone(std::string_view name);
 
 // The columns of tick_catalog.rollup, there called r, that say what its windows are.
 #define TICK_WINDOW_COLUMNS "r.window_size, r.window_slide, r.window_zone, r.window_origin"
-// Reads them from a row of the last SPI result, `first` being the number of the first; false if the rollup
-// has no windows. May ereport; throws Error.
+// The time from which on there is all that rollup r reads: rows of its source, whose row is called `source`,
+// or of the rollup that it reads.
+#define TICK_COVERED_FROM(source)                                                         \
+  "CASE WHEN r.parent IS NULL THEN greatest(" source                                      \
+  ".raw_from, r.seeded_to) ELSE (SELECT p.kept_from FROM tick_catalog.rollup AS p WHERE " \
+  "p.id = r.parent) END"
+// Reads the windows from a row of the last SPI result, `first` being the number of the first; false if the
+// rollup has no windows. May ereport; throws Error.
 bool read_window(uint64 row, int first, WindowSize* size);
 
 }  // namespace tick::pg

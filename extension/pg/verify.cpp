@@ -24,6 +24,8 @@ struct Verified {
   TimestampTz kept_from;
   WindowSize size;
   List* keys;  // char*
+  int32 id;
+  Oid parent;  // InvalidOid: it reads the source
 };
 
 // The bounds the caller gave.
@@ -40,9 +42,12 @@ Verified* read_rollup(Oid view) {
   const Actor caller = act_as_extension();
   open_catalogs();
   SPI_execute_with_args(
-      "SELECT r.definition, r.source, r.owner, r.merged, r.time_column, r.key_columns, "
-      "greatest(s.raw_from, r.seeded_to), r.kept_from, " TICK_WINDOW_COLUMNS
-      " FROM tick_catalog.rollup AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE r.view = $1",
+      "SELECT r.definition, r.source, r.owner, r.merged, r.time_column, r.key_columns, " TICK_COVERED_FROM(
+          "s") ", r.kept_from, " TICK_WINDOW_COLUMNS
+               ", coalesce((SELECT p.view FROM tick_catalog.rollup AS p WHERE p.id = r.parent), 0), r.id "
+               "FROM "
+               "tick_catalog.rollup AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE r.view = "
+               "$1",
       1, types, values, nullptr, true, 1);
   Verified* result = nullptr;
   if (SPI_processed == 1) {
@@ -68,6 +73,9 @@ Verified* read_rollup(Oid view) {
     deconstruct_array(DatumGetArrayTypePCopy(field[5]), TEXTOID, -1, false, TYPALIGN_INT, &names, nullptr,
                       &count);
     for (int i = 0; i < count; ++i) result->keys = lappend(result->keys, TextDatumGetCString(names[i]));
+    result->parent =
+        DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 13, &null[0]));
+    result->id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 14, &null[0]));
     MemoryContextSwitchTo(spi);
   }
   close_catalogs();
@@ -75,8 +83,33 @@ Verified* read_rollup(Oid view) {
   return result;
 }
 
+// Of a rollup with a parent: windows that a turn has left to a later one, in the snapshot that is compared.
+const char* awaiting_sql(const Verified* rollup, const char* time) {
+  Oid types[] = {INT4OID};
+  Datum values[] = {Int32GetDatum(rollup->id)};
+  StringInfoData sql;
+  initStringInfo(&sql);
+  const Actor caller = act_as_extension();
+  SPI_connect();
+  SPI_execute_with_args(
+      "SELECT p.lo, p.hi FROM tick_catalog.pending AS p WHERE p.rollup = $1 AND NOT p.fresh", 1, types,
+      values, nullptr, true, 0);
+  for (uint64 row = 0; row < SPI_processed; ++row) {
+    bool null;
+    TimestampTz bounds[2];
+    for (int i = 0; i < 2; ++i)
+      bounds[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &null));
+    if (!TIMESTAMP_NOT_FINITE(bounds[0])) bounds[0] = first_window(bounds[0], rollup->size);
+    appendStringInfo(&sql, " AND NOT (%s >= '%s'", time, timestamptz_to_str(bounds[0]));
+    appendStringInfo(&sql, " AND %s < '%s')", time, timestamptz_to_str(bounds[1]));
+  }
+  SPI_finish();
+  act_again(caller);
+  return sql.data;
+}
+
 void check_reader(const Verified* rollup) {
-  for (Oid relation : {rollup->view, rollup->source}) {
+  for (Oid relation : {rollup->view, OidIsValid(rollup->parent) ? rollup->parent : rollup->source}) {
     const AclResult result = pg_class_aclcheck(relation, GetUserId(), ACL_SELECT);
     if (result != ACLCHECK_OK)
       aclcheck_error(result, get_relkind_objtype(get_rel_relkind(relation)), get_rel_name(relation));
@@ -228,8 +261,9 @@ const char* comparison_sql(const Verified* rollup, const Bounds& bounds) {
       "AS d(n, name, stored, expected, differs) WHERE d.differs AND a.stale IS NOT TRUE AND NOT EXISTS "
       "(SELECT FROM "
       "tick.late AS l WHERE l.rollup = %u AND l.reason <> 'no_time' AND l.ts IS NOT DISTINCT FROM "
-      "%s AND l.key = jsonb_build_object(%s)) ORDER BY 2, 1, d.n",
-      a_row.data, b_row.data, values.data, rollup->view, time, keys.data);
+      "%s AND l.key = jsonb_build_object(%s))%s ORDER BY 2, 1, d.n",
+      a_row.data, b_row.data, values.data, rollup->view, time, keys.data,
+      OidIsValid(rollup->parent) ? awaiting_sql(rollup, time) : "");
   return sql.data;
 }
 
