@@ -3,7 +3,8 @@
 // query runs again over the parent's view, as the child's owner, in the same transaction: whoever sees the
 // parent's new rows sees the child's. Rows that turn out equal are not touched. Children come after their
 // parents: their numbers are greater. One whose windows take long to compute rests three times as long
-// afterwards, so that it does not hold up the others; its windows are pending meanwhile.
+// afterwards, so that it does not hold up the others; its windows are pending meanwhile, but none becomes
+// final so.
 #include <algorithm>
 #include <cstring>
 
@@ -151,13 +152,13 @@ bool Merger::follow(Turn& turn) {
     const bool touched = turn.follows.contains(rollup.id);
     if (!touched && !rollup.pending()) continue;
     current_ = rollup.id;
+    // What the turn has written must be seen.
+    call([&] {
+      CommandCounterIncrement();
+      UpdateActiveSnapshotCommandId();
+    });
     if (turn.started >= resting_until(rollup)) {
       const TimestampTz started = GetCurrentTimestamp();
-      // What the turn has written must be seen.
-      call([&] {
-        CommandCounterIncrement();
-        UpdateActiveSnapshotCommandId();
-      });
       do {
         followed = follow_pending(turn, rollup) || followed;
       } while (rollup.pending() && GetCurrentTimestamp() - started < short_follow);
@@ -166,11 +167,13 @@ bool Merger::follow(Turn& turn) {
       if (ended - started > short_follow) resting_[rollup.id] = ended + 3 * (ended - started);
       if (rollup.pending() && turn.started >= resting_until(rollup)) turn.result.more = true;
     } else if (touched) {
-      std::set<Micros> windows;
+      std::set<Micros> windows, recomputed;
       for (const auto& [window, change] : turn.follows[rollup.id])
-        if (is_made(rollup, window)) windows.insert(window);
+        if (is_made(rollup, window)) (change.recomputed ? recomputed : windows).insert(window);
       mark_dirty(rollup, windows);
+      mark_dirty(rollup, recomputed, true);
     }
+    follow_ended(turn, rollup);
     followed = followed || touched;
     current_ = 0;
   }
@@ -197,9 +200,7 @@ bool Merger::follow_pending(Turn& turn, Rollup& rollup) {
     const Micros end = end_of_rows(range.hi, rollup.size);
     const Micros newest = nth_newest(*parent, lowest, end, chunk_rows);
     if (newest != plus_infinity) lo = std::max(lowest, first_window(newest, rollup.size));
-    Followed scope;
-    scope.every = true;
-    make_windows(turn, rollup, lo, range.hi, scope);
+    make_windows(turn, rollup, lo, range.hi, {true, range.fresh || range.replace, {}});
   }
   shorten_pending(rollup, range, lo > lowest ? lo : range.lo);
   become_live(rollup);
@@ -223,6 +224,16 @@ void Merger::follow_touched(Turn& turn, Rollup& rollup) {
     }
     make_windows(turn, rollup, lo, hi, scope);
   }
+}
+
+// Makes the windows that become final in this turn and are pending: what readers then see as final is.
+void Merger::follow_ended(Turn& turn, Rollup& rollup) {
+  const auto watermark = watermarks_.after(rollup.source);
+  if (!watermark || rollup.dirty.empty()) return;
+  for (const Micros window : windows_.ended(rollup, *watermark))
+    if (covers(rollup.dirty, rollup, window) && !covers(rollup.fresh, rollup, window) &&
+        window >= rollup.first_covered() && rollup.is_kept(window))
+      make_windows(turn, rollup, window, next_window(window, rollup.size), {true, false, {}});
 }
 
 // Makes the windows that start in [lo, hi) what the query finds in the parent's view.

@@ -70,6 +70,7 @@ class Merger {
   bool follow(Turn& turn);
   bool follow_pending(Turn& turn, Rollup& rollup);
   void follow_touched(Turn& turn, Rollup& rollup);
+  void follow_ended(Turn& turn, Rollup& rollup);
   void make_windows(Turn& turn, const Rollup& rollup, Micros lo, Micros hi, const Followed& scope);
   TimestampTz resting_until(const Rollup& rollup) const;
   bool waits(const Rollup& rollup, Micros window) const;
