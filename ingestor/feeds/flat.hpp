@@ -79,10 +79,11 @@ class Flat {
     }
     value.kind = Kind::whole;
     const char* begin = at_;
-    while (at_ != end_ && *at_ >= '0' && *at_ <= '9' && at_ - begin < 19)
+    // One digit more than fits for certain is no end of a number: what follows refuses it.
+    while (at_ != end_ && *at_ >= '0' && *at_ <= '9' && at_ - begin < 18)
       value.whole = value.whole * 10 + (*at_++ - '0');
     const auto digits = at_ - begin;
-    return digits > 0 && digits < 19 && (*begin != '0' || digits == 1);
+    return digits > 0 && (*begin != '0' || digits == 1);
   }
 
   const char* at_;

@@ -9,12 +9,12 @@
 #include <poll.h>
 
 #include <algorithm>
-#include <cmath>
 #include <deque>
 #include <map>
 #include <memory>
 #include <set>
 
+#include "compare.hpp"
 #include "operations.hpp"
 #include "server.hpp"
 #include "shapes.hpp"
@@ -116,6 +116,7 @@ class Driver {
     std::vector<std::string> since;  // of the other columns, windows
   };
   std::map<std::string, Standing> rollups_;
+  std::map<std::string, Child> children_;
   double quiet_time_ = 0, drain_time_ = 0, wait_time_ = 0, kill_time_ = 0, verify_time_ = 0;
 };
 
@@ -158,8 +159,8 @@ void Driver::drop_source() {
     control_->ask("ROLLBACK PREPARED '" + gid + "'");
   prepared_.clear();
   quiet_point();
-  std::string sql = "DELETE FROM births; DELETE FROM added; DROP TABLE " + source_.name +
-                    " CASCADE; DROP TABLE " + source_.shadow;
+  std::string sql = "DELETE FROM births; DELETE FROM added; DELETE FROM children; DROP TABLE " +
+                    source_.name + " CASCADE; DROP TABLE " + source_.shadow;
   for (const Partition& partition : source_.partitions)
     if (!partition.attached) sql += "; DROP TABLE " + source_.leaf(partition.index);
   control_->ask(sql);
@@ -184,6 +185,9 @@ void Driver::learn() {
     const Shape& shape = shapes().at(static_cast<size_t>(std::stoi(row[1])));
     rollups_[row[0]] = {shape, shape.columns.size(), {}};
   }
+  children_.clear();
+  for (const auto& row : control_->ask("SELECT view, parent, hop FROM children"))
+    children_[row[0]] = {row[1], rollups_.at(row[1]).shape, row[2] == "t"};
   for (const auto& row : control_->ask("SELECT view, which, since FROM added ORDER BY number")) {
     Standing& rollup = rollups_.at(row[0]);
     rollup.shape.columns.push_back(additions().at(static_cast<size_t>(std::stoi(row[1]))));
@@ -307,14 +311,42 @@ bool Driver::give_definition(Writer& writer, Kind kind) {
       add({{"SELECT tick.wait('" + view + "', '20 s')"}});
       break;
     }
+    case create_child: {
+      if (children_.size() >= 4 || rollups_.empty() || creating() || leaving()) return false;
+      const auto& [parent, rollup] =
+          *std::next(rollups_.begin(), dice_.below(static_cast<int>(rollups_.size())));
+      if (rollup.shape.window == 0 || rollup.shape.computed) return false;
+      const Child child{parent, rollup.shape, dice_.chance(30)};
+      const std::string view = "c" + std::to_string(++next_rollup_);
+      add({{"BEGIN"},
+           {"SELECT tick.create_rollup('" + view + "', $$" + child.query(false) + "$$)", "", kind, true},
+           {"INSERT INTO children VALUES ('" + view + "', '" + parent + "', " +
+            (child.hop ? "true" : "false") + ")"},
+           {"COMMIT"}});
+      script.creates = true;
+      add({{"SELECT tick.wait('" + view + "', '20 s')"}});
+      break;
+    }
     case drop_rollup: {
-      if (rollups_.size() < 4 || creating()) return false;
+      if (rollups_.size() < 3 || creating()) return false;
+      if (!children_.empty() && dice_.chance(30)) {
+        const std::string& view = children_.begin()->first;
+        add({{"BEGIN"},
+             {"SELECT tick.drop_rollup('" + view + "')", "", kind, true},
+             {"DELETE FROM children WHERE view = '" + view + "'"},
+             {"COMMIT"}});
+        break;
+      }
       const std::string view =
           std::next(rollups_.begin(), dice_.below(static_cast<int>(rollups_.size())))->first;
-      const std::string sql =
-          dice_.chance(50) ? "SELECT tick.drop_rollup('" + view + "')" : "DROP VIEW " + view;
+      const bool read = std::any_of(children_.begin(), children_.end(),
+                                    [&](const auto& child) { return child.second.parent == view; });
+      const std::string sql = read               ? "DROP VIEW " + view + " CASCADE"
+                              : dice_.chance(50) ? "SELECT tick.drop_rollup('" + view + "')"
+                                                 : "DROP VIEW " + view;
       add({{"BEGIN"},
            {sql, "", kind, true},
+           {"DELETE FROM children WHERE parent = '" + view + "'"},
            {"DELETE FROM births WHERE view = '" + view + "'"},
            {"DELETE FROM added WHERE view = '" + view + "'"},
            {"COMMIT"}});
@@ -365,6 +397,7 @@ bool Driver::give_definition(Writer& writer, Kind kind) {
       std::vector<std::string> tables = {source_.name, source_.shadow, "tick_catalog.queue_0",
                                          "tick_catalog.frontier"};
       for (const auto& [view, rollup] : rollups_) tables.push_back(view + "_state");
+      for (const auto& [view, child] : children_) tables.push_back(view + "_state");
       std::string way = dice_.pick(ways);
       const std::string& on = dice_.pick(tables);
       if (on.starts_with("tick_catalog")) way = "VACUUM ";
@@ -464,33 +497,6 @@ void Driver::wait_for_writers() {
   }
 }
 
-// All of a row, for people.
-std::string text_of(const std::vector<std::string>& row) {
-  std::string text;
-  for (const std::string& field : row) text += (text.empty() ? "(" : ", ") + field;
-  return text + ")";
-}
-
-// Numbers may be written with more or fewer zeros; a rounded one may be a little off.
-bool equal(const std::string& stored, const std::string& expected, bool rounded) {
-  if (stored == expected) return true;
-  if (stored == null_text || expected == null_text) return false;
-  char *end_a, *end_b;
-  const double a = std::strtod(stored.c_str(), &end_a), b = std::strtod(expected.c_str(), &end_b);
-  if (*end_a != 0 || *end_b != 0 || stored.empty() || expected.empty()) return false;
-  if (std::isnan(a) && std::isnan(b)) return true;
-  if (rounded) return std::fabs(a - b) <= 1e-6 * std::max({1.0, std::fabs(a), std::fabs(b)});
-  if (a != b) return false;
-  const auto trimmed = [](std::string text) {
-    if (text.find('.') == std::string::npos || text.find('e') != std::string::npos) return text;
-    text.erase(text.find_last_not_of('0') + 1);
-    if (text.back() == '.') text.pop_back();
-    return text;
-  };
-  const std::string x = trimmed(stored), y = trimmed(expected);
-  return x == y || (a == 0 && b == 0);
-}
-
 void Driver::compare_rows(const std::string& view, const Standing& rollup, const Rows& stored,
                           const Rows& expected, const std::string& raw_from) {
   const Shape& shape = rollup.shape;
@@ -574,7 +580,11 @@ void Driver::compare(const std::vector<std::string>& names, const std::map<std::
   std::map<std::string, std::string> born;
   for (const auto& row : control_->ask("SELECT view, born FROM births")) born[row[0]] = row[1];
   std::string failure;
+  for (const auto& [view, child] : children_)
+    for (const auto& other : control_->ask(child.comparison(view)))
+      failure += "\n  " + view + ": " + text_of(other);
   for (const std::string& view : names) {
+    if (children_.contains(view)) continue;
     const Shape& shape = rollups_.at(view).shape;
     Rows stored = control_->ask(stored_query(shape, view));
     Rows expected = control_->ask(oracle_query(shape, source_.shadow, born.at(view)));
@@ -624,7 +634,7 @@ void Driver::quiet_point() {
     if (row[1] != "live") throw Failed("rollup " + row[0] + " is " + row[1] + ": " + row[2]);
     names.push_back(row[0]);
   }
-  if (names.size() != rollups_.size()) throw Failed("a rollup too few or too many");
+  if (names.size() != rollups_.size() + children_.size()) throw Failed("a rollup too few or too many");
   compare(names, live);
   ++quiet_points_;
   log_.put(9, "quiet point " + std::to_string(quiet_points_));
@@ -676,7 +686,7 @@ void Driver::work() {
     if (operations_ >= next_quiet_) {
       quiet_point();
       // Definitions get their locks more easily now.
-      for (int i = 0; i < 2; ++i) definitions_.push_front(draw(create_partition));
+      for (int i = 0; i < 4; ++i) definitions_.push_front(draw(create_partition));
       next_quiet_ = operations_ + operations_between_quiet_points;
     }
     bool lost = false;
@@ -724,7 +734,8 @@ int Driver::run() {
     server_.start();
     connect();
     control_->ask(
-        "CREATE TABLE births (view text, shape int, born int8); CREATE TABLE added (view text, which int, "
+        "CREATE TABLE births (view text, shape int, born int8); CREATE TABLE children (view text, parent "
+        "text, hop bool); CREATE TABLE added (view text, which int, "
         "since "
         "text, number int8); CREATE SEQUENCE clock; CREATE TABLE staged "
         "(xact xid8, id int8); CREATE SEQUENCE ids START 1000000000");

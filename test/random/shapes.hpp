@@ -220,6 +220,56 @@ inline std::string stale_query(const Shape& shape, const std::string& view) {
   return "SELECT " + list + " FROM " + view + "_state WHERE tick_stale";
 }
 
+// A rollup over the rollup of a shape. Keys are all of its keys but the last, if it has any.
+struct Child {
+  std::string parent;
+  Shape shape;  // of the parent as it was made
+  bool hop = false;
+
+  // For tick.create_rollup, or with built-in functions.
+  std::string query(bool oracle) const {
+    const std::string bin = "date_bin('600 s', w, '2000-01-01 00:00+00')";
+    std::string list;
+    const size_t keys = shape.keys.empty() ? 0 : shape.keys.size() - 1;
+    for (size_t i = 0; i < keys; ++i) list += shape.keys[i].name + ", ";
+    if (!hop)
+      list += oracle ? bin : "tick.tumble(w, '600 s')";
+    else
+      list += oracle ? "generate_series(" + bin + " - interval '600 s', " + bin + ", '600 s')"
+                     : "tick.hop(w, '1200 s', '600 s')";
+    list += " AS of, count(*) AS windows";
+    for (const Column& column : shape.columns) {
+      const std::string& name = column.name;
+      const std::string newest = oracle ? "(array_agg(" + name + " ORDER BY w DESC, " + name +
+                                              " DESC) FILTER (WHERE " + name + " IS NOT NULL))[1]"
+                                        : "tick.last(" + name + ", w)";
+      list += ", count(" + name + ") AS n_" + name + ", max(" + name + ") AS max_" + name + ", " + newest +
+              " AS last_" + name;
+    }
+    std::string by;
+    for (size_t i = 1; i <= keys + 1; ++i) by += (i == 1 ? "" : ", ") + std::to_string(i);
+    return "SELECT " + list + " FROM " + parent + " GROUP BY " + by;
+  }
+
+  // Rows that it has and must not have, and the other way round.
+  std::string comparison(const std::string& view) const {
+    const std::string is = "(SELECT v::text FROM (SELECT " + outputs() + " FROM " + view + ") AS v)";
+    const std::string must = "(SELECT v::text FROM (" + query(true) + ") AS v)";
+    return "SELECT 'missing', * FROM (" + must + " EXCEPT ALL " + is +
+           ") AS a UNION ALL SELECT 'extra', * FROM (" + is + " EXCEPT ALL " + must + ") AS b LIMIT 10";
+  }
+
+ private:
+  std::string outputs() const {
+    std::string list;
+    for (size_t i = 0; i + 1 < shape.keys.size(); ++i) list += shape.keys[i].name + ", ";
+    list += "of, windows";
+    for (const Column& column : shape.columns)
+      list += ", n_" + column.name + ", max_" + column.name + ", last_" + column.name;
+    return list;
+  }
+};
+
 inline size_t key_columns(const Shape& shape) {
   return shape.keys.size() + (shape.window != 0 ? 1 : 0);
 }
