@@ -35,14 +35,12 @@ Cell cell_of(const std::string& bytes, Type type) {
 }
 
 // The keys as an array of the type that the parent's column has. Plain PostgreSQL code.
-Datum key_array(const Rollup& parent, size_t key, const std::set<std::string>& values) {
+Datum key_array(const Rollup& parent, size_t key, const Cell* cells, size_t count) {
   const ValueType& type = parent.columns[key];
-  auto* elements = static_cast<Datum*>(palloc(sizeof(Datum) * (values.size() + 1)));
-  int count = 0;
-  for (const std::string& bytes : values)
-    elements[count++] = key_datum(parent, key, cell_of(bytes, type.type));
-  return PointerGetDatum(
-      construct_array(elements, count, parent.column_types[key], type.length, type.by_value, type.align));
+  auto* elements = static_cast<Datum*>(palloc(sizeof(Datum) * (count + 1)));
+  for (size_t i = 0; i < count; ++i) elements[i] = key_datum(parent, key, cells[i]);
+  return PointerGetDatum(construct_array(elements, static_cast<int>(count), parent.column_types[key],
+                                         type.length, type.by_value, type.align));
 }
 
 // The window of the parent's row that has so many newer ones in [from, to); plus_infinity if none has.
@@ -248,6 +246,11 @@ void Merger::make_windows(Turn& turn, const Rollup& rollup, Micros lo, Micros hi
                              : watermarks_.of(rollup.source);
   const bool every = scope.every;
   const char* sql = every ? rollup.finish.c_str() : rollup.upsert.c_str();
+  std::vector<std::vector<Cell>> cells(rollup.parent_keys.size());
+  for (size_t key = 0; !every && key < cells.size(); ++key)
+    if (const int16_t of = rollup.parent_keys[key]; of >= 0)
+      for (const std::string& bytes : scope.keys[key])
+        cells[key].push_back(cell_of(bytes, parent->columns[of].type));
   struct Row {
     Micros window;
     const char* gone;  // its keys as JSON; nullptr: it was written
@@ -274,7 +277,7 @@ void Merger::make_windows(Turn& turn, const Rollup& rollup, Micros lo, Micros hi
       const int16_t of = rollup.parent_keys[key];
       if (of < 0) continue;
       types[number] = get_array_type(parent->column_types[of]);
-      values[number++] = key_array(*parent, of, scope.keys[key]);
+      values[number++] = key_array(*parent, of, cells[key].data(), cells[key].size());
     }
     auto* all_nulls = static_cast<char*>(palloc(number + 1));
     memset(all_nulls, ' ', number);
