@@ -265,13 +265,23 @@ COMMENT ON FUNCTION tick.as_of(anyelement, timestamptz, timestamptz, timestamptz
   'the rows of a rollup that were final at a time, as they were then, tick.as_of(null::candles_1m, t), of windows that start in [from, to)';
 
 -- ---------------------------------------------------------------------------------------------------------
--- tick.seed: windows of before the first row
+-- tick.seed: windows of before the first row; keys that go or are renamed
 -- ---------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION tick.seed(name regclass, query text) RETURNS int8
   LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_seed';
 COMMENT ON FUNCTION tick.seed(regclass, text) IS
   'gives a rollup finished windows of before its source''s first row, as the rows of a query whose columns are named as the rollup''s; returns how many';
+
+CREATE FUNCTION tick.forget(source regclass, keys jsonb, "from" timestamptz DEFAULT NULL, "to" timestamptz DEFAULT NULL,
+    OUT rows int8, OUT windows int8) RETURNS record
+  LANGUAGE C VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_forget';
+COMMENT ON FUNCTION tick.forget(regclass, jsonb, timestamptz, timestamptz)
+  IS 'deletes all that is known of a key: rows, windows of any age, their versions, ids; from and to: of a time only';
+CREATE FUNCTION tick.rename_key(source regclass, "old" jsonb, "new" jsonb, OUT rows int8, OUT windows int8) RETURNS record
+  LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'tick_rename_key';
+COMMENT ON FUNCTION tick.rename_key(regclass, jsonb, jsonb)
+  IS 'gives a key another name: in rows, in windows of any age and in what is known of its ids';
 
 -- ---------------------------------------------------------------------------------------------------------
 -- For users' own SQL

@@ -13,6 +13,7 @@
 #include "dedup.hpp"
 #include "evaluator.hpp"
 #include "guard.hpp"
+#include "keys.hpp"
 #include "revive.hpp"
 #include "session.hpp"
 #include "shared.hpp"
@@ -226,6 +227,7 @@ Datum capture_row(FunctionCallInfo fcinfo) {
   for (int i = 0; i < binding->count; ++i) {
     Evaluator* evaluator = binding->evaluators[i];
     const AttrNumber* attributes = binding->attributes[i];
+    if (is_spared(evaluator->program.id)) continue;
     if (update && same_input(evaluator, attributes, trigger->tg_trigslot, trigger->tg_newslot)) continue;
     Entry* entry = find_entry(evaluator);
     if (purge) {

@@ -1,5 +1,6 @@
 #include "dedup.hpp"
 
+#include <algorithm>
 #include <list>
 #include <memory>
 #include <optional>
@@ -759,6 +760,21 @@ void take_in_ids(Oid source, Oid relation) {
     Group& group = ready_group(columns, row);
     (void)insert_at_once(group, find_ids(group, row.key), row);
   });
+}
+
+const IdSet& known_ids(const Dedup* dedup, std::string_view key, std::string_view name) {
+  check_key(key);
+  Group& group = find_group(dedup, name);
+  lock_group(group);
+  return find_ids(group, key).now;
+}
+
+void change_ids(const Dedup* dedup, std::string_view key, std::string_view name, const IdChange& change) {
+  (void)known_ids(dedup, key, name);
+  Group& group = find_group(dedup, name);
+  Ids& ids = find_ids(group, key);
+  level_of(group, ids, GetCurrentTransactionNestLevel()).change.then(change);
+  change.apply_to(ids.now);
 }
 
 }  // namespace tick::pg

@@ -92,6 +92,27 @@ void end_ids_level(SubXactEvent event, int level);
 // relation: the source or a part of it. Does nothing for a source without dedup. Throws.
 void take_in_ids(Oid source, Oid relation);
 
+// What a key has seen, under its group's lock from now on; and changes it, as what this transaction does. The
+// reference is good until the next call. Throw.
+const IdSet& known_ids(const Dedup* dedup, std::string_view key, std::string_view group);
+void change_ids(const Dedup* dedup, std::string_view key, std::string_view group, const IdChange& change);
+
+// ---- keys that change as a whole (key_ids.cpp)
+
+// A column of a source, its value in the rows of some keys, and the one it is to have.
+struct IdColumn {
+  AttrNumber column;
+  Datum before;
+  bool before_null;
+  Datum after;
+  bool after_null;
+};
+// Gives back all ids of the keys with these values, rows or none, or lets the keys with the others have them:
+// as what this transaction does. Does nothing if the set's keys are other columns. Throws.
+void move_ids(Oid source, const std::vector<IdColumn>& columns, bool renamed);
+// Refuses that if an id is known of both keys. Throws.
+void check_ids(Oid source, const std::vector<IdColumn>& columns);
+
 // ---- the worker and definitions (seen.cpp)
 
 // The present set of a source, 0 = none. May ereport.

@@ -138,6 +138,21 @@ void write_sets(int32 set, const Sets& sets, Micros now) {
   });
 }
 
+// A key without ids is forgotten.
+void drop_empty(int32 set, const Sets& sets) {
+  std::vector<std::string_view> keys;
+  for (const auto& [key, ids] : sets)
+    if (ids.empty()) keys.push_back(key);
+  if (keys.empty()) return;
+  call([&] {
+    Oid types[2] = {INT4OID, get_array_type(BYTEAOID)};
+    Datum values[2] = {Int32GetDatum(set), bytea_array(keys)};
+    const char* sql = "DELETE FROM tick_catalog.seen WHERE dedup = $1 AND key = ANY ($2)";
+    if (SPI_execute_plan(kept_plan(sql, 2, types), values, nullptr, false, 0) != SPI_OK_DELETE)
+      elog(ERROR, "pg_tick: cannot run: %s", sql);
+  });
+}
+
 void add_duplicates(int32 set, int64_t count) {
   call([&] {
     Oid types[2] = {INT4OID, INT8OID};
@@ -178,6 +193,7 @@ void merge_changes(int32 set, const Changes& changes, Micros now) {
     if (before <= many_ranges && ids.ranges().size() > many_ranges) warn_sparse(set, ids.ranges().size());
   }
   write_sets(set, sets, now);
+  drop_empty(set, sets);
 }
 
 // ---- definitions

@@ -9,6 +9,9 @@
 #include "guard.hpp"
 #include "retention.hpp"
 #include "session.hpp"
+#include "shared.hpp"
+#include "evaluator.hpp"
+#include "coverage.hpp"
 
 namespace tick::pg {
 namespace {
@@ -364,6 +367,56 @@ void forget_source(Oid source) {
       psprintf("DELETE FROM tick_catalog.watermark AS w WHERE w.source = %u AND NOT EXISTS "
                "(SELECT FROM tick_catalog.source AS s WHERE s.relid = w.source)",
                source));
+}
+
+void require_source(Oid source) {
+  const char* name = get_rel_name(source);
+  if (name == nullptr)
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("relation %u does not exist", source),
+                    errhint("Name the table that rollups read.")));
+  if (!TICK_OWNS_RELATION(source, GetUserId())) aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_TABLE, name);
+  const Actor caller = act_as_extension();
+  const bool known = read_numbers("SELECT 1::int8 FROM tick_catalog.source WHERE relid = $1", source) != NIL;
+  act_again(caller);
+  if (!known)
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("\"%s\" is no source", name),
+                    errhint("tick.sources lists the sources.")));
+  if (!preloaded())
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                    errmsg("pg_tick is not loaded by shared_preload_libraries"),
+                    errhint("Add pg_tick to shared_preload_libraries and restart the server.")));
+}
+
+AttrNumber time_column(Oid source) {
+  Bitmapset* columns = nullptr;
+  Relation relation = table_open(source, AccessShareLock);
+  TupleDesc desc = RelationGetDescr(relation);
+  const auto is_time = [&](AttrNumber column) {
+    const Oid type = getBaseType(TupleDescAttr(desc, column - 1)->atttypid);
+    return type == TIMESTAMPTZOID || type == TIMESTAMPOID;
+  };
+  if (relation->rd_rel->relkind == RELKIND_PARTITIONED_TABLE) {
+    PartitionKey key = RelationGetPartitionKey(relation);
+    if (key->partattrs[0] > 0 && is_time(key->partattrs[0]))
+      columns = bms_add_member(columns, key->partattrs[0]);
+  }
+  if (columns == nullptr) {
+    ListCell* cell;
+    foreach (cell,
+             read_numbers("SELECT id FROM tick_catalog.program WHERE source = $1 AND current", source)) {
+      const Evaluator* evaluator = find_evaluator(*static_cast<int64*>(lfirst(cell)));
+      if (evaluator == nullptr || evaluator->program.time < 0) continue;
+      const int plain = evaluator->plain[evaluator->program.time];
+      if (plain >= 0) columns = bms_add_member(columns, evaluator->attribute[plain]);
+    }
+  }
+  if (columns == nullptr)
+    for (AttrNumber column = 1; column <= desc->natts; ++column)
+      if (!TupleDescAttr(desc, column - 1)->attisdropped && is_time(column))
+        columns = bms_add_member(columns, column);
+  table_close(relation, NoLock);
+  return bms_num_members(columns) == 1 ? static_cast<AttrNumber>(bms_singleton_member(columns))
+                                       : static_cast<AttrNumber>(0);
 }
 
 }  // namespace tick::pg

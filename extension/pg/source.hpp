@@ -37,4 +37,11 @@ void forget_source(Oid source);
 // The texts of an array, none of which may be NULL.
 List* read_names(Datum array);
 
+// Refuses a table that is no source, or not the caller's own.
+void require_source(Oid source);
+
+// The column that dates the rows of a source: what it is partitioned by, else what its windows are made of,
+// else the only one with a time; 0 if there are others. As the extension's owner.
+AttrNumber time_column(Oid source);
+
 }  // namespace tick::pg
