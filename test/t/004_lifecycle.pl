@@ -119,13 +119,8 @@ make_trades($node, 1);
 $node->safe_psql('postgres', "SELECT tick.create_rollup('candles_1m', candle_query('1 minute')); SELECT tick.create_rollup('candles_5m', candle_query('5 minutes'))");
 for my $round (1 .. 6) {
   $node->safe_psql('postgres', "INSERT INTO trades SELECT * FROM random_trades(500, $round / 10.0)");
-  my $worker = worker_pid($node);
   if ($round % 3 == 0) { $node->stop('immediate'); $node->start }
-  elsif ($worker) {
-    kill 'KILL', $worker;
-    $node->poll_query_until('postgres', undef, '');
-    $node->poll_query_until('postgres', 'SELECT true') or die 'no restart';
-  }
+  else { crash_worker($node) }
   exact($node, "crash $round");
 }
 is($node->safe_psql('postgres', 'SELECT count(*) FROM trades'), '3000', 'every committed row is there');

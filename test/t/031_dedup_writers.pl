@@ -130,9 +130,7 @@ for my $round (1 .. 3) {
     $node->safe_psql('postgres', "BEGIN; INSERT INTO trades SELECT 'kill', now(), 1, 1, i FROM generate_series($last, $last + 5) i; PREPARE TRANSACTION 'k$last'");
     $node->safe_psql('postgres', "COMMIT PREPARED 'k$last'; INSERT INTO trades SELECT 'kill', now(), 1, 1, i FROM generate_series($next, $last) i");
     if ($how eq 'worker') {
-      my $pid = worker_pid($node);
-      kill 'KILL', $pid if $pid;
-      $node->poll_query_until('postgres', 'SELECT true');
+      crash_worker($node);
     } else {
       $node->stop('immediate');
       $node->start;

@@ -166,9 +166,7 @@ sub churn {
 }
 for my $n (1 .. 3) {
   $sql->(churn($n));
-  my $worker = worker_pid($node);
-  $n == 2 ? crash($node) : kill 'KILL', $worker;
-  until_true(60, 'the server is back', sub { ($node->psql('postgres', 'SELECT 1', timeout => 5))[0] == 0 && worker_pid($node) ne $worker });
+  $n == 2 ? crash($node) : crash_worker($node);
 }
 same('killed');
 

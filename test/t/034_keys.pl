@@ -225,10 +225,9 @@ for my $round (1 .. 4) {
   wait_for($node, q{SELECT bool_and(EXISTS (SELECT FROM minutes m WHERE m.symbol = k.k AND m.n > 0)) FROM (VALUES ('A'), ('C')) k (k)});
   my ($one, $other) = $round % 2 ? ('A', 'C') : ('C', 'A');
   sql(qq{SELECT tick.forget('trades', '{"symbol": "$one"}')});
-  if (my $pid = $round == 2 ? worker_pid($node) : 0) {
-    kill 'KILL', $pid;    # all of the server goes through recovery
+  if ($round == 2) {
+    crash_worker($node);
     stop_writers();
-    $node->poll_query_until('postgres', 'SELECT true');
     next;
   }
   sql(qq{SELECT tick.rename_key('trades', '{"symbol": "$other"}', '{"symbol": "R$round"}')});

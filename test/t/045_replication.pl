@@ -34,8 +34,7 @@ sql('BEGIN; INSERT INTO trades VALUES ' . row('2pc', $_) . "; SAVEPOINT s; DELET
   . " RELEASE s; PREPARE TRANSACTION 'p$_'") for 1 .. 2;
 sql('INSERT INTO trades VALUES ' . row('between', 3));
 exact($node, 'beside prepared transactions');
-kill 'KILL', worker_pid($node);
-$node->poll_query_until('postgres', 'SELECT true') or die 'no restart';
+crash_worker($node);
 sql("COMMIT PREPARED 'p1'");
 exact($node, 'committed after a crash');
 $node->stop('immediate');

@@ -32,7 +32,6 @@ sub writer {
 }
 
 sub restarted {
-  $node->poll_query_until('postgres', undef, '');
   $node->poll_query_until('postgres', 'SELECT true') or die 'no restart';
 }
 
@@ -65,7 +64,7 @@ sub in_the_middle {
   }
   die 'no scan to be seen';
 }
-my $shoot = sub { "EXECUTE format('COPY (SELECT) TO PROGRAM %L', 'kill -KILL ' || $_[0]);" };
+my $shoot = sub { "EXECUTE format('COPY (SELECT) TO PROGRAM %L', 'kill -KILL ' || $_[0]); PERFORM pg_sleep(60);" };  # ends with the server
 my $worker = q{(SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_tick worker' LIMIT 1)};
 
 # ---- under a live writer, partitioned and not

@@ -64,9 +64,8 @@ for my $moment (1 .. $moments) {
       . join(' ', map { "INSERT INTO snapshot SELECT $moment, '$_', (v.*)::text FROM $_ v WHERE final;" } @rollups) . ' COMMIT');
   if ($moment == int($moments / 3) || $moment == int(2 * $moments / 3)) {
     # As if the machine had lost its memory: all start again, and what was not flushed is done again.
-    kill 'KILL', worker_pid($node);
+    crash_worker($node);
     finish($feed, 'TERM');
-    until_true(60, 'it recovers', sub { ($node->psql('postgres', 'SELECT 1'))[0] == 0 });
     feed_on();
   }
   my $turns = sql('SELECT at FROM turn');

@@ -11,7 +11,7 @@ use FindBin;
 use POSIX ();
 use Time::HiRes ();
 
-our @EXPORT = qw(make_node exact make_trades background worker_pid wait_for slurp crash);
+our @EXPORT = qw(make_node exact make_trades background worker_pid wait_for slurp crash crash_worker);
 
 sub slurp { my ($file) = @_; local $/; open my $in, '<', $file or die "$file: $!"; return <$in>; }
 
@@ -65,6 +65,15 @@ sub worker_pid {
   my ($node) = @_;
   return $node->safe_psql('postgres',
     "SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_tick worker' AND datname = current_database()");
+}
+
+# kill -9 of the worker, which takes the whole server through recovery; back when that is over. A dead process is listed until
+# the postmaster has noticed: before, the server still answers.
+sub crash_worker {
+  my ($node) = @_;
+  my $pid = worker_pid($node) or return;
+  kill 'KILL', $pid;
+  wait_for($node, "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)");
 }
 
 # kill -9 of the server, and its start as soon as the last of its processes has noticed.
