@@ -116,6 +116,7 @@ class Driver {
     std::vector<std::string> since;  // of the other columns, windows
   };
   std::map<std::string, Standing> rollups_;
+  std::map<std::string, Standing>::const_iterator pick_merged();
   std::map<std::string, Child> children_;
   double quiet_time_ = 0, drain_time_ = 0, wait_time_ = 0, kill_time_ = 0, verify_time_ = 0;
 };
@@ -224,6 +225,14 @@ Script Driver::resolve_prepared() {
   return script;
 }
 
+// One with windows that are merged; the end if there is none.
+std::map<std::string, Driver::Standing>::const_iterator Driver::pick_merged() {
+  std::vector<std::map<std::string, Standing>::const_iterator> list;
+  for (auto at = rollups_.cbegin(); at != rollups_.cend(); ++at)
+    if (at->second.shape.window != 0 && !at->second.shape.computed) list.push_back(at);
+  return list.empty() ? rollups_.cend() : dice_.pick(list);
+}
+
 // A definition for a writer; false when it makes no sense now.
 bool Driver::give_definition(Writer& writer, Kind kind) {
   Script script;
@@ -313,9 +322,9 @@ bool Driver::give_definition(Writer& writer, Kind kind) {
     }
     case create_child: {
       if (children_.size() >= 4 || rollups_.empty() || creating() || leaving()) return false;
-      const auto& [parent, rollup] =
-          *std::next(rollups_.begin(), dice_.below(static_cast<int>(rollups_.size())));
-      if (rollup.shape.window == 0 || rollup.shape.computed) return false;
+      const auto at = pick_merged();
+      if (at == rollups_.end()) return false;
+      const auto& [parent, rollup] = *at;
       const Child child{parent, rollup.shape, dice_.chance(30)};
       const std::string view = "c" + std::to_string(++next_rollup_);
       add({{"BEGIN"},
@@ -354,9 +363,9 @@ bool Driver::give_definition(Writer& writer, Kind kind) {
     }
     case alter_rollup: {
       if (rollups_.empty() || creating() || leaving()) return false;
-      const auto& [view, rollup] =
-          *std::next(rollups_.begin(), dice_.below(static_cast<int>(rollups_.size())));
-      if (rollup.shape.window == 0 || rollup.shape.computed || rollup.since.size() >= 3) return false;
+      const auto at = pick_merged();
+      if (at == rollups_.end() || at->second.since.size() >= 3) return false;
+      const auto& [view, rollup] = *at;
       const int which = dice_.below(static_cast<int>(additions().size()));
       const Column& column = additions()[static_cast<size_t>(which)];
       for (const Column& other : rollup.shape.columns)
@@ -412,7 +421,7 @@ bool Driver::give_definition(Writer& writer, Kind kind) {
       break;
     }
     case drop_column:
-      if (source_.extra.empty()) return false;
+      if (source_.extra.empty()) return give_definition(writer, add_column);
       add({{"ALTER TABLE " + source_.name + " DROP COLUMN " + dice_.pick(source_.extra), "", kind, true}});
       break;
     default:
@@ -710,7 +719,7 @@ bool Driver::enough() const {
   if (operations_ < planned_) return false;
   bool wanted = false;
   for (int kind = 0; kind < kinds; ++kind) wanted = wanted || wanting(kind);
-  return !wanted || operations_ > planned_ * 3 / 2;
+  return !wanted || operations_ > planned_ * 2;
 }
 
 void Driver::report() {

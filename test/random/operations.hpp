@@ -99,7 +99,7 @@ inline std::array<KindInfo, kinds> table = {{
     {"refresh", 20, 50},
     {"TRUNCATE refused", 15, 50},
     {"VACUUM", 17, 50},
-    {"ADD COLUMN", 18, 50},
+    {"ADD COLUMN", 20, 50},
     {"DROP COLUMN", 34, 50},
 }};
 

@@ -251,12 +251,13 @@ struct Child {
     return "SELECT " + list + " FROM " + parent + " GROUP BY " + by;
   }
 
-  // Rows that it has and must not have, and the other way round.
+  // Rows that it has and must not have, and the other way round. Numbers may differ in their zeros at the
+  // end.
   std::string comparison(const std::string& view) const {
-    const std::string is = "(SELECT v::text FROM (SELECT " + outputs() + " FROM " + view + ") AS v)";
-    const std::string must = "(SELECT v::text FROM (" + query(true) + ") AS v)";
-    return "SELECT 'missing', * FROM (" + must + " EXCEPT ALL " + is +
-           ") AS a UNION ALL SELECT 'extra', * FROM (" + is + " EXCEPT ALL " + must + ") AS b LIMIT 10";
+    const std::string is = "(SELECT " + outputs() + " FROM " + view + ")";
+    const std::string must = "(" + query(true) + ")";
+    return "SELECT 'missing', a::text FROM (" + must + " EXCEPT ALL " + is +
+           ") AS a UNION ALL SELECT 'extra', b::text FROM (" + is + " EXCEPT ALL " + must + ") AS b LIMIT 10";
   }
 
  private:
