@@ -165,6 +165,7 @@ refused(qq{SELECT * FROM tick.as_of(null::slow, '$now')}, qr/the history of "pub
 sql(q{CREATE FUNCTION refusal(q text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN EXECUTE q; RETURN ''; EXCEPTION WHEN object_not_in_prerequisite_state THEN RETURN SQLERRM; END $$});
 $holder->query_safe('BEGIN; SELECT now()');
 $now = sql(q{SELECT clock_timestamp()});
+wait_for($node, "SELECT clock_timestamp() > timestamptz '$now' + interval '1.5 s'");  # so that it is older than what is to be kept
 sql(q{SELECT tick.alter_rollup('candles_1m', history => '1 second')});
 wait_for($node, q{SELECT count(*) = 0 FROM tick_catalog.history_} . sql(q{SELECT id FROM tick_catalog.rollup WHERE view = 'candles_1m'::regclass}));
 like($holder->query_safe("SELECT refusal('SELECT tick.as_of(null::candles_1m, ''$now'')')"), qr/reaches back to/, 'also for a transaction that began before');
