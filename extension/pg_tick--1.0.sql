@@ -126,6 +126,7 @@ CREATE TABLE tick_catalog.rollup (
   window_slide interval,
   window_zone  text,
   window_origin timestamptz,
+  window_grows bool NOT NULL DEFAULT false,
   key_columns  text[] NOT NULL,
   time_column  text,
   item_columns text[] NOT NULL,
@@ -145,6 +146,7 @@ CREATE TABLE tick_catalog.rollup (
   channel      text NOT NULL DEFAULT 'tick_' OPERATOR(pg_catalog.||) pg_catalog.replace(pg_catalog.gen_random_uuid()::text, '-', '')
 );
 COMMENT ON COLUMN tick_catalog.rollup.parent IS 'the rollup whose view its query reads: `source` is what that one, or the first of them, reads, and there is no group';
+COMMENT ON COLUMN tick_catalog.rollup.window_grows IS 'windows of window_size grow by steps of window_slide, rather than slide by it';
 COMMENT ON COLUMN tick_catalog.rollup.parent_keys IS 'by key: the position of the same among the keys of the parent, -1 = it is none of them';
 COMMENT ON COLUMN tick_catalog.rollup.value_columns IS 'columns of the state table that the query itself computes, in the order of its outputs; NULL: all are merged';
 COMMENT ON COLUMN tick_catalog.rollup.item_from IS 'items that were added: windows that start before have none; NULL: all have';
@@ -409,7 +411,7 @@ CREATE FUNCTION tick_catalog.worker_counters(
 CREATE FUNCTION tick_catalog.scan_progress(
     OUT rollup int4, OUT "from" timestamptz, OUT "to" timestamptz, OUT rows int8, OUT rows_expected int8,
     OUT rows_per_second float8, OUT started_at timestamptz)
-  RETURNS SETOF record LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'tick_scan_progress';
+  RETURNS SETOF record LANGUAGE c VOLATILE ROWS 1 AS 'MODULE_PATHNAME', 'tick_scan_progress';
 COMMENT ON FUNCTION tick_catalog.scan_progress() IS 'the scan of a rollup''s history that a helper process runs now, if any';
 
 CREATE FUNCTION tick_catalog.wake() RETURNS void LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'tick_wake';
@@ -425,6 +427,8 @@ CREATE FUNCTION tick_catalog.present_rate(rate float8, last_arrival timestamptz)
   SELECT coalesce($1 * pg_catalog.exp(-least(extract(epoch FROM pg_catalog.clock_timestamp() - $2), 3000)::float8 / 5), 0) $$;
 COMMENT ON FUNCTION tick_catalog.present_rate(float8, timestamptz) IS 'rows a second, as it has decayed since the last arrival';
 
+-- LIMIT 1 tells the planner what the primary key does not: how many rows there are. Without it the view would look dear
+-- enough to be compiled, for seconds.
 CREATE VIEW tick.status AS
   SELECT r.view::pg_catalog.regclass AS rollup,
          coalesce((SELECT p.view FROM tick_catalog.rollup p WHERE p.id = r.parent), r.source)::pg_catalog.regclass AS source,
@@ -432,7 +436,7 @@ CREATE VIEW tick.status AS
               WHEN r.status = 'live' AND (d.since IS NOT NULL OR EXISTS (SELECT FROM tick_catalog.pending p WHERE p.rollup = r.id))
               THEN 'recompute' ELSE r.status END AS state,
          tick_catalog.present_rate(w.rate, w.last_arrival) AS rows_per_second,
-         (SELECT count(*) FROM tick_catalog.frontier f,
+         (SELECT count(*) FROM (SELECT snapshot FROM tick_catalog.frontier LIMIT 1) f,
             (SELECT xid FROM tick_catalog.queue_0 UNION ALL SELECT xid FROM tick_catalog.queue_1
              UNION ALL SELECT xid FROM tick_catalog.queue_2) q
           WHERE q.xid >= pg_catalog.pg_snapshot_xmin(f.snapshot)
@@ -443,7 +447,7 @@ CREATE VIEW tick.status AS
          (SELECT count(*) FROM tick_catalog.stale t WHERE t.rollup = r.id) AS stale
   FROM tick_catalog.rollup r
   JOIN tick_catalog.source o ON o.relid = r.source
-  CROSS JOIN tick_catalog.frontier f
+  CROSS JOIN (SELECT epoch FROM tick_catalog.frontier LIMIT 1) f
   LEFT JOIN tick_catalog.watermark w ON w.source = r.source
   CROSS JOIN tick_catalog.worker_counters() c
   LEFT JOIN LATERAL (SELECT min(t.since) AS since FROM tick_catalog.touched t WHERE t.rollup = r.id) d ON true

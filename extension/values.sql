@@ -52,6 +52,22 @@ CREATE FUNCTION tick.hop(ts timestamp, size interval, slide interval, tz text) R
   LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 5 AS 'MODULE_PATHNAME', 'tick_hop';
 COMMENT ON FUNCTION tick.hop(timestamp, interval, interval, text)
   IS 'starts of the windows of a size, one every slide from midnight of a time zone, that hold a time read as UTC';
+CREATE FUNCTION tick.cumulate(ts timestamptz, size interval, step interval) RETURNS SETOF timestamptz
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 12 AS 'MODULE_PATHNAME', 'tick_cumulate';
+COMMENT ON FUNCTION tick.cumulate(timestamptz, interval, interval)
+  IS 'last steps of the windows that hold a time and grow by steps within those of a size, in UTC';
+CREATE FUNCTION tick.cumulate(ts timestamptz, size interval, step interval, tz text) RETURNS SETOF timestamptz
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 12 AS 'MODULE_PATHNAME', 'tick_cumulate';
+COMMENT ON FUNCTION tick.cumulate(timestamptz, interval, interval, text)
+  IS 'last steps of the windows that hold a time and grow by steps within those of a size, from midnight of a time zone';
+CREATE FUNCTION tick.cumulate(ts timestamp, size interval, step interval) RETURNS SETOF timestamp
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 12 AS 'MODULE_PATHNAME', 'tick_cumulate';
+COMMENT ON FUNCTION tick.cumulate(timestamp, interval, interval)
+  IS 'last steps of the windows that hold a time read as UTC and grow by steps within those of a size';
+CREATE FUNCTION tick.cumulate(ts timestamp, size interval, step interval, tz text) RETURNS SETOF timestamp
+  LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE ROWS 12 AS 'MODULE_PATHNAME', 'tick_cumulate';
+COMMENT ON FUNCTION tick.cumulate(timestamp, interval, interval, text)
+  IS 'last steps of the windows that hold a time read as UTC and grow by steps within those of a size, from midnight of a time zone';
 
 CREATE FUNCTION tick_catalog.window_end(start timestamptz, size interval) RETURNS timestamptz
   LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_window_end';
@@ -61,8 +77,10 @@ CREATE FUNCTION tick_catalog.window_end(start timestamp, size interval) RETURNS 
   LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_window_end';
 CREATE FUNCTION tick_catalog.window_end(start timestamp, size interval, slide interval, tz text, origin timestamp) RETURNS timestamp
   LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_window_end_in';
-CREATE FUNCTION tick_catalog.window_reach(first timestamptz, last timestamptz, size interval, slide interval, tz text, origin timestamptz) RETURNS timestamptz[]
+CREATE FUNCTION tick_catalog.window_reach(first timestamptz, last timestamptz, size interval, slide interval, tz text, origin timestamptz, grows bool) RETURNS timestamptz[]
   LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_window_reach';
+CREATE FUNCTION tick_catalog.window_from(covered timestamptz, size interval, slide interval, tz text, origin timestamptz, grows bool) RETURNS timestamptz
+  LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'tick_window_from';
 
 CREATE TYPE tick.exact_sum;
 CREATE FUNCTION tick_catalog.exact_sum_in(cstring) RETURNS tick.exact_sum
@@ -183,7 +201,7 @@ COMMENT ON FUNCTION tick_catalog.rebuild_seen(regclass) IS 'makes the sets of id
 REVOKE ALL ON FUNCTION tick_catalog.rebuild_seen(regclass) FROM PUBLIC;
 CREATE FUNCTION tick_catalog.ranges(packed bytea, OUT from_id int8, OUT to_id int8, OUT first_time timestamptz,
                                     OUT last_time timestamptz, OUT since timestamptz)
-  RETURNS SETOF record LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'tick_ranges';
+  RETURNS SETOF record LANGUAGE c STABLE STRICT ROWS 10 AS 'MODULE_PATHNAME', 'tick_ranges';
 COMMENT ON FUNCTION tick_catalog.ranges(bytea) IS 'ranges of ids, with the times of the rows at their edges';
 
 CREATE VIEW tick.seen AS
@@ -200,7 +218,7 @@ CREATE VIEW tick.gaps AS
          g.to_id::numeric - g.from_id + 1 AS missing, g.from_time, g.to_time,
          (SELECT jsonb_object_agg(r.view::pg_catalog.regclass::text, tick_catalog.window_reach(
                    least(g.from_time, g.to_time), greatest(g.from_time, g.to_time),
-                   r.window_size, r.window_slide, r.window_zone, r.window_origin))
+                   r.window_size, r.window_slide, r.window_zone, r.window_origin, r.window_grows))
           FROM tick_catalog.rollup r WHERE r.source = u.source AND r.window_size IS NOT NULL
             AND g.from_time IS NOT NULL AND g.to_time IS NOT NULL) AS windows,
          g.since,

@@ -85,6 +85,25 @@ int64_t first_day_of(int64_t day, const WindowSize& size) {
   return day_of_month(month - floor_mod(month - size.first_month, size.months)) + size.month_begins;
 }
 
+// The windows within which cumulating ones grow.
+WindowSize whole_of(const WindowSize& size) {
+  WindowSize whole = size;
+  whole.micros = size.grows;
+  whole.grows = 0;
+  return whole;
+}
+
+// The start of the nth cumulating window that holds a time, counted back from that of all steps.
+Micros nth_step(Micros t, int64_t nth, const WindowSize& size) {
+  const WindowSize whole = whole_of(size);
+  const Micros first = window_start(t, whole);
+  if (is_infinite(t) || size.micros == size.grows) return nth == 0 ? first : minus_infinity;
+  const __int128 length = static_cast<__int128>(next_window(first, whole)) - first;
+  const __int128 before = (length - 1) / size.micros - nth;
+  const __int128 start = first + before * size.micros;
+  return start + size.micros <= t || before < 0 ? minus_infinity : saturate(start);
+}
+
 // The start of the window so many slides before, most often at once: all slides of a day of 24 hours are
 // whole.
 Micros back(Micros start, int64_t windows, const WindowSize& size) {
@@ -109,6 +128,12 @@ void WindowSize::begin_at(Micros moment) {
 }
 
 std::string WindowSize::validate() const {
+  if (grows != 0) {
+    if (grows < 0 || micros <= 0) return "the size and the step of a cumulating window must be positive";
+    if (grows > micros_per_day) return "the size of a cumulating window must be a time of at most 24 hours";
+    if (grows % micros != 0 || micros_per_day % grows != 0)
+      return "the step of a cumulating window must divide its size, and the size the day";
+  }
   if ((months != 0) + (days != 0) + (micros != 0) != 1) {
     return "window size must be a number of months, or of days, or a time of at most 24 hours";
   }
@@ -160,11 +185,17 @@ Micros next_window(Micros start, const WindowSize& size) {
 }
 
 Micros nth_window(Micros t, int64_t nth, const WindowSize& size) {
+  if (size.grows != 0) return nth_step(t, nth, size);
   return back(window_start(t, size), nth, size);
 }
 
 Micros first_window(Micros t, const WindowSize& size) {
+  if (size.grows != 0) return window_start(t, size);
   return nth_window(t, windows_of_time(size) - 1, size);
+}
+
+Micros begin_of_rows(Micros start, const WindowSize& size) {
+  return size.grows == 0 ? start : window_start(start, whole_of(size));
 }
 
 Micros end_of_rows(Micros end, const WindowSize& size) {
@@ -172,7 +203,21 @@ Micros end_of_rows(Micros end, const WindowSize& size) {
 }
 
 Micros window_ending(Micros end, const WindowSize& size) {
-  return is_infinite(end) ? end : back(window_start(end - 1, size), windows_of_time(size) - 1, size);
+  if (is_infinite(end)) return end;
+  const Micros last = window_start(end - 1, size);
+  return size.slide == 0 ? last : back(last, windows_of_time(size) - 1, size);
+}
+
+Micros end_of_windows(Micros end, const WindowSize& size) {
+  if (size.grows == 0 || is_infinite(end)) return end;
+  const WindowSize whole = whole_of(size);
+  return next_window(window_start(end - 1, whole), whole);
+}
+
+Micros first_window_from(Micros t, const WindowSize& size) {
+  if (size.grows != 0) return first_window_from(t, whole_of(size));
+  const Micros start = window_start(t, size);
+  return start == t ? start : next_window(start, size);
 }
 
 namespace {

@@ -1,7 +1,7 @@
-// Calendar arithmetic of tumbling and hopping windows in UTC or a time zone: where a window starts, where it
-// ends, and the widest pane that subdivides it. Timestamps are PostgreSQL's: microseconds since 2000-01-01
-// 00:00 UTC, proleptic Gregorian. Every function is total and free of overflow: results beyond the 64-bit
-// range become the infinities.
+// Calendar arithmetic of tumbling, hopping and cumulating windows in UTC or a time zone: where a window
+// starts, where it ends, where its rows begin, and the widest pane that subdivides it. Timestamps are
+// PostgreSQL's: microseconds since 2000-01-01 00:00 UTC, proleptic Gregorian. Every function is total and
+// free of overflow: results beyond the 64-bit range become the infinities.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +27,10 @@ struct WindowSize {
   int32_t days = 0;
   Micros micros = 0;
   Micros slide = 0;  // 0: tumbling; else a window of `micros` starts every `slide`
+  // 0, or the windows cumulate: they grow by steps of `micros` within tumbling ones of so many. Each is
+  // called by the start of its last step, at which its rows do not begin: see begin_of_rows(). Starts and
+  // ends are those of the steps.
+  Micros grows = 0;
 
   const Zone* zone = nullptr;  // nullptr: UTC
   // The origin, as clocks of the zone read: days begin at its time of day, days and months are counted from
@@ -55,18 +59,28 @@ constexpr Micros window_label(Micros start) {
   return start < timestamp_min ? minus_infinity : start;
 }
 
-// Returns how many windows hold a time: 1, or size / slide.
+// Returns how many windows hold a time: 1, or size / slide; of cumulating ones, of a day of 24 hours, at most
+// size / step.
 constexpr int64_t windows_of_time(const WindowSize& size) {
+  if (size.grows != 0) return size.grows / size.micros;
   return size.slide == 0 ? 1 : size.micros / size.slide;
 }
 
-// Returns the start of the last window that holds `t`; an infinity is its own window. `size` must be valid.
+// Returns the same for the longest day that a zone has: clocks are never set back by more than a day.
+constexpr int64_t most_windows_of_time(const WindowSize& size) {
+  return size.grows == micros_per_day && size.zone != nullptr ? 2 * windows_of_time(size)
+                                                              : windows_of_time(size);
+}
+
+// Returns the last start of a window that is not after `t`, which that window holds; an infinity is its own
+// window. `size` must be valid.
 //   micros: a grid anchored at each midnight of the zone, so that the last window of a day may be short (4 h
 //   of New York: five and one of 3 h on 2026-03-08); 24 hours and days: local days, whatever their length;
 //   months: calendar months. A day begins when clocks have done with the day before (see Zone::moment).
 Micros window_start(Micros t, const WindowSize& size);
 
-// Returns the start of the nth window that holds `t`, counted from 0, the last one; and of the first one.
+// Returns the start of the nth window that holds `t`, counted from 0, the last one; minus_infinity if so many
+// cumulating ones do not hold it. And the start of the first one.
 Micros nth_window(Micros t, int64_t nth, const WindowSize& size);
 Micros first_window(Micros t, const WindowSize& size);
 
@@ -74,8 +88,16 @@ Micros first_window(Micros t, const WindowSize& size);
 Micros previous_window(Micros start, const WindowSize& size);
 Micros next_window(Micros start, const WindowSize& size);
 
-// Returns the end of the rows that windows with a start before `end`, any time, consist of.
+// Returns where the rows begin that windows with a start at or after `start`, any time, consist of, and where
+// those end of windows with a start before `end`.
+Micros begin_of_rows(Micros start, const WindowSize& size);
 Micros end_of_rows(Micros end, const WindowSize& size);
+
+// Returns the time before which all windows start that hold times before `end`.
+Micros end_of_windows(Micros end, const WindowSize& size);
+
+// Returns the start from which on windows consist of rows at or after `t` alone.
+Micros first_window_from(Micros t, const WindowSize& size);
 
 // Returns the start of the window that ends at `end`.
 Micros window_ending(Micros end, const WindowSize& size);

@@ -88,6 +88,7 @@ void read_added(Definition* def, const Definition* before, const Query* standing
   def->id = before->id;
   def->size = before->size;
   def->slide = before->slide;
+  def->grows = before->grows;
   def->zone = before->zone;
   def->origin = before->origin;
   def->state = before->state;
@@ -189,8 +190,8 @@ void record_added(const Definition* before, Definition* def, const Standing* rol
           "finish = $8, "
           "item_from = "
           "coalesce(r.item_from, array_fill(NULL::timestamptz, ARRAY[$3])) || "
-          "array_fill(greatest(o.raw_from, r.seeded_to), "
-          "ARRAY[$4]), "
+          "array_fill(tick_catalog.window_from(greatest(o.raw_from, r.seeded_to), r.window_size, "
+          "r.window_slide, r.window_zone, r.window_origin, r.window_grows), ARRAY[$4]), "
           "filling = $4 FROM tick_catalog.source AS o WHERE r.id = $1 AND o.relid = r.source",
           8, types, values, nullptr, false, 0) < 0)
     elog(ERROR, "pg_tick: cannot write the catalogs");

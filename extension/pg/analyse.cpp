@@ -110,7 +110,7 @@ void take_arguments(Definition* def, List* arguments) {
     Node* argument = static_cast<Node*>(list_nth(arguments, i));
     switch (exprType(argument)) {
       case INTERVALOID:
-        def->slide = DatumGetIntervalP(constant(def, argument, "slide"));
+        def->slide = DatumGetIntervalP(constant(def, argument, def->grows ? "step" : "slide"));
         break;
       case TEXTOID:
         def->zone = TextDatumGetCString(constant(def, argument, "time zone"));
@@ -125,7 +125,7 @@ void take_arguments(Definition* def, List* arguments) {
 // Makes the window of them; `reason` becomes why it cannot be kept, or stays empty.
 void make_window(Definition* def, char* reason, size_t room) {
   try {
-    def->window_size = window_size(def->size, def->slide);
+    def->window_size = window_size(def->size, def->slide, def->grows);
     if (def->zone != nullptr) def->window_size.zone = find_zone(def->zone);
     if (def->origin != nullptr && TIMESTAMP_NOT_FINITE(*def->origin))
       strlcpy(reason, "the origin of a window must be finite", room);
@@ -146,14 +146,17 @@ void take_window(Definition* def, Node* node) {
   }
   List* arguments = window_arguments(node);
   def->window = node;
-  if (def->id == 0) take_arguments(def, arguments);
+  if (def->id == 0) {
+    def->grows = is_tick_function(reinterpret_cast<FuncExpr*>(node)->funcid, "cumulate");
+    take_arguments(def, arguments);
+  }
   char reason[256] = "";
   make_window(def, reason, sizeof reason);
   if (def->slide != nullptr) {  // in the catalog both are times, a day is 24 hours
     def->size = static_cast<Interval*>(palloc0(sizeof(Interval)));
-    def->size->time = def->window_size.micros;
+    def->size->time = def->grows ? def->window_size.grows : def->window_size.micros;
     def->slide = static_cast<Interval*>(palloc0(sizeof(Interval)));
-    def->slide->time = def->window_size.slide;
+    def->slide->time = def->grows ? def->window_size.micros : def->window_size.slide;
   }
   if (reason[0] != '\0')
     ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s", reason),
@@ -164,7 +167,8 @@ void take_window(Definition* def, Node* node) {
                     errmsg("a time would be in %lld windows, a rollup keeps at most %lld",
                            static_cast<long long>(windows_of_time(def->window_size)),
                            static_cast<long long>(max_windows_of_time)),
-                    errhint("Make the slide longer, or sum up windows of a shorter rollup when you read it."),
+                    errhint("Make the %s longer, or sum up windows of a shorter rollup when you read it.",
+                            def->grows ? "step" : "slide"),
                     at(def->text, exprLocation(static_cast<Node*>(lsecond(arguments))))));
   def->time = add_input(def, static_cast<Node*>(linitial(arguments)));
 }
@@ -374,7 +378,8 @@ bool is_grouped(const Definition* def, Node* node) {
 bool is_window(const Node* node) {
   if (!IsA(node, FuncExpr)) return false;
   const Oid function = reinterpret_cast<const FuncExpr*>(node)->funcid;
-  return is_tick_function(function, "tumble") || is_tick_function(function, "hop");
+  return is_tick_function(function, "tumble") || is_tick_function(function, "hop") ||
+         is_tick_function(function, "cumulate");
 }
 
 List* window_arguments(const Node* window) {

@@ -250,7 +250,7 @@ void Computer::take_windows(Work& work) {
 void Computer::compute(Work& work) {
   if (work.windows.empty()) return;
   const Rollup& rollup = work.rollup;
-  const Micros lo = rollup.windowed ? work.windows.front() : minus_infinity;
+  const Micros lo = rollup.windowed ? begin_of_rows(work.windows.front(), rollup.size) : minus_infinity;
   const Micros hi = rollup.windowed ? end_of_rows(next_window(work.windows.back(), rollup.size), rollup.size)
                                     : plus_infinity;
   const Micros* windows = work.windows.data();

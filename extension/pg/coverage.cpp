@@ -122,7 +122,7 @@ void mark_pending(int32 rollup, Oid source, Oid table) {
       const Bounds bounds = find_bounds(source, table, evaluator->attribute[time]);
       if (bounds.kind == Bounds::known) {
         lo = first_window(bounds.lo, size);
-        hi = bounds.hi;
+        hi = end_of_windows(bounds.hi, size);
       }
     }
   }
@@ -138,14 +138,19 @@ void take_in_table(Oid source, Oid table) {
     run(psprintf("UPDATE tick_catalog.source SET raw_from = %s WHERE relid = %u AND raw_from = %s",
                  time_text(bounds.lo), source, time_text(bounds.hi)));
   // The windows that the leaf covers are computed with all their columns.
+  const auto window_from = [](const char* time) {
+    return psprintf(
+        "tick_catalog.window_from(%s::timestamptz, r.window_size, r.window_slide, r.window_zone, "
+        "r.window_origin, r.window_grows)",
+        time);
+  };
+  const char *lo = window_from(time_text(bounds.lo)), *hi = window_from(time_text(bounds.hi));
   run(psprintf(
-      "UPDATE tick_catalog.rollup AS r SET item_from = (SELECT array_agg(CASE WHEN u.t > "
-      "coalesce(%s::timestamptz, "
+      "UPDATE tick_catalog.rollup AS r SET item_from = (SELECT array_agg(CASE WHEN u.t > coalesce(%s, "
       "'-infinity') AND u.t <= %s AND o.raw_from IS NOT DISTINCT FROM %s THEN %s ELSE u.t END ORDER BY u.n) "
-      "FROM "
-      "unnest(r.item_from) WITH ORDINALITY AS u (t, n)) FROM tick_catalog.source AS o WHERE o.relid = %u AND "
-      "r.source = o.relid AND r.item_from IS NOT NULL",
-      time_text(bounds.lo), time_text(bounds.hi), time_text(bounds.lo), time_text(bounds.lo), source));
+      "FROM unnest(r.item_from) WITH ORDINALITY AS u (t, n)) FROM tick_catalog.source AS o WHERE o.relid = "
+      "%u AND r.source = o.relid AND r.item_from IS NOT NULL",
+      lo, hi, time_text(bounds.lo), lo, source));
   List* beyond = read_numbers(
       psprintf("SELECT 1::int8 FROM tick_catalog.source WHERE relid = $1 AND raw_from IS NOT NULL AND "
                "(%s::timestamptz IS NULL OR raw_from > %s)",

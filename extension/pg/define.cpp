@@ -116,10 +116,10 @@ Datum parent_keys(const Definition* def) {
 void write_rollup(Definition* def, Oid view, Oid state, Oid definition, Oid live, int32 group) {
   const int keys = list_length(def->keys);
   const int first = keys + (def->window != nullptr ? 1 : 0);
-  Oid types[] = {INT4OID, OIDOID,      OIDOID,       OIDOID,      OIDOID,         INT4OID,
-                 OIDOID,  INTERVALOID, TEXTARRAYOID, TEXTOID,     TEXTARRAYOID,   TEXTOID,
-                 TEXTOID, INTERVALOID, INTERVALOID,  TEXTOID,     TIMESTAMPTZOID, TEXTARRAYOID,
-                 OIDOID,  TEXTOID,     INT4OID,      INT2ARRAYOID};
+  Oid types[] = {INT4OID, OIDOID,      OIDOID,       OIDOID,       OIDOID,         INT4OID,
+                 OIDOID,  INTERVALOID, TEXTARRAYOID, TEXTOID,      TEXTARRAYOID,   TEXTOID,
+                 TEXTOID, INTERVALOID, INTERVALOID,  TEXTOID,      TIMESTAMPTZOID, TEXTARRAYOID,
+                 OIDOID,  TEXTOID,     INT4OID,      INT2ARRAYOID, BOOLOID};
   Datum values[] = {Int32GetDatum(def->id),
                     ObjectIdGetDatum(view),
                     ObjectIdGetDatum(state),
@@ -141,8 +141,9 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, Oid live
                     ObjectIdGetDatum(live),
                     CStringGetTextDatum(finish_sql(def)),
                     Int32GetDatum(def->parent_id),
-                    parent_keys(def)};
-  char nulls[] = "                      ";
+                    parent_keys(def),
+                    BoolGetDatum(def->grows)};
+  char nulls[] = "                       ";
   const bool follows = OidIsValid(def->parent);
   if (!def->computed || follows) nulls[17] = 'n';
   if (follows)
@@ -158,11 +159,12 @@ void write_rollup(Definition* def, Oid view, Oid state, Oid definition, Oid live
   write(
       "INSERT INTO tick_catalog.rollup (id, view, state, definition, source, group_id, owner, window_size, "
       "key_columns, time_column, item_columns, upsert, merged, window_slide, retention, window_zone, "
-      "window_origin, value_columns, live, finish, parent, parent_keys) OVERRIDING SYSTEM VALUE VALUES ($1, "
+      "window_origin, value_columns, live, finish, parent, parent_keys, window_grows) OVERRIDING SYSTEM "
+      "VALUE VALUES ($1, "
       "$2, $3, $4, $5, $6, "
       "$7, $8, "
-      "$9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)",
-      22, types, values, nulls);
+      "$9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)",
+      23, types, values, nulls);
   Oid pending_types[] = {INT4OID, INT8OID, INT8OID};
   Datum pending[] = {Int32GetDatum(def->id), Int64GetDatum(minus_infinity), Int64GetDatum(plus_infinity)};
   write("INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh) VALUES ($1, $2, $3, true)", 3,
@@ -234,7 +236,7 @@ const char* query_like(Oid view, const Interval* size) {
   resize(reinterpret_cast<Node*>(query->targetList), &resized);
   if (resized.windows == 0)
     ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("rollup \"%s\" has no windows", name),
-                    errhint("A size can be given to a rollup with tick.tumble or tick.hop.")));
+                    errhint("A size can be given to a rollup with a window, as tick.tumble makes one.")));
   return pg_get_querydef(query, false);
 }
 

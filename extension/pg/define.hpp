@@ -49,6 +49,7 @@ struct Definition {
   Node* window;         // the call of tick.tumble, or nullptr
   Interval* size;       // when `id` is set, as the catalog has it; so are slide, zone and origin
   Interval* slide;      // nullptr: tumbling
+  bool grows;           // by steps of `slide`, or else it hops
   const char* zone;     // nullptr: UTC
   TimestampTz* origin;  // nullptr: midnight
   Interval* retention;  // nullptr: for ever
@@ -246,9 +247,10 @@ struct Standing {
   Oid parent;          // InvalidOid: it reads the source
   int16* parent_keys;  // nullptr without a parent
   Oid owner;
-  Oid heir;             // who owns its objects by now
-  Interval* size;       // nullptr without a window
-  Interval* slide;      // nullptr unless it hops
+  Oid heir;         // who owns its objects by now
+  Interval* size;   // nullptr without a window
+  Interval* slide;  // nullptr unless it hops or grows
+  bool grows;
   const char* zone;     // nullptr: UTC
   TimestampTz* origin;  // nullptr: midnight
   const char* upsert;

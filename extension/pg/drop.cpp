@@ -124,8 +124,8 @@ void drop_rollup(Oid view) {
   const char* followers = follower_names(static_cast<Remains*>(linitial(found))->rollup);
   if (followers != nullptr)
     ereport(ERROR, (errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-                    errmsg("cannot drop rollup \"%s\": %s read it", name, followers),
-                    errhint("Drop them first, or DROP VIEW %s CASCADE.", relation_text(view))));
+                    errmsg("cannot drop rollup \"%s\": it is read by %s", name, followers),
+                    errhint("Drop first what reads it, or DROP VIEW %s CASCADE.", relation_text(view))));
   remove_all(found);
   act_again(again);
 }

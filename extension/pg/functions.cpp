@@ -28,8 +28,8 @@ const Zone* zone_argument(FunctionCallInfo fcinfo, int argument) {
 }
 
 WindowSize valid_size(const Interval* size, const Interval* slide = nullptr, const Zone* zone = nullptr,
-                      const Timestamp* origin = nullptr) {
-  WindowSize result = window_size(size, slide);
+                      const Timestamp* origin = nullptr, bool grows = false) {
+  WindowSize result = window_size(size, slide, grows);
   result.zone = zone;
   if (origin != nullptr && TIMESTAMP_NOT_FINITE(*origin))
     throw Error{Error::Code::invalid_argument, "the origin of a window must be finite"};
@@ -42,45 +42,50 @@ WindowSize valid_size(const Interval* size, const Interval* slide = nullptr, con
 // The window that arguments from `first` on describe, NULL what it has not.
 WindowSize full_size(FunctionCallInfo fcinfo, int first) {
   const Timestamp origin = PG_ARGISNULL(first + 3) ? 0 : PG_GETARG_TIMESTAMP(first + 3);
-  return valid_size(PG_GETARG_INTERVAL_P(first),
-                    PG_ARGISNULL(first + 1) ? nullptr : PG_GETARG_INTERVAL_P(first + 1),
-                    PG_ARGISNULL(first + 2) ? nullptr : zone_argument(fcinfo, first + 2),
-                    PG_ARGISNULL(first + 3) ? nullptr : &origin);
+  return valid_size(
+      PG_GETARG_INTERVAL_P(first), PG_ARGISNULL(first + 1) ? nullptr : PG_GETARG_INTERVAL_P(first + 1),
+      PG_ARGISNULL(first + 2) ? nullptr : zone_argument(fcinfo, first + 2),
+      PG_ARGISNULL(first + 3) ? nullptr : &origin, PG_NARGS() > first + 4 && PG_GETARG_BOOL(first + 4));
 }
 
 Datum label(Timestamp time, const WindowSize& size) {
   return TimestampGetDatum(window_label(window_start(time, size)));
 }
 
-struct Hop {
-  Micros start;
+// The windows that hold a time.
+struct Holding {
+  Micros next, last;
   WindowSize size;
 };
 
-Datum hop(FunctionCallInfo fcinfo) {
+// One start a call, the first window first. (ts, size, slide or step [, zone]).
+Datum windows_holding(FunctionCallInfo fcinfo, bool grow) {
   if (SRF_IS_FIRSTCALL()) {
     const text* name = PG_NARGS() > 3 ? PG_GETARG_TEXT_PP(3) : nullptr;
     const Zone* zone = name == nullptr
                            ? nullptr
                            : find_zone({VARDATA_ANY(name), static_cast<size_t>(VARSIZE_ANY_EXHDR(name))});
-    const WindowSize size = valid_size(PG_GETARG_INTERVAL_P(1), PG_GETARG_INTERVAL_P(2), zone);
+    const WindowSize size = valid_size(PG_GETARG_INTERVAL_P(1), PG_GETARG_INTERVAL_P(2), zone, nullptr, grow);
     const Micros time = PG_GETARG_TIMESTAMP(0);
     call([&] {
       FuncCallContext* calls = SRF_FIRSTCALL_INIT();
-      auto* next = static_cast<Hop*>(MemoryContextAlloc(calls->multi_call_memory_ctx, sizeof(Hop)));
-      auto windows = static_cast<uint64>(TIMESTAMP_NOT_FINITE(time) ? 1 : windows_of_time(size));
-      Micros start = first_window(time, size);
-      for (; windows > 1 && start < timestamp_min; --windows) start = next_window(start, size);
-      *next = Hop{start, size};
-      calls->user_fctx = next;
-      calls->max_calls = windows;
+      auto* holding =
+          static_cast<Holding*>(MemoryContextAlloc(calls->multi_call_memory_ctx, sizeof(Holding)));
+      *holding = Holding{first_window(time, size), nth_window(time, 0, size), size};
+      while (holding->next < timestamp_min && holding->next < holding->last)
+        holding->next = next_window(holding->next, size);
+      calls->user_fctx = holding;
+      calls->max_calls = 1;
     });
   }
   FuncCallContext* calls = SRF_PERCALL_SETUP();
-  auto* next = static_cast<Hop*>(calls->user_fctx);
+  auto* holding = static_cast<Holding*>(calls->user_fctx);
   if (calls->call_cntr >= calls->max_calls) SRF_RETURN_DONE(calls);
-  const Micros start = next->start;
-  next->start = next_window(start, next->size);
+  const Micros start = holding->next;
+  if (start < holding->last) {
+    holding->next = next_window(start, holding->size);
+    ++calls->max_calls;
+  }
   SRF_RETURN_NEXT(calls, TimestampGetDatum(window_label(start)));
 }
 
@@ -143,9 +148,11 @@ PG_FUNCTION_INFO_V1(tick_tumble);
 PG_FUNCTION_INFO_V1(tick_tumble_from);
 PG_FUNCTION_INFO_V1(tick_tumble_in);
 PG_FUNCTION_INFO_V1(tick_hop);
+PG_FUNCTION_INFO_V1(tick_cumulate);
 PG_FUNCTION_INFO_V1(tick_window_end);
 PG_FUNCTION_INFO_V1(tick_window_end_in);
 PG_FUNCTION_INFO_V1(tick_window_reach);
+PG_FUNCTION_INFO_V1(tick_window_from);
 PG_FUNCTION_INFO_V1(tick_finish_sum);
 PG_FUNCTION_INFO_V1(tick_finish_avg);
 PG_FUNCTION_INFO_V1(tick_finish_var_pop);
@@ -177,9 +184,12 @@ PGDLLEXPORT Datum tick_tumble_in(PG_FUNCTION_ARGS) {
   });
 }
 
-// One value a call.
 PGDLLEXPORT Datum tick_hop(PG_FUNCTION_ARGS) {
-  return tick::pg::entry([&]() -> Datum { return tick::pg::hop(fcinfo); });
+  return tick::pg::entry([&]() -> Datum { return tick::pg::windows_holding(fcinfo, false); });
+}
+
+PGDLLEXPORT Datum tick_cumulate(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum { return tick::pg::windows_holding(fcinfo, true); });
 }
 
 PGDLLEXPORT Datum tick_window_end(PG_FUNCTION_ARGS) {
@@ -189,7 +199,7 @@ PGDLLEXPORT Datum tick_window_end(PG_FUNCTION_ARGS) {
   });
 }
 
-// (start, size, slide, zone, origin): all that a window can have, NULL what it has not.
+// (start, size, slide, zone, origin): what a window can have, NULL what it has not.
 PGDLLEXPORT Datum tick_window_end_in(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&]() -> Datum {
     if (PG_ARGISNULL(0) || PG_ARGISNULL(1)) PG_RETURN_NULL();
@@ -197,18 +207,29 @@ PGDLLEXPORT Datum tick_window_end_in(PG_FUNCTION_ARGS) {
   });
 }
 
-// (from, to, size, slide, zone, origin): the first start and the last end of windows that times from .. to
-// may be in.
+// (from, to, size, slide, zone, origin, grows): the first start and the last end of windows that times from
+// .. to may be in.
 PGDLLEXPORT Datum tick_window_reach(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&]() -> Datum {
     if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(2)) PG_RETURN_NULL();
     const tick::WindowSize size = tick::pg::full_size(fcinfo, 2);
     const Timestamp first = tick::window_label(tick::first_window(PG_GETARG_TIMESTAMP(0), size));
-    const Timestamp last = tick::window_end(tick::window_start(PG_GETARG_TIMESTAMP(1), size), size);
+    const Timestamp last = tick::window_end(tick::nth_window(PG_GETARG_TIMESTAMP(1), 0, size), size);
     return tick::pg::call([&] {
       Datum both[] = {TimestampTzGetDatum(first), TimestampTzGetDatum(last)};
       return PointerGetDatum(construct_array(both, 2, TIMESTAMPTZOID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
     });
+  });
+}
+
+// (time, size, slide, zone, origin, grows): the start from which on windows consist of rows from that time
+// on; the time itself without a size.
+PGDLLEXPORT Datum tick_window_from(PG_FUNCTION_ARGS) {
+  return tick::pg::entry([&]() -> Datum {
+    if (PG_ARGISNULL(0)) PG_RETURN_NULL();
+    const Timestamp time = PG_GETARG_TIMESTAMP(0);
+    if (PG_ARGISNULL(1)) return TimestampGetDatum(time);
+    return TimestampGetDatum(tick::first_window_from(time, tick::pg::full_size(fcinfo, 1)));
   });
 }
 

@@ -255,6 +255,7 @@ class Scan {
     if (!accept()) return refuse();
     relations_.push_back(rollup.source);
     from_ = std::max(order_.lo, rollup.kept_from);
+    if (rollup.windowed) from_ = begin_of_rows(from_, rollup.size);
     rows_end_ = rollup.windowed ? end_of_rows(order_.hi, rollup.size) : order_.hi;
     for (const Leaf& leaf : *leaves) {
       const bool needed = !rollup.windowed || !leaf.bounded || (leaf.lo < rows_end_ && leaf.hi > from_);
@@ -366,8 +367,8 @@ class Scan {
 
   HelperSlot* helper_;
   const Order& order_;
-  Micros from_ = minus_infinity;     // windows before are not kept
-  Micros rows_end_ = plus_infinity;  // of what the windows of the order consist of
+  Micros from_ = minus_infinity;     // of what the windows that are kept consist of
+  Micros rows_end_ = plus_infinity;  // of what those of the order consist of
   std::vector<Oid> relations_;       // locked
   TimestampTz looked_at_ = 0;
   int32 number_ = 0;

@@ -239,7 +239,7 @@ void set_history(Oid view, const Interval* length) {
     ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
                     errmsg("\"%s\" can have no history: it %s", name,
                            def->computed ? not_merged(def) : "has no windows that become final"),
-                    errhint("A history is kept of merged rollups with tick.tumble or tick.hop.")));
+                    errhint("A history is kept of merged rollups with windows.")));
   make_history(rollup, def, length);
   tell_engine();
 }

@@ -384,7 +384,7 @@ uint64 count_uncovered(const Asked* asked, const Member& member, Micros covered)
     const char* zone = window_type(member) == TIMESTAMPOID ? " AT TIME ZONE 'UTC'" : "";
     windows = psprintf(" AND %s >= ('%s'::timestamptz%s) AND %s < ('%s'::timestamptz%s)",
                        window_column(member, "s"), text(from), zone, window_column(member, "s"),
-                       text(Min(covered, asked->to)), zone);
+                       text(Min(covered, end_of_windows(asked->to, member.def->window_size))), zone);
   }
   SPI_connect();
   const uint64 count =

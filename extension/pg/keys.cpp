@@ -392,7 +392,7 @@ void doubt(const Asked* asked, const Member& member) {
   if (!member.reads || covers(asked, member)) return;
   Micros lo = asked->from;
   if (windowed && lo != minus_infinity) lo = first_window(lo, member.rollup.size);
-  const Micros hi = std::min(covered, asked->to);
+  const Micros hi = std::min(covered, windowed ? end_of_windows(asked->to, member.rollup.size) : asked->to);
   if (member.keyed) {
     const bool any = call([&] { return count_uncovered(asked, member, covered) > 0; });
     if (!any) return;
@@ -424,7 +424,7 @@ void recompute(const Asked* asked, const Member& member) {
   if (member.rollup.windowed) {
     lo = asked->from == minus_infinity ? asked->from : first_window(asked->from, member.rollup.size);
     lo = std::max({lo, covered, member.rollup.kept_from});
-    hi = asked->to;
+    hi = end_of_windows(asked->to, member.rollup.size);
   } else if (covered == plus_infinity) {
     return;
   }

@@ -136,7 +136,7 @@ void narrow_to_leaves(const std::vector<Leaf>& leaves, const WindowSize& size, M
   double rows = 0;
   for (size_t i = 0; i + 1 < bounded.size(); ++i) {
     rows += bounded[i].rows;
-    const Micros start = window_start(bounded[i].lo, size);
+    const Micros start = begin_of_rows(window_start(bounded[i].lo, size), size);
     if (rows < chunk_rows || start <= lo) continue;
     lo = start;
     return;

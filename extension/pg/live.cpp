@@ -175,7 +175,7 @@ void fold_ranges(const Rollup& rollup, const std::vector<Leaf>& leaves, const st
                  size_t from, size_t to, Fold& into) {
   Evaluator* evaluator = call([&] { return find_evaluator(rollup.newest); });
   Fold panes(rollup.program);
-  Micros lo = rollup.windowed ? whole[from].lo : minus_infinity;
+  Micros lo = rollup.windowed ? begin_of_rows(whole[from].lo, rollup.size) : minus_infinity;
   const Micros hi = rollup.windowed ? end_of_rows(whole[to - 1].hi, rollup.size) : plus_infinity;
   if (rollup.windowed) panes.restrict_to(lo, hi);
   const bool bounded = rollup.windowed && lo != minus_infinity && hi != plus_infinity;
@@ -206,7 +206,7 @@ void fold_ranges(const Rollup& rollup, const std::vector<Leaf>& leaves, const st
     fold_ranges(rollup, leaves, whole, middle, to, into);
     return;
   }
-  // Windows that hop share rows: those of another half are that half's affair.
+  // Windows that hop or cumulate share rows: those of another half are that half's affair.
   const std::vector<Range> these(whole.begin() + from, whole.begin() + to);
   merge_into_windows(into, rollup, panes, every_item(rollup), [&](const Fold& of, size_t slot, auto window) {
     const bool wanted = window && !is_too_wide(of, slot) && rollup.is_kept(*window) &&

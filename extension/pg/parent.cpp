@@ -4,6 +4,7 @@
 #include "coverage.hpp"
 #include "define.hpp"
 #include "session.hpp"
+#include "source.hpp"
 
 namespace tick::pg {
 namespace {
@@ -41,11 +42,7 @@ Parent* read_parent(Oid view) {
     parent->definition = DatumGetObjectId(field[2]);
     parent->computed = DatumGetBool(field[3]);
     if (!null[4]) parent->time = TextDatumGetCString(field[4]);
-    Datum* names;
-    int count;
-    deconstruct_array(DatumGetArrayTypePCopy(field[5]), TEXTOID, -1, false, TYPALIGN_INT, &names, nullptr,
-                      &count);
-    for (int i = 0; i < count; ++i) parent->keys = lappend(parent->keys, TextDatumGetCString(names[i]));
+    parent->keys = read_names(field[5]);
     MemoryContextSwitchTo(spi);
   }
   close_catalogs();
@@ -120,6 +117,12 @@ void check_following(Definition* def) {
                     errdetail("With each row that changes there all of them would have to be read again."),
                     errhint("Group by tick.tumble(%s, ...), or roll up %s.", quote_identifier(parent->time),
                             relation_text(def->source))));
+  if (def->grows)
+    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                    errmsg("windows over rollup \"%s\" cannot cumulate", get_rel_name(def->parent)),
+                    errhint("Roll up %s, or group by tick.tumble(%s, ...).", relation_text(def->source),
+                            quote_identifier(parent->time)),
+                    at(def->text, exprLocation(def->window))));
   Node* time = input(def, def->time);
   const char* of =
       IsA(time, Var) ? output_name(parent, def->parent, reinterpret_cast<Var*>(time)->varattno) : nullptr;

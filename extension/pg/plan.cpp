@@ -51,10 +51,6 @@ const char* interval_text(const Interval* interval) {
                   interval->day, static_cast<int64>(interval->time));
 }
 
-const char* size_text(const Definition* def) {
-  return interval_text(def->size);
-}
-
 // In UTC, whatever the session's zone is when the text is read.
 const char* origin_text(const Definition* def) {
   if (def->origin == nullptr) return "NULL";
@@ -64,14 +60,18 @@ const char* origin_text(const Definition* def) {
 }
 
 const char* window_end_text(const Definition* def) {
+  // One that grows ends with its last step.
+  const Interval* length = def->grows ? def->slide : def->size;
+  const Interval* slide = def->grows ? nullptr : def->slide;
   if (def->zone != nullptr || def->origin != nullptr)
     return psprintf("tick_catalog.window_end(s.%s, %s, %s, %s, %s)", quote_identifier(window_name(def)),
-                    interval_text(def->size), interval_text(def->slide),
+                    interval_text(length), interval_text(slide),
                     def->zone == nullptr ? "NULL" : psprintf("%s::text", quote_literal_cstr(def->zone)),
                     origin_text(def));
-  if (def->slide != nullptr)
-    return psprintf("(s.%s + %s)", quote_identifier(window_name(def)), size_text(def));
-  return psprintf("tick_catalog.window_end(s.%s, %s)", quote_identifier(window_name(def)), size_text(def));
+  if (slide != nullptr)
+    return psprintf("(s.%s + %s)", quote_identifier(window_name(def)), interval_text(length));
+  return psprintf("tick_catalog.window_end(s.%s, %s)", quote_identifier(window_name(def)),
+                  interval_text(length));
 }
 
 // Replaces what the query computes from raw rows by what the state table holds.

@@ -300,9 +300,10 @@ bool Merger::leave_to_helper(Turn& turn) {
   if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, from, hi);
   Micros lo = from > lowest ? from : range.lo;
   double rows = 0, blocks = 0;
+  const Micros rows_begin = rollup.windowed ? begin_of_rows(from, rollup.size) : from;
   const Micros rows_end = rollup.windowed ? end_of_rows(hi, rollup.size) : hi;
   for (const Leaf& leaf : turn.leaves) {
-    if (rollup.windowed && leaf.bounded && (leaf.hi <= from || leaf.lo >= rows_end)) continue;
+    if (rollup.windowed && leaf.bounded && (leaf.hi <= rows_begin || leaf.lo >= rows_end)) continue;
     rows += leaf.rows;
     blocks += leaf.blocks;
   }
@@ -329,7 +330,7 @@ bool Merger::leave_to_helper(Turn& turn) {
   const bool divided = std::all_of(turn.leaves.begin(), turn.leaves.end(),
                                    [](const Leaf& leaf) { return leaf.bounded || leaf.blocks == 0; });
   if (rollup.windowed && hi == plus_infinity && divided)
-    lo = std::max(lo, window_start(turn.started - recent, rollup.size));
+    lo = std::max(lo, begin_of_rows(window_start(turn.started - recent, rollup.size), rollup.size));
   const int attempt = again ? ++attempts_[rollup.id] : (attempts_[rollup.id] = 0);
   if (!hand_over({rollup.id, scan, lo, hi, rows, attempt < most_yields})) {
     // It has just ended, or somebody wants a lock on the source.
@@ -456,18 +457,20 @@ void Merger::recompute(Turn& turn) {
   if (turn.lo < turn.hi || reaches_timeless) {
     if (rollup.windowed) narrow_to_leaves(turn.leaves, rollup.size, turn.lo, turn.hi);
     Fold panes(rollup.program);
+    Micros rows_begin = rollup.windowed ? begin_of_rows(turn.lo, rollup.size) : turn.lo;
     const Micros rows_end = rollup.windowed ? end_of_rows(turn.hi, rollup.size) : turn.hi;
-    if (rollup.windowed) panes.restrict_to(turn.lo, rows_end);
+    if (rollup.windowed) panes.restrict_to(rows_begin, rows_end);
     // If there are too many windows for memory, the oldest are left to a later turn.
-    scan_leaves(rollup, evaluator, turn.leaves, turn.lo, rows_end, panes, [&](int) {
+    scan_leaves(rollup, evaluator, turn.leaves, rows_begin, rows_end, panes, [&](int) {
       if (!rollup.windowed || panes.memory() <= scan_memory) return;
       std::vector<Micros> times;
       for (size_t at = 0; at < panes.slots(); ++at) times.push_back(panes.pane(at));
       std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
-      const Micros middle = next_window(window_start(times[times.size() / 2], rollup.size), rollup.size);
+      const Micros half = times[times.size() / 2];
+      const Micros middle = half == no_time_pane ? half : first_window_from(half + 1, rollup.size);
       if (middle <= turn.lo || middle >= turn.hi) return;  // one window: nothing to leave out
-      turn.lo = middle;
-      panes.restrict_to(turn.lo, rows_end);
+      turn.lo = rows_begin = middle;
+      panes.restrict_to(rows_begin, rows_end);
     });
     const bool timeless = reaches_timeless && turn.lo == target;
     const std::vector<int16_t> same = every_item(rollup);

@@ -17,7 +17,8 @@ constexpr const char* columns =
     "CASE WHEN v.relowner <> r.owner THEN v.relowner WHEN s.relowner <> r.owner THEN s.relowner "
     "ELSE d.relowner END, r.window_size, r.upsert, r.merged, r.window_slide, "
     "r.window_zone, r.window_origin, coalesce(r.live, 0), r.finish, coalesce((SELECT p.view FROM "
-    "tick_catalog.rollup AS p WHERE p.id = r.parent), 0), r.parent_keys FROM tick_catalog.rollup AS r "
+    "tick_catalog.rollup AS p WHERE p.id = r.parent), 0), r.parent_keys, r.window_grows FROM "
+    "tick_catalog.rollup AS r "
     "JOIN pg_class AS v ON v.oid = r.view JOIN pg_class AS s ON s.oid = r.state "
     "JOIN pg_class AS d ON d.oid = r.definition WHERE ";
 
@@ -37,9 +38,9 @@ List* standing_rollups(const char* condition, Oid argument) {
   SPI_execute_with_args(psprintf("%s%s ORDER BY r.id", columns, condition), 1, types, values, nullptr, true,
                         0);
   for (uint64 row = 0; row < SPI_processed; ++row) {
-    bool null[18];
-    Datum field[18];
-    for (int i = 0; i < 18; ++i)
+    bool null[19];
+    Datum field[19];
+    for (int i = 0; i < 19; ++i)
       field[i] = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, i + 1, &null[i]);
     MemoryContext spi = MemoryContextSwitchTo(memory);
     auto* texts = static_cast<Standing*>(palloc(sizeof(Standing)));
@@ -56,6 +57,7 @@ List* standing_rollups(const char* condition, Oid argument) {
                       DatumGetObjectId(field[7]),
                       null[8] ? nullptr : DatumGetIntervalP(datumCopy(field[8], false, sizeof(Interval))),
                       null[11] ? nullptr : DatumGetIntervalP(datumCopy(field[11], false, sizeof(Interval))),
+                      DatumGetBool(field[18]),
                       null[12] ? nullptr : TextDatumGetCString(field[12]),
                       null[13] ? nullptr : static_cast<TimestampTz*>(palloc(sizeof(TimestampTz))),
                       TextDatumGetCString(field[9]),
@@ -88,6 +90,7 @@ Definition* read_definition(const Standing* texts) {
   def->id = texts->rollup;
   def->size = texts->size;
   def->slide = texts->slide;
+  def->grows = texts->grows;
   def->zone = texts->zone;
   def->origin = texts->origin;
   def->state = texts->state;

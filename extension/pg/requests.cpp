@@ -178,9 +178,9 @@ void refresh(Oid view, Micros lo, Micros hi) {
     hi = plus_infinity;
   } else {
     if (lo != minus_infinity && lo != plus_infinity) lo = first_window(lo, target.size);
+    hi = end_of_windows(hi, target.size);
     if (target.partial) {
-      Micros covered = window_start(target.raw_from, target.size);
-      if (covered != target.raw_from) covered = next_window(covered, target.size);
+      const Micros covered = first_window_from(target.raw_from, target.size);
       if (lo < covered) {
         ereport(NOTICE, (errmsg("windows of \"%s\" before %s stay as they are: their rows were retired", name,
                                 timestamptz_to_str(covered))));

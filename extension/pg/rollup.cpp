@@ -115,8 +115,7 @@ bool Rollup::is_fresh(Micros window) const {
 Micros Rollup::first_covered() const {
   if (raw_from == minus_infinity) return minus_infinity;
   if (!windowed) return plus_infinity;
-  const Micros start = window_start(raw_from, size);
-  return start == raw_from ? start : next_window(start, size);
+  return first_window_from(raw_from, size);
 }
 
 namespace {
@@ -286,7 +285,7 @@ std::optional<Micros> window_of(const Rollup& rollup, Micros pane, int64_t nth) 
 }
 
 int64_t windows_of_pane(const Rollup& rollup) {
-  return rollup.windowed ? windows_of_time(rollup.size) : 1;
+  return rollup.windowed ? most_windows_of_time(rollup.size) : 1;
 }
 
 StateColumns state_columns(const Rollup& rollup, const Fold& fold, size_t from, size_t to) {

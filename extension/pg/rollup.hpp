@@ -117,7 +117,7 @@ Datum key_datum(const Rollup& rollup, size_t key, const Cell& cell);
 std::vector<int16_t> every_item(const Rollup& rollup);
 
 // The windows that a pane belongs to, the last one first: `nth` counts from 0 to windows_of_pane() - 1.
-// Nothing for panes without a time in a windowed rollup.
+// Nothing for panes without a time in a windowed rollup, and when there are no more.
 std::optional<Micros> window_of(const Rollup& rollup, Micros pane, int64_t nth);
 int64_t windows_of_pane(const Rollup& rollup);
 
@@ -126,12 +126,16 @@ int64_t windows_of_pane(const Rollup& rollup);
 template <typename Wanted>
 void merge_into_windows(Fold& into, const Rollup& rollup, const Fold& panes,
                         const std::vector<int16_t>& items, Wanted&& wanted) {
-  for (int64_t nth = 0; nth < windows_of_pane(rollup); ++nth)
+  bool any = true;
+  for (int64_t nth = 0; any && nth < windows_of_pane(rollup); ++nth) {
+    any = false;
     into.merge(panes, items, [&](const Fold& from, size_t slot) -> std::optional<Micros> {
       const auto window = window_of(rollup, from.pane(slot), nth);
+      any = any || window;
       // Without a time there is one place, not one for each window.
       return window || nth == 0 ? wanted(from, slot, window) : std::nullopt;
     });
+  }
 }
 
 // The columns of a state table for slots [from, to) of a fold of the rollup: cells, and the bytes they point

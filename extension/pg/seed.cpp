@@ -83,6 +83,11 @@ void check_rollup(Seeding* s) {
                     errmsg("\"%s\" cannot be seeded: it %s", name,
                            s->def->window == nullptr ? "has no windows" : not_merged(s->def)),
                     errhint("Merged rollups with tick.tumble or tick.hop can be seeded.")));
+  if (s->def->grows)
+    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                    errmsg("\"%s\" cannot be seeded: its windows cumulate", name),
+                    errdetail("Windows of one size would be partly of rows that are there, partly seeded."),
+                    errhint("Seed a rollup with tick.tumble, and sum up its windows when you read it.")));
 }
 
 const char* window_column(const Seeding* s) {
@@ -173,6 +178,14 @@ const char* value_text(const Seeding* s, const StateColumn* of) {
   return psprintf("q.%s::%s", name, format_type_with_typemod(of->type, of->typmod));
 }
 
+// SQL's sum of no values is NULL, a state's is 0.
+const char* sum_text(const Seeding* s, const StateColumn* of) {
+  const char* zero = of->type == exact_sum_type()
+                         ? "tick_catalog.exact_of(0)"
+                         : psprintf("'0'::%s", format_type_with_typemod(of->type, of->typmod));
+  return psprintf("coalesce(%s, %s)", value_text(s, of), zero);
+}
+
 // The sum of the values that an item counts; nullptr if there is none.
 const DefinedItem* sum_of(const Definition* def, const DefinedItem* count) {
   ListCell* cell;
@@ -210,7 +223,10 @@ const char* missing_text(const Seeding* s, const DefinedItem* of, int part) {
 void append_item(const Seeding* s, StringInfo list, const DefinedItem* of) {
   for (int part = 0; part < of->width; ++part) {
     const StateColumn* here = column(s->def, of->column + part);
-    const char* text = given(s, here->name) ? value_text(s, here) : missing_text(s, of, part);
+    const bool sums = of->kind == ItemKind::sum || of->kind == ItemKind::sum_sq;
+    const char* text = !given(s, here->name) ? missing_text(s, of, part)
+                       : sums                ? sum_text(s, here)
+                                             : value_text(s, here);
     if (text == nullptr)
       refuse_column(here->name, "is missing",
                     psprintf("\"%s\" computes its columns from it: give it by this name.",

@@ -4,14 +4,14 @@
 #include "source.hpp"
 
 #include "catalog.hpp"
+#include "coverage.hpp"
 #include "dedup.hpp"
 #include "define.hpp"
+#include "evaluator.hpp"
 #include "guard.hpp"
 #include "retention.hpp"
 #include "session.hpp"
 #include "shared.hpp"
-#include "evaluator.hpp"
-#include "coverage.hpp"
 
 namespace tick::pg {
 namespace {

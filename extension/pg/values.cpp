@@ -132,7 +132,7 @@ int compare_text(std::string_view a, std::string_view b, uint32_t collation) {
   });
 }
 
-WindowSize window_size(const Interval* size, const Interval* slide) {
+WindowSize window_size(const Interval* size, const Interval* slide, bool grows) {
   if (slide == nullptr) return {size->month, size->day, size->time};
   // A day of 24 hours is a time here; what is longer is refused as such.
   const auto micros = [](const Interval* interval) {
@@ -140,8 +140,9 @@ WindowSize window_size(const Interval* size, const Interval* slide) {
            : interval->month < 0 || interval->day < 0 ? Micros{-1}
                                                       : interval->day * micros_per_day + interval->time;
   };
-  const Micros step = micros(slide);
-  return {0, 0, micros(size), step == 0 ? Micros{-1} : step};
+  const Micros step = micros(slide), length = micros(size);
+  if (grows) return {.micros = step, .grows = length == 0 ? Micros{-1} : length};
+  return {0, 0, length, step == 0 ? Micros{-1} : step};
 }
 
 const Zone* find_zone(std::string_view name) {
@@ -185,8 +186,10 @@ bool read_window(uint64 number, int first, WindowSize* size) {
   const Datum slide = SPI_getbinval(row, desc, first + 1, &tumbles);
   const Datum zone = SPI_getbinval(row, desc, first + 2, &utc);
   const Datum origin = SPI_getbinval(row, desc, first + 3, &plain);
+  bool unknown;
+  const bool grows = DatumGetBool(SPI_getbinval(row, desc, first + 4, &unknown));
   if (none) return false;
-  *size = window_size(DatumGetIntervalP(length), tumbles ? nullptr : DatumGetIntervalP(slide));
+  *size = window_size(DatumGetIntervalP(length), tumbles ? nullptr : DatumGetIntervalP(slide), grows);
   if (!utc) size->zone = find_zone(TextDatumGetCString(zone));
   if (!plain) size->begin_at(DatumGetTimestampTz(origin));
   return true;

@@ -32,15 +32,16 @@ Datum varlena_datum(const char* data, size_t size);
 // Orders text by a collation through PostgreSQL; throws PgError.
 int compare_text(std::string_view a, std::string_view b, uint32_t collation);
 
-// The windows of a size; with `slide`, which may be nullptr, they hop. To be validated.
-WindowSize window_size(const Interval* size, const Interval* slide = nullptr);
+// The windows of a size; with `slide`, which may be nullptr, they hop, or, with `grows`, cumulate by such
+// steps. To be validated.
+WindowSize window_size(const Interval* size, const Interval* slide = nullptr, bool grows = false);
 
 // The time zone of a name as PostgreSQL knows it, kept for the life of the process; nullptr is UTC. Throws
 // Error if there is none, or none that windows can be in.
 const Zone* find_zone(std::string_view name);
 
 // The columns of tick_catalog.rollup, there called r, that say what its windows are.
-#define TICK_WINDOW_COLUMNS "r.window_size, r.window_slide, r.window_zone, r.window_origin"
+#define TICK_WINDOW_COLUMNS "r.window_size, r.window_slide, r.window_zone, r.window_origin, r.window_grows"
 // The time from which on there is all that rollup r reads: rows of its source, whose row is called `source`,
 // or of the rollup that it reads.
 #define TICK_COVERED_FROM(source)                                                         \

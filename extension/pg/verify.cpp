@@ -6,6 +6,7 @@
 #include "define.hpp"
 #include "guard.hpp"
 #include "session.hpp"
+#include "source.hpp"
 #include "values.hpp"
 
 namespace tick::pg {
@@ -68,14 +69,10 @@ Verified* read_rollup(Oid view) {
     if (!null[6]) result->raw_from = DatumGetTimestampTz(field[6]);
     result->has_kept_from = !null[7];
     if (!null[7]) result->kept_from = DatumGetTimestampTz(field[7]);
-    Datum* names;
-    int count;
-    deconstruct_array(DatumGetArrayTypePCopy(field[5]), TEXTOID, -1, false, TYPALIGN_INT, &names, nullptr,
-                      &count);
-    for (int i = 0; i < count; ++i) result->keys = lappend(result->keys, TextDatumGetCString(names[i]));
+    result->keys = read_names(field[5]);
     result->parent =
-        DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 13, &null[0]));
-    result->id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 14, &null[0]));
+        DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 14, &null[0]));
+    result->id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 15, &null[0]));
     MemoryContextSwitchTo(spi);
   }
   close_catalogs();
@@ -128,10 +125,11 @@ struct Column {
 
 // The defining query, reading no more raw rows than the bounds need.
 const char* expected_sql(const Verified* rollup, List* columns, const Bounds& bounds) {
-  TimestampTz to = plus_infinity;
+  TimestampTz from = bounds.has_from ? bounds.from : minus_infinity, to = plus_infinity;
+  if (rollup->time_column != nullptr) from = begin_of_rows(from, rollup->size);
   if (rollup->time_column != nullptr && bounds.has_to && !TIMESTAMP_NOT_FINITE(bounds.to))
     to = window_end(window_start(bounds.to - 1, rollup->size), rollup->size);
-  Query* query = bounded_query(rollup->definition, bounds.has_from ? bounds.from : minus_infinity, to);
+  Query* query = bounded_query(rollup->definition, from, to);
   List* exact = NIL;
   ListCell* cell;
   foreach (cell, query->targetList) {
@@ -312,7 +310,8 @@ void verify(FunctionCallInfo fcinfo) {
     bounds.has_from = true;
     bounds.from = from;
   };
-  begin_at(rollup->has_raw_from, rollup->raw_from);
+  begin_at(rollup->has_raw_from,
+           rollup->has_raw_from ? first_window_from(rollup->raw_from, rollup->size) : minus_infinity);
   begin_at(rollup->has_kept_from, rollup->kept_from);
   const Actor caller = act_as(rollup->owner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
   store_rows(fcinfo, comparison_sql(rollup, bounds), bounds);

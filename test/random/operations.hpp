@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "shapes.hpp"
+
 namespace tick::random {
 
 enum Kind {
@@ -47,6 +49,9 @@ enum Kind {
   create_child,
   drop_rollup,
   alter_rollup,
+  seed_rollup,
+  forget_key,
+  rename_key,
   refresh_rollup,
   truncate,
   vacuum,
@@ -96,6 +101,9 @@ inline std::array<KindInfo, kinds> table = {{
     {"create_rollup over a rollup", 26, 50},
     {"drop_rollup", 32, 50},
     {"alter_rollup", 32, 50},
+    {"seed", 30, 50},
+    {"forget", 12, 50},
+    {"rename_key", 16, 50},
     {"refresh", 20, 50},
     {"TRUNCATE refused", 15, 50},
     {"VACUUM", 17, 50},
@@ -131,11 +139,12 @@ using Batch = std::vector<Step>;  // sent as one string
 
 struct Script {
   std::vector<Batch> batches;
-  bool creates = false;     // a rollup
-  bool leaves = false;      // rows leave the table
-  bool definition = false;  // one at a time
-  std::string prepared;     // what it leaves behind
-  std::string resolved;     // what it ends
+  bool creates = false;           // a rollup, or columns of one
+  std::vector<std::string> made;  // while it creates: nobody drops them
+  bool leaves = false;            // rows leave the table
+  bool definition = false;        // one at a time
+  std::string prepared;           // what it leaves behind
+  std::string resolved;           // what it ends
 };
 
 constexpr int slice = 600;  // seconds of a partition
@@ -157,6 +166,7 @@ struct Source {
   std::vector<std::string> extra;  // columns nobody reads
   int next_column = 0;
 
+  std::string old() const { return name + "_old"; }  // rows of before, of which seeds are made
   std::string leaf(int index) const { return name + "_p" + std::to_string(index); }
 };
 
@@ -176,6 +186,45 @@ inline std::string time_text(int seconds, int quarter) {
 inline std::string bounds(int index) {
   return " FOR VALUES FROM ('" + time_text(index * slice, 0) + "') TO ('" +
          time_text((index + 1) * slice, 0) + "')";
+}
+
+// A key goes or gets another name, in all rows there ever were. Nothing if that would be none.
+inline Batch change_key(const Source& source, Kind kind, Dice& dice) {
+  static const std::vector<std::string> venues = {"X", "Y", "z"};
+  const bool by_venue = dice.chance(25);
+  const std::string column = by_venue ? "venue" : "sym";
+  const std::string value = by_venue ? dice.pick(venues) : "S" + std::to_string(dice.below(5));
+  const std::string where = " WHERE " + column + " = '" + value + "'";
+  const auto key = [&](const std::string& of) { return "'{\"" + column + "\": \"" + of + "\"}'"; };
+  const std::string of = "('" + source.name + "', " + key(value);
+  // What does not group by the key is corrected by deltas.
+  std::string others = "-1";
+  for (size_t i = 0; i < shapes().size(); ++i)
+    if (!shapes()[i].groups_by(column)) others += ", " + std::to_string(i);
+  const Step loose{"UPDATE births SET loose = true WHERE shape IN (" + others + ")"};
+  if (kind == forget_key) {
+    std::string range, within;
+    if (dice.chance(25)) {
+      const std::string from = time_text(dice.below(source.clock + 1) / 3600 * 3600, 0);
+      range = ", '" + from + "'";
+      within = " AND ts >= '" + from + "' AND ts < 'infinity'";
+    }
+    return {{"BEGIN"},
+            {"SELECT tick.forget" + of + range + ")", "", kind, true, false, true},
+            {"DELETE FROM " + source.shadow + where + within},
+            {"DELETE FROM " + source.old() + where + within},
+            loose,
+            {"COMMIT"}};
+  }
+  const std::string other = dice.chance(40) ? (by_venue ? "Y" : "S1") : value + "r";
+  if (other == value) return {};
+  const std::string set = " SET " + column + " = '" + other + "'" + where;
+  return {{"BEGIN"},
+          {"SELECT tick.rename_key" + of + ", " + key(other) + ")", "", kind, true, false, true},
+          {"UPDATE " + source.shadow + set},
+          {"UPDATE " + source.old() + set},
+          loose,
+          {"COMMIT"}};
 }
 
 // The operations of one writer.

@@ -4,6 +4,7 @@
 // but deviations are compared exactly.
 #pragma once
 
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -13,7 +14,8 @@ struct Column {
   std::string name;
   std::string rollup;
   std::string oracle;
-  bool rounded = false;  // PostgreSQL's own aggregate rounds at every step: compared with a tolerance
+  bool rounded = false;    // PostgreSQL's own aggregate rounds at every step: compared with a tolerance
+  std::string parts = {};  // what tick.seed needs besides, as items of a select list
 
   // Whether what has left can be taken out of it without the other rows.
   bool subtracts() const {
@@ -31,10 +33,17 @@ struct Shape {
   int slide = 0;          // seconds; 0: tumbling
   std::string zone = {};  // the windows are hours of this time zone
   bool computed = false;  // by the query itself, over what was touched
+  bool seeds = false;     // with `parts`, it can be seeded
+  bool grows = false;     // windows are an hour's, one more at each `window`
 
-  // Whether its windows are of one partition each.
-  bool within(int partition) const {
-    return window != 0 && slide == 0 && zone.empty() && partition % window == 0;
+  // The time from which on a window has rows.
+  std::string rows_from(const std::string& label) const {
+    return grows ? label.substr(0, std::strlen("2024-03-01 10:")) + "00:00+00" : label;
+  }
+  bool groups_by(const std::string& column) const {
+    for (const Column& key : keys)
+      if (key.rollup == column) return true;
+    return false;
   }
 };
 
@@ -46,18 +55,30 @@ inline Column rounded(const std::string& name, const std::string& expression) {
   return {name, expression, expression, true};
 }
 
+// The extremum by time, and where it is: the value, its time, and what comes after the time.
+inline Column edge(const std::string& name, const std::string& function, const std::string& value,
+                   const std::string& by, const std::string& order) {
+  const auto at = [&](const std::string& what) {
+    return "(array_agg(" + what + " ORDER BY " + order + ") FILTER (WHERE " + value +
+           " IS NOT NULL AND ts IS NOT NULL))[1]";
+  };
+  return {name, function + "(" + value + ", ts" + (by.empty() ? "" : ", " + by) + ")", at(value), false,
+          at("ts") + " AS " + name + "_order" + (by.empty() ? "" : ", " + at(by) + " AS " + name + "_seq")};
+}
+
 inline Column first(const std::string& name, const std::string& value, const std::string& by = "seq") {
-  const std::string order = by.empty() ? "" : by + " NULLS FIRST, ";
-  return {name, "tick.first(" + value + ", ts" + (by.empty() ? "" : ", " + by) + ")",
-          "(array_agg(" + value + " ORDER BY ts, " + order + value + ") FILTER (WHERE " + value +
-              " IS NOT NULL AND ts IS NOT NULL))[1]"};
+  return edge(name, "tick.first", value, by, "ts, " + (by.empty() ? "" : by + " NULLS FIRST, ") + value);
 }
 
 inline Column last(const std::string& name, const std::string& value, const std::string& by = "seq") {
-  const std::string order = by.empty() ? "" : by + " DESC NULLS LAST, ";
-  return {name, "tick.last(" + value + ", ts" + (by.empty() ? "" : ", " + by) + ")",
-          "(array_agg(" + value + " ORDER BY ts DESC, " + order + value + " DESC) FILTER (WHERE " + value +
-              " IS NOT NULL AND ts IS NOT NULL))[1]"};
+  return edge(name, "tick.last", value, by,
+              "ts DESC, " + (by.empty() ? "" : by + " DESC NULLS LAST, ") + value + " DESC");
+}
+
+// An average, and what it is made of.
+inline Column mean(const std::string& name, const std::string& value) {
+  return {name, "avg(" + value + ")", "avg(" + value + ")", false,
+          "sum(" + value + ") AS " + name + "_sum, count(" + value + ") AS " + name + "_count"};
 }
 
 inline const std::vector<Shape>& shapes() {
@@ -65,9 +86,18 @@ inline const std::vector<Shape>& shapes() {
       {{same("sym", "sym")},
        60,
        "",
-       {first("open", "price"), same("high", "max(price)"), same("low", "min(price)"), last("close", "price"),
-        same("volume", "sum(qty)"), same("trades", "count(*)"),
-        same("vwap", "sum(price * qty) / nullif(sum(qty), 0)")}},
+       {first("open", "price"),
+        same("high", "max(price)"),
+        same("low", "min(price)"),
+        last("close", "price"),
+        same("volume", "sum(qty)"),
+        same("trades", "count(*)"),
+        {"vwap", "sum(price * qty) / nullif(sum(qty), 0)", "sum(price * qty) / nullif(sum(qty), 0)", false,
+         "sum(price * qty) AS vwap_sum"}},
+       0,
+       "",
+       false,
+       true},
       {{same("sym", "sym")},
        300,
        "",
@@ -105,7 +135,11 @@ inline const std::vector<Shape>& shapes() {
        3600,
        "",
        {first("open", "price"), same("high", "max(price)"), same("low", "min(price)"), last("close", "price"),
-        same("volume", "sum(qty)"), same("total", "sum(amount)")}},
+        same("volume", "sum(qty)"), same("total", "sum(amount)")},
+       0,
+       "",
+       false,
+       true},
       {{},
        60,
        "n > 2",
@@ -116,8 +150,11 @@ inline const std::vector<Shape>& shapes() {
        300,
        "",
        {first("open", "price"), same("high", "max(price)"), last("close", "price"),
-        same("volume", "sum(qty)"), same("trades", "count(*)"), same("mean", "avg(amount)")},
-       60},
+        same("volume", "sum(qty)"), same("trades", "count(*)"), mean("mean", "amount")},
+       60,
+       "",
+       false,
+       true},
       {{same("sym", "sym")},
        3600,
        "",
@@ -133,6 +170,16 @@ inline const std::vector<Shape>& shapes() {
         same("rows", "count(*)")},
        0,
        "",
+       true},
+      {{same("sym", "sym")},
+       600,
+       "",
+       {first("open", "price"), same("high", "max(price)"), last("close", "price"),
+        same("volume", "sum(qty)"), same("trades", "count(*)"), rounded("spread", "stddev(price)")},
+       0,
+       "",
+       false,
+       false,
        true},
   };
   return all;
@@ -163,7 +210,12 @@ inline std::string select_list(const Shape& shape, bool oracle) {
     const std::string in_zone = shape.zone.empty() ? "" : ", '" + shape.zone + "'";
     const std::string last = "date_bin(" + slide + ", ts, '2000-01-01 00:00+00')";
     list += list.empty() ? "" : ", ";
-    if (shape.slide == 0)
+    if (shape.grows)
+      list += oracle ? "generate_series(" + bin +
+                           ", date_bin('3600 s', ts, '2000-01-01 00:00+00') + interval '3600 s' - interval " +
+                           size + ", interval " + size + ")"
+                     : "tick.cumulate(ts, '3600 s', " + size + ")";
+    else if (shape.slide == 0)
       list += oracle ? bin : "tick.tumble(ts, " + size + in_zone + ")";
     else
       list += oracle ? "generate_series(" + last + " - interval " + size + " + " + slide + ", " + last +
@@ -187,11 +239,32 @@ inline std::string rollup_query(const Shape& shape, const std::string& source) {
          (shape.where.empty() ? "" : " WHERE " + shape.where) + group_by(shape);
 }
 
-// What the rollup must hold: all rows but those that had left the table before it was made.
-inline std::string oracle_query(const Shape& shape, const std::string& shadow, const std::string& born) {
-  return "SELECT " + select_list(shape, true) + " FROM " + shadow + " WHERE (gone IS NULL OR gone > " + born +
-         ")" + (shape.window != 0 ? " AND isfinite(ts)" : "") +
+// What the rollup must hold: all rows but those that had left the table before it was made. Of a rollup that
+// has been seeded also those of `old`.
+inline std::string oracle_query(const Shape& shape, const std::string& shadow, const std::string& born,
+                                const std::string& old) {
+  return "SELECT " + select_list(shape, true) + " FROM " +
+         (old.empty() ? shadow : "(TABLE " + shadow + " UNION ALL TABLE " + old + ") AS r") +
+         " WHERE (gone IS NULL OR gone > " + born + ")" + (shape.window != 0 ? " AND isfinite(ts)" : "") +
          (shape.where.empty() ? "" : " AND (" + shape.where + ")") + group_by(shape);
+}
+
+// Rows of days before, as of a shadow.
+inline std::string old_rows(int number) {
+  const std::string mixed = "(i * 37 + " + std::to_string(number) + ")";
+  return "SELECT i::int8 AS id, 'S' || i % 5 AS sym, (ARRAY['X', 'Y', 'z', NULL])[1 + i % 4] AS venue, "
+         "timestamptz '2024-02-10 10:00+00' + i * i % 7200 * interval '1 s' AS ts, nullif(i % 7, 6) AS "
+         "seq, " +
+         mixed + " % 800 / 8.0::float8 AS price, " + mixed + " % 160 / 16.0::float8 AS qty, nullif(" + mixed +
+         " % 1000, 7) / 100.0 AS amount, i % 10 AS n, 'old' AS note, i % 2 = 0 AS flag, NULL::int8 AS gone "
+         "FROM generate_series(1, 60) AS i";
+}
+
+inline std::string seed_query(const Shape& shape, const std::string& old) {
+  std::string parts;
+  for (const Column& column : shape.columns)
+    if (!column.parts.empty()) parts += ", " + column.parts;
+  return "SELECT " + select_list(shape, true) + parts + " FROM " + old + group_by(shape);
 }
 
 inline std::string stored_query(const Shape& shape, const std::string& view) {
@@ -223,7 +296,7 @@ inline std::string stale_query(const Shape& shape, const std::string& view) {
 // A rollup over the rollup of a shape. Keys are all of its keys but the last, if it has any.
 struct Child {
   std::string parent;
-  Shape shape;  // of the parent as it was made
+  Shape shape;  // of the parent; columns added to that before are compared by tick.verify alone
   bool hop = false;
 
   // For tick.create_rollup, or with built-in functions.

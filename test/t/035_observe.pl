@@ -21,6 +21,12 @@ $node->safe_psql('postgres', q{
   SELECT tick.wait(NULL)});
 sub sql { my ($query) = @_; return $node->safe_psql('postgres', $query) }
 
+# A view that is asked every few seconds must not be so dear in the planner's eyes that it is compiled: that takes seconds.
+for my $view (split /\n/, sql(q{SELECT oid::regclass FROM pg_class WHERE relnamespace = 'tick'::regnamespace AND relkind = 'v'})) {
+  my ($cost) = sql("EXPLAIN SELECT * FROM $view") =~ /cost=[\d.]+\.\.([\d.]+)/;
+  cmp_ok($cost, '<', sql('SHOW jit_above_cost') / 4, "$view is not compiled");
+}
+
 # Every column of a view is in the README's row of it.
 my $readme = slurp("$FindBin::Bin/../../extension/README.md");
 for my $view (qw(status rollups sources worker turns)) {

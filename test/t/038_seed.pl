@@ -51,6 +51,11 @@ is(sql(q{SELECT tick.seed('slides', $$SELECT tick.hop(ts, '1 hour', '20 min') AS
   or diag(sql(q{SELECT string_agg(attname, ' ') FROM pg_attribute WHERE attrelid = 'slides_state'::regclass AND attnum > 0}));
 is(sql(q{SELECT count(*) > 0 AND bool_and(abs(s.vwap - q.vwap) < 1e-9 AND s.high = q.high) FROM slides s JOIN (SELECT tick.hop(ts, '1 hour', '20 min') AS t, sum(price * qty) / sum(qty) AS vwap, max(price) AS high FROM gone GROUP BY 1) q USING (t)}), 't', 'which show the same');
 
+# Windows of no values: SQL's sum of them is NULL.
+sql(q{SELECT tick.create_rollup('bare', 'SELECT symbol, tick.tumble(ts, ''1 hour'') AS t, sum(qty) AS volume, sum(trade_id) AS ids, count(*) AS n FROM trades GROUP BY 1, 2'); SELECT tick.wait('bare')});
+is(sql(q{SELECT tick.seed('bare', $$SELECT s AS symbol, timestamptz '2024-02-01+00' AS t, v AS volume, NULL::numeric AS ids, 2 AS n FROM (VALUES ('A', NULL::float8), ('B', 0)) AS k (s, v)$$)}), '2', 'windows without a value')
+  and is(sql(q{SELECT string_agg(format('%s %s %s %s', symbol, coalesce(volume::text, '-'), coalesce(ids::text, '-'), n), ', ' ORDER BY symbol) FROM bare WHERE t = '2024-02-01+00'}), 'A - - 2, B 0 - 2', 'show none');
+
 # Late rows, and some that go again; windows of both days.
 my $late = q{SELECT 'A', timestamptz '2024-03-01 01:00:03+00' + i * interval '61 s', 100000 + i, 3, 300000 + i FROM generate_series(1, 50) i};
 sql("INSERT INTO trades $late; SELECT tick.wait(NULL)");

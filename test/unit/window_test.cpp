@@ -9,11 +9,18 @@
 
 namespace {
 
+using tick::begin_of_rows;
 using tick::end_of_rows;
+using tick::end_of_windows;
 using tick::first_window;
+using tick::first_window_from;
 using tick::Micros;
 using tick::micros_per_day;
+using tick::minus_infinity;
+using tick::most_windows_of_time;
 using tick::next_window;
+using tick::nth_window;
+using tick::pane_width;
 using tick::plus_infinity;
 using tick::window_end;
 using tick::window_ending;
@@ -215,6 +222,57 @@ TEST(Window, HopsHoldEachTimeAsOftenAsTheyOverlap) {
   EXPECT_EQ(end_of_rows(60'000'001, hop), 360'000'000);
   for (const WindowSize& wrong : {WindowSize{0, 0, 300'000'000, 70'000'000}, WindowSize{0, 1, 0, 60'000'000},
                                   WindowSize{0, 0, 49'000'000, 7'000'000}, WindowSize{0, 0, 60'000'000, -1}})
+    EXPECT_NE(wrong.validate(), "");
+}
+
+TEST(Window, CumulatingWindowsShareTheirBegin) {
+  const WindowSize hours{.micros = hour, .grows = day};
+  ASSERT_EQ(hours.validate(), "");
+  EXPECT_EQ(windows_of_time(hours), 24);
+  EXPECT_EQ(most_windows_of_time(hours), 24);
+  EXPECT_EQ(pane_width(hours), hour);
+  // 10:30: in [0:00, 11:00) and so on, called 10:00, to [0:00, 24:00), called 23:00; before 2000, too.
+  for (const Micros midnight : {Micros{0}, -7 * day, 9 * day}) {
+    const Micros t = midnight + 10 * hour + 30 * minute;
+    EXPECT_EQ(first_window(t, hours), midnight + 10 * hour);
+    EXPECT_EQ(nth_window(t, 0, hours), midnight + 23 * hour);
+    EXPECT_EQ(nth_window(t, 13, hours), midnight + 10 * hour);
+    EXPECT_EQ(nth_window(t, 14, hours), minus_infinity);
+    EXPECT_EQ(window_end(midnight + 10 * hour, hours), midnight + 11 * hour);
+    EXPECT_EQ(window_ending(midnight + 11 * hour, hours), midnight + 10 * hour);
+    EXPECT_EQ(begin_of_rows(midnight + 23 * hour, hours), midnight);
+    EXPECT_EQ(begin_of_rows(midnight, hours), midnight);
+    EXPECT_EQ(begin_of_rows(midnight - 1, hours), midnight - day);
+    EXPECT_EQ(end_of_rows(midnight + 10 * hour + 1, hours), midnight + 11 * hour);
+    EXPECT_EQ(end_of_windows(t, hours), midnight + day);
+    EXPECT_EQ(end_of_windows(midnight, hours), midnight);
+    EXPECT_EQ(first_window_from(midnight, hours), midnight);
+    EXPECT_EQ(first_window_from(midnight + 1, hours), midnight + day);
+    EXPECT_EQ(first_window_from(midnight - hour, hours), midnight);
+  }
+  for (const Micros end : {minus_infinity, plus_infinity}) {
+    EXPECT_EQ(nth_window(end, 0, hours), end);
+    EXPECT_EQ(first_window(end, hours), end);
+    EXPECT_EQ(begin_of_rows(end, hours), end);
+    EXPECT_EQ(end_of_windows(end, hours), end);
+    EXPECT_EQ(first_window_from(end, hours), end);
+  }
+  const WindowSize hop{.micros = 5 * minute, .slide = minute}, tumble{.micros = 5 * minute};
+  for (const WindowSize& size : {hop, tumble}) {
+    EXPECT_EQ(begin_of_rows(7 * minute, size), 7 * minute);
+    EXPECT_EQ(end_of_windows(7 * minute, size), 7 * minute);
+  }
+  EXPECT_EQ(first_window_from(6 * minute, hop), 6 * minute);
+  EXPECT_EQ(first_window_from(6 * minute + 1, hop), 7 * minute);
+  EXPECT_EQ(first_window_from(6 * minute, tumble), 10 * minute);
+  for (const WindowSize& right :
+       {WindowSize{.micros = day, .grows = day}, WindowSize{.micros = 1, .grows = 1},
+        WindowSize{.micros = 7'500'000, .grows = 15'000'000}})
+    EXPECT_EQ(right.validate(), "");
+  for (const WindowSize& wrong :
+       {WindowSize{.micros = 7 * minute, .grows = hour}, WindowSize{.micros = hour, .grows = 5 * hour},
+        WindowSize{.micros = day, .grows = 2 * day}, WindowSize{.micros = hour, .grows = minute},
+        WindowSize{.micros = -1, .grows = hour}, WindowSize{.micros = minute, .grows = -1}})
     EXPECT_NE(wrong.validate(), "");
 }
 

@@ -155,6 +155,57 @@ TEST(Zone, EveryTimeIsInItsWindowsAndWindowsTile) {
   }
 }
 
+TEST(Zone, CumulatingWindowsGrowWithinADay) {
+  const Zone zone = new_york();
+  const WindowSize hours{.micros = hour, .grows = day, .zone = &zone};
+  ASSERT_EQ(hours.validate(), "");
+  // Days of 24, 23 and 25 hours.
+  for (const auto& [midnight, length] : {std::pair{at(2026, 3, 7, 5 * hour), 24},
+                                         {at(2026, 3, 8, 5 * hour), 23},
+                                         {at(2026, 11, 1, 4 * hour), 25}}) {
+    const Micros t = midnight + 90 * minute;
+    EXPECT_EQ(tick::first_window(t, hours), midnight + hour);
+    EXPECT_EQ(tick::nth_window(t, 0, hours), midnight + (length - 1) * hour);
+    EXPECT_EQ(tick::nth_window(t, length - 2, hours), midnight + hour);
+    EXPECT_EQ(tick::nth_window(t, length - 1, hours), tick::minus_infinity);
+    EXPECT_EQ(tick::end_of_windows(t, hours), midnight + length * hour);
+    EXPECT_EQ(tick::first_window_from(t, hours), midnight + length * hour);
+    EXPECT_GE(tick::most_windows_of_time(hours), length);
+  }
+  // The last of 4 hours has one on 2026-11-01.
+  const WindowSize halves{.micros = 30 * minute, .grows = 4 * hour, .zone = &zone};
+  EXPECT_EQ(tick::nth_window(at(2026, 11, 2, 4 * hour), 0, halves), at(2026, 11, 2, 4 * hour + 30 * minute));
+  EXPECT_EQ(tick::begin_of_rows(at(2026, 11, 2, 4 * hour + 30 * minute), halves), at(2026, 11, 2, 4 * hour));
+  // Their steps and what they grow within are tumbling windows.
+  std::mt19937_64 random(20260308);
+  for (const Zone& of : zones())
+    for (const auto& [step, size] :
+         {std::pair{hour, day}, {30 * minute, 4 * hour}, {6 * hour, day}, {day, day}}) {
+      const WindowSize grows{.micros = step, .grows = size, .zone = &of};
+      const WindowSize steps{.micros = step, .zone = &of}, whole{.micros = size, .zone = &of};
+      for (int i = 0; i < 2000; ++i) {
+        const Micros t = at(2010, 1, 1) + static_cast<Micros>(random() % (6 * 366 * day));
+        const Micros begin = tick::window_start(t, whole), end = tick::next_window(begin, whole);
+        int64_t windows = 0;
+        for (Micros start = tick::window_start(t, steps); start < end;
+             start = tick::next_window(start, steps))
+          ++windows;
+        ASSERT_LE(windows, tick::most_windows_of_time(grows));
+        Micros start = tick::window_start(t, steps);
+        ASSERT_EQ(tick::first_window(t, grows), start);
+        for (int64_t nth = windows; nth-- > 0; start = tick::next_window(start, grows)) {
+          ASSERT_EQ(tick::nth_window(t, nth, grows), start) << t << ' ' << nth;
+          ASSERT_EQ(tick::begin_of_rows(start, grows), begin);
+          ASSERT_EQ(tick::window_end(start, grows), tick::next_window(start, steps));
+        }
+        ASSERT_EQ(tick::nth_window(t, windows, grows), tick::minus_infinity);
+        ASSERT_EQ(tick::end_of_windows(t + 1, grows), end);
+        ASSERT_EQ(tick::first_window_from(t, grows), t == begin ? begin : end);
+        ASSERT_EQ(begin % tick::pane_width(grows), 0);
+      }
+    }
+}
+
 TEST(Zone, OffsetsAreQuartersOfAnHour) {
   const Zone old(-(4 * hour + 56 * minute + 2'000'000), {{at(1883, 11, 18, 17 * hour), -5 * hour},
                                                          {at(1960, 5, 1), -5 * hour + 1'000'000},
