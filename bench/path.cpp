@@ -278,6 +278,8 @@ void Path::measure(long rate) {
   sleep_until(from + static_cast<double>(seconds - 1));
   for (int i = 0; i < 4; ++i) used[i] = usage(pids[i]) - before[i];
   const double percent = 100 / (now() - from);
+  // To count rows costs a core: not before all have been sent.
+  sleep_until(from + static_cast<double>(seconds) + 1);
   for (const double give_up = now() + 60; there() < total && now() < give_up;) sleep_until(now() + 0.05);
   wait();
   sleep_until(now() + 0.1);

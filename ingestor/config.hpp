@@ -62,7 +62,7 @@ struct Config {
   std::string table = "trades";
   ColumnMap table_columns;  // empty: by their names
   std::size_t batch_rows = 10'000;
-  std::chrono::microseconds batch_age = std::chrono::milliseconds(10);
+  std::chrono::microseconds batch_age = std::chrono::milliseconds(5);
   std::size_t ring = 1'000'000;
   std::chrono::microseconds drain = std::chrono::seconds(10);
   std::size_t partitions_ahead = 2;

@@ -59,11 +59,19 @@ void Writer::read_table() {
   if (options_.by_index) {
     database().run("CREATE TEMP TABLE tick_stage ON COMMIT DELETE ROWS AS SELECT " + list + " FROM " +
                    table_name_ + " WITH NO DATA");
-    copy_sql_ = "COPY pg_temp.tick_stage (" + list + ") FROM STDIN (FORMAT binary); INSERT INTO " +
-                table_name_ + " (" + list + ") SELECT " + list + " FROM " +
+    copy_sql_ = "COPY pg_temp.tick_stage (" + list + ") FROM STDIN (FORMAT binary); " +
+                (options_.in_seconds ? one_at_a_time() : "") + "INSERT INTO " + table_name_ + " (" + list +
+                ") SELECT " + list + " FROM " +
                 (options_.in_seconds ? once_by_second() : "pg_temp.tick_stage") + " ON CONFLICT DO NOTHING";
   }
   partitions_.open(database(), table_name_, columns_.time());
+}
+
+// No index tells that two rows are one trade when only one of them has its time in full: of several that
+// write such trades each must see the rows of the one before.
+std::string Writer::one_at_a_time() const {
+  return "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(" +
+         database().literal(table_name_) + ", 7716)); ";
 }
 
 // What is staged, without the trades that the table has: one whose time is in whole seconds there and in full
@@ -71,6 +79,7 @@ void Writer::read_table() {
 std::string Writer::once_by_second() {
   const std::string ts = columns_.column("ts");
   const std::string id = columns_.column("trade_id");
+  if ((ts.empty() || id.empty()) && !options_.marks) return "pg_temp.tick_stage";
   if (ts.empty() || id.empty())
     throw FatalError("table " + table_name_ + " needs columns that get ts and trade_id: missing trades of " +
                      feed_ + " are known by them; or repair.enabled = false");
@@ -330,9 +339,9 @@ std::optional<Writer::Attempt> Writer::attempt_fast(std::span<const Tick> ticks,
 Writer::Attempt Writer::attempt_copy(std::span<const Tick> ticks, const Position& next) {
   columns_.copy(ticks, options_.exchange, buffer_);
   // One message from BEGIN to COMMIT: the whole batch costs two round trips.
-  const std::string sql = "BEGIN; SELECT tick.feed(" + database().literal(options_.feed) + ", " +
-                          database().literal(options_.connection) + ", " + database().literal(to_json(next)) +
-                          "); " + copy_sql_ + "; COMMIT";
+  const std::string sql = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT tick.feed(" +
+                          database().literal(options_.feed) + ", " + database().literal(options_.connection) +
+                          ", " + database().literal(to_json(next)) + "); " + copy_sql_ + "; COMMIT";
   PGconn* connection = database().handle();
   Attempt done;
   bool handed_over = false;

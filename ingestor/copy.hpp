@@ -68,6 +68,7 @@ class Writer final : public Link {
   void set_up() override;
   void read_table();
   void read_position();
+  std::string one_at_a_time() const;
   std::string once_by_second();
   void commit(std::span<const Tick> ticks);
   Attempt attempt(std::span<const Tick> ticks, const Position& next);

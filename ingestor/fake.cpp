@@ -443,6 +443,11 @@ class Exchange final : public ServerHandler {
     log::warn("client " + std::to_string(client) + " answers no pings, dropped");
   }
   HttpReply get(std::string_view target) override {
+    constexpr std::string_view fault = "/fault/";
+    if (target.starts_with(fault)) {
+      const bool ordered = subscriptions_.order_fault(target.substr(fault.size()));
+      return ordered ? HttpReply{200, "{}"} : HttpReply{404, "no such fault, or no such client"};
+    }
     auto quotes = history_.quotes(target);
     if (!quotes && target == "/rss") quotes = HttpReply{200, chatter_.rss(), 0, "application/rss+xml"};
     return quotes ? document(target, std::move(*quotes)) : history_.rest(target);

@@ -24,16 +24,20 @@ std::string_view fault_name(Fault fault) {
   return names[static_cast<std::size_t>(fault)];
 }
 
-bool Faults::add(std::string_view text) {
+std::optional<Planned> parse_fault(std::string_view text) {
   const auto at = text.find('@');
   const auto name = std::find(std::begin(names), std::end(names), text.substr(0, at));
-  const auto trade = at == std::string_view::npos ? std::nullopt : parse_integer(text.substr(at + 1));
-  if (name == std::end(names) || !trade || *trade < 1) return false;
-  const Planned planned{static_cast<std::uint64_t>(*trade), static_cast<Fault>(name - std::begin(names))};
-  plan_.insert(std::upper_bound(plan_.begin(), plan_.end(), planned,
-                                [](const Planned& a, const Planned& b) { return a.trade < b.trade; }),
-               planned);
-  ++total_;
+  const auto number = at == std::string_view::npos ? std::nullopt : parse_integer(text.substr(at + 1));
+  if (name == std::end(names) || !number || *number < 1) return std::nullopt;
+  return Planned{static_cast<std::uint64_t>(*number), static_cast<Fault>(name - std::begin(names))};
+}
+
+bool Faults::add(std::string_view text) {
+  const auto planned = parse_fault(text);
+  if (!planned) return false;
+  plan_.insert(std::upper_bound(plan_.begin(), plan_.end(), *planned,
+                                [](const Planned& a, const Planned& b) { return a.number < b.number; }),
+               *planned);
   return true;
 }
 
@@ -50,7 +54,7 @@ void Faults::draw(std::size_t count, std::uint64_t span, std::uint64_t seed) {
 }
 
 bool Faults::is_due(std::uint64_t trade) const {
-  return !plan_.empty() && plan_.front().trade <= trade && trade >= last_ + apart_;
+  return !plan_.empty() && plan_.front().number <= trade && trade >= last_ + apart_;
 }
 
 std::optional<Fault> Faults::due(std::uint64_t trade) {
@@ -68,13 +72,13 @@ void Faults::played(Fault fault, std::uint64_t trade, std::string_view who) {
 }
 
 std::string Faults::summary() const {
-  if (total_ == 0) return "";
   std::string text = "faults played:";
   std::size_t sum = 0;
   for (std::size_t i = 0; i < fault_kinds; ++i) {
     sum += counts_[i];
     if (counts_[i] > 0) text += " " + std::string(names[i]) + " " + std::to_string(counts_[i]) + ",";
   }
+  if (sum + plan_.size() == 0) return "";
   return text + " together " + std::to_string(sum) + "; " + std::to_string(plan_.size()) + " not reached";
 }
 

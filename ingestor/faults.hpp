@@ -1,4 +1,5 @@
-// Which faults the fake exchange plays and when: a list of (trade number, kind), given or drawn from a seed.
+// Which faults the fake exchange plays and when: a list of (trade number, kind), given or drawn from a seed;
+// others are asked for while it runs.
 // Each fault is counted when it was really played on somebody's connection, and only then.
 #pragma once
 
@@ -32,6 +33,13 @@ constexpr std::size_t fault_kinds = 14;
 
 std::string_view fault_name(Fault fault);
 
+// "drop@500": at a trade, or for a client.
+struct Planned {
+  std::uint64_t number;
+  Fault fault;
+};
+std::optional<Planned> parse_fault(std::string_view text);
+
 class Faults {
  public:
   // "drop@500"; false when it is none.
@@ -45,19 +53,14 @@ class Faults {
   bool is_due(std::uint64_t trade) const;
   // `who`: whom it met.
   void played(Fault fault, std::uint64_t trade, std::string_view who);
-  // "faults played: drop 2, mute 1; 0 not reached", or "" when none was asked for.
+  // "faults played: drop 2, mute 1; 0 not reached", or "" when there was none.
   std::string summary() const;
 
  private:
-  struct Planned {
-    std::uint64_t trade;
-    Fault fault;
-  };
   std::deque<Planned> plan_;
   std::uint64_t apart_ = 0;
   std::uint64_t last_ = 0;  // the trade of the last fault
   std::array<std::size_t, fault_kinds> counts_{};
-  std::size_t total_ = 0;
 };
 
 }  // namespace tick::ingest

@@ -467,7 +467,7 @@ int run_live(const Config& config, const std::function<std::optional<Config>()>&
   options.feed = venue.exchange;
   options.by_index = !venue.sequence;
   options.marks = config.repair && !venue.sequence && venue.make(config.stream)->history_by_time();
-  options.in_seconds = options.marks && venue.make(config.stream)->history_in_seconds();
+  options.in_seconds = venue.make(config.stream)->history_in_seconds();
   options.connection = config.connection.empty() ? default_connection(config) : config.connection;
   Chain chain(config, options);
   Stats& stats = chain.stats();

@@ -109,7 +109,7 @@ tick.toml:
   table = "trades"
   [batch]
   rows = 10000
-  age = "10ms")";
+  age = "5ms")";
 
 constexpr const char* replay_footer = R"(
 Reads raw WebSocket recordings (both framings: "<ns> <frame>" and "<s>: <frame>"), JSON arrays and lines of trade
@@ -135,7 +135,7 @@ Bybit (/v5/public/spot, /v5/public/linear), Bitstamp (/), Gemini (/v2/marketdata
 Jetstream (/subscribe), answers CoinLore's tickers, CoinGecko's prices and /rss (what was posted) with versions, and Binance's historicalTrades
 and aggTrades, Coinbase's trades, Kraken's Trades and OKX's history-trades over HTTP. BTCUSDT, BTC-USDT and BTC/USDT are one instrument.
 Faults: drop mute half-open duplicate reorder gap bad-json giant close-1001 close-1006 close-1012 shutdown no-pong slow.
-Each is logged when it is played, and counted in the last line. The first line on stdout is `listening on ADDRESS:PORT`.)";
+Each is logged when it is played, and counted in the last line; GET /fault/drop@7 asks for one that client 7 is to meet. The first line on stdout is `listening on ADDRESS:PORT`.)";
 
 }  // namespace
 

@@ -77,7 +77,8 @@ void Subscriptions::close(ClientId client) {
 
 void Subscriptions::request(ClientId client, std::string_view message) {
   Client& state = clients_[client];
-  if (state.protocol == Protocol::coinbase && state.streams.empty()) {
+  const bool listened = !state.streams.empty();
+  if (state.protocol == Protocol::coinbase && !listened) {
     if (message.find(R"("bts:)") != std::string_view::npos) state.protocol = Protocol::bitstamp;
     if (message.find(R"("channel":)") != std::string_view::npos && state.protocol == Protocol::coinbase)
       state.protocol = Protocol::coinbase_advanced;
@@ -85,17 +86,24 @@ void Subscriptions::request(ClientId client, std::string_view message) {
   }
   switch (state.protocol) {
     case Protocol::binance:
-      return request_binance(client, message);
+      request_binance(client, message);
+      break;
     case Protocol::coinbase:
-      return request_coinbase(client, message);
+      request_coinbase(client, message);
+      break;
     case Protocol::kraken:
-      return request_kraken(client, message);
+      request_kraken(client, message);
+      break;
     case Protocol::yahoo:
     case Protocol::yahoo_v2:
-      return request_yahoo(client, message);
+      request_yahoo(client, message);
+      break;
     default:
-      return request_plain(client, message);
+      request_plain(client, message);
   }
+  if (!listened && !state.streams.empty())
+    log::info("client " + std::to_string(client) + " listens (" + std::string(protocol_name(state.protocol)) +
+              ")");
 }
 
 void Subscriptions::request_binance(ClientId client, std::string_view message) {
@@ -341,6 +349,14 @@ bool Subscriptions::next_to_meet_one(const Client& state) const {
   });
 }
 
+bool Subscriptions::order_fault(std::string_view text) {
+  const auto order = parse_fault(text);
+  const auto found = order ? clients_.find(order->number) : clients_.end();
+  if (found == clients_.end() || found->second.streams.empty()) return false;
+  found->second.ordered = order->fault;
+  return true;
+}
+
 std::optional<Fault> Subscriptions::fault_of_answer() {
   const auto fault = faults_.due(trade_);
   if (fault) faults_.played(*fault, trade_, "an HTTP request");
@@ -349,8 +365,10 @@ std::optional<Fault> Subscriptions::fault_of_answer() {
 
 void Subscriptions::deliver(ClientId client, std::string_view message, bool trade) {
   Client& state = clients_[client];
-  if (trade && faults_.is_due(trade_) && can_meet_one(state) && next_to_meet_one(state)) {
-    const Fault fault = *faults_.due(trade_);
+  if (trade && can_meet_one(state) &&
+      (state.ordered || (faults_.is_due(trade_) && next_to_meet_one(state)))) {
+    const Fault fault = state.ordered ? *state.ordered : *faults_.due(trade_);
+    state.ordered.reset();
     ++met_[state.protocol];
     faults_.played(
         fault, trade_,

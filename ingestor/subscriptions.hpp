@@ -47,6 +47,9 @@ class Subscriptions {
   void next_trade() { ++trade_; }
   // Heartbeats, and messages held back that are due.
   void turn();
+  // "mute@7": client 7 meets it with the next trade that it listens to; false when there is no such fault or
+  // client.
+  bool order_fault(std::string_view text);
   // The fault that is to meet an answer to an HTTP request now, counted as played.
   std::optional<Fault> fault_of_answer();
 
@@ -69,6 +72,7 @@ class Subscriptions {
     Clock::time_point held_until{};
     std::size_t release_after = 0;  // messages, while reordering
     Clock::time_point close_at{};   // announced
+    std::optional<Fault> ordered;
   };
   struct Listener {
     ClientId client;

@@ -8,6 +8,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use FindBin;
+use HTTP::Tiny;
 use POSIX ();
 use Time::HiRes ();
 
@@ -180,6 +181,101 @@ sub copy_database {
     die $err if $rc && $err !~ /is being accessed by other users/;
     return !$rc;
   });
+}
+
+# ---- feeds that tell little of what has been: two ingestors side by side
+push @EXPORT, qw(side_by_side);
+
+# Pairs of ingestors on one fake exchange of their own. In each round one of every pair meets a fault that the test asks for, and when all are well
+# again each is killed while the other is well, in every second round together with the server. Only the one that is to meet a fault leaves a
+# connection that is mute before thirty seconds, and it is never alone: no busy machine makes both leave at once.
+#   seed, rate, symbols => of the fake   rounds => n   pairs => { name => regex of the fake's names of its protocol }
+#   options => sub (pair, side, address of the fake): what it is started with   kill_both => 1: to see what is missing then
+# Returns first, last: the numbers of the trades between which somebody of each pair has listened; sent: the file that has them; figures: what happened;
+# end: ends it all, cleanly, or says how not.
+sub side_by_side {
+  my ($node, %o) = @_;
+  my @kinds = qw(gap mute drop bad-json half-open close-1001 no-pong giant slow close-1006 shutdown reorder close-1012 duplicate);
+  my %calm = map { $_ => 1 } qw(gap bad-json slow reorder duplicate);  # the connection lives on
+  my $sent = PostgreSQL::Test::Utils::tempdir . '/sent';
+  my $fake = launch('side_fake', $ENV{TICK_INGEST}, 'fake', '--first-id', 1, '--seed', $o{seed}, '--rate', $o{rate},
+    '--symbols', $o{symbols}, '--ping', 30, '--wait', '--sent', $sent);
+  my $port = fake_port($fake);
+  my @pairs = sort keys %{ $o{pairs} };
+  my (%twin, $starts, %met);
+  my $run = sub {
+    my ($pair, $side, $patience) = @_;
+    $twin{$pair}{$side} = launch("side_${pair}_${side}_" . ++$starts, $ENV{TICK_INGEST}, 'run', '--connection', "side $side of $pair",
+      '--max-silence', $patience, '--max-data-silence', $patience, '--max-stream-silence', $patience, '--ping', '400ms', '--max-frame', 1_000_000, '--repair-interval', '5ms',
+      $o{options}->($pair, $side, "ws://127.0.0.1:$port"));
+  };
+  # Those who listen to a pair's feed, the newest last; and how many ever have.
+  my $listeners = sub {
+    my ($pair) = @_;
+    my $log = slurp($fake->{log});
+    my @ever = $log =~ /client (\d+) listens \($o{pairs}{$pair}\)/g;
+    my %gone = map { $_ => 1 } $log =~ /client (\d+) is gone/g;
+    return ([ grep { !$gone{$_} } @ever ], scalar @ever);
+  };
+  my $ever = sub { map { my $pair = $_; $pair => ($listeners->($pair))[1] } @pairs };
+  # Everybody listens (after so many had), and what they heard before is in the table: a batch that was formed afterwards is.
+  my $well = sub {
+    my (%before) = @_;
+    for my $pair (@pairs) {
+      until_true(120, "both of $pair listen", sub { my ($now, $all) = $listeners->($pair); @$now == 2 && $all >= ($before{$pair} // 0) });
+    }
+    my $then = $node->safe_psql('postgres', q{SELECT coalesce(jsonb_object_agg(connection, position), '{}') FROM tick.feeds WHERE connection LIKE 'side %'});
+    wait_for($node, 'SELECT count(*) = ' . 2 * @pairs . qq{ FROM tick.feeds f LEFT JOIN jsonb_each('$then') t ON t.key = connection WHERE connection LIKE 'side %'
+      AND (position ->> 'batch')::int8 >= 2 + CASE WHEN t.value ->> 'session' = position ->> 'session' THEN (t.value ->> 'batch')::int8 ELSE 0 END});
+  };
+  my $told = sub { return scalar(() = slurp($sent) =~ /\n/g) };
+  my ($hasty, $steady) = qw(a b);  # the hasty one has come last
+  $run->($_, $steady, '30s') for @pairs;
+  for my $pair (@pairs) {
+    until_true(120, "$pair listens", sub { @{ ($listeners->($pair))[0] } });
+  }
+  $run->($_, $hasty, '1500ms') for @pairs;
+  $well->();
+  my $first = $told->();
+  for my $round (1 .. $o{rounds}) {
+    my %before = $ever->();
+    for my $i (0 .. $#pairs) {
+      my $kind = $kinds[($o{seed} + $round + $i * 4) % @kinds];
+      my $client = 0;
+      until_true(120, "$kind is met", sub {
+        my ($now, $all) = $listeners->($pairs[$i]);
+        if (@$now == 2 && $now->[-1] != $client) {  # another one than before when a stall made it leave by itself
+          $client = $now->[-1];
+          $before{ $pairs[$i] } = $all + ($calm{$kind} ? 0 : 1);
+          HTTP::Tiny->new->get("http://127.0.0.1:$port/fault/$kind\@$client");
+        }
+        return slurp($fake->{log}) =~ /fault \Q$kind\E at trade \d+, client $client /;
+      });
+      ++$met{$kind};
+    }
+    $well->(%before);
+    for my $side ($hasty, $steady) {
+      my $other = $side eq 'a' ? 'b' : 'a';
+      %before = $ever->();
+      finish($twin{$_}{$side}, 'KILL') for @pairs;
+      if ($o{kill_both}) { finish($twin{$_}{$other}, 'KILL') for @pairs }
+      crash($node) if $round % 2 == 0 && $side eq $hasty;
+      if ($o{kill_both}) { $run->($_, $other, '30s') for @pairs }
+      $run->($_, $side, $side eq $steady ? '1500ms' : '30s') for @pairs;
+      ++$before{$_} for @pairs;
+      $well->(%before);
+    }
+    ($hasty, $steady) = ($steady, $hasty);
+  }
+  my $last = $told->();
+  my $end = sub {
+    my @codes = map { my $pair = $_; map { finish($twin{$pair}{$_}, 'TERM') } qw(a b) } @pairs;
+    finish($fake, 'TERM');
+    return join ' ', grep { $_ } @codes;
+  };
+  my $figures = 2 * $o{rounds} * @pairs . ' kills, ' . int($o{rounds} / 2) . ' of PostgreSQL, ' . $o{rounds} * @pairs . ' faults ('
+    . join(', ', map { "$_ $met{$_}" } sort keys %met) . '), ' . ($last - $first) . ' trades';
+  return { first => $first, last => $last, sent => $sent, figures => $figures, end => $end };
 }
 
 sub stop_all {
