@@ -416,6 +416,7 @@ class Exchange final : public ServerHandler {
         subscriptions_(options.faults, history_, chatter_),
         sent_(options.sent_file),
         outlet_(subscriptions_, history_, chatter_, sent_),
+        document_age_(options.document_age),
         wait_(options.wait),
         exit_(options.exit) {
     if (options.recordings.empty())
@@ -448,9 +449,20 @@ class Exchange final : public ServerHandler {
       const bool ordered = subscriptions_.order_fault(target.substr(fault.size()));
       return ordered ? HttpReply{200, "{}"} : HttpReply{404, "no such fault, or no such client"};
     }
-    auto quotes = history_.quotes(target);
+    auto quotes = prices(target);
     if (!quotes && target == "/rss") quotes = HttpReply{200, chatter_.rss(), 0, "application/rss+xml"};
     return quotes ? document(target, std::move(*quotes)) : history_.rest(target);
+  }
+
+  // The prices of a document that is polled; nothing where there is none such.
+  std::optional<HttpReply> prices(std::string_view target) {
+    Prices& kept = prices_[std::string(target)];
+    const auto now = Clock::now();
+    if (kept.reply && now < kept.until) return kept.reply;
+    kept = {history_.quotes(target), now + document_age_};
+    if (kept.reply) return kept.reply;
+    prices_.erase(std::string(target));
+    return std::nullopt;
   }
 
   // A document that is polled: with its version, and with what may befall it on the way.
@@ -521,6 +533,12 @@ class Exchange final : public ServerHandler {
   Outlet outlet_;
   std::unique_ptr<Source> source_;
   std::map<std::string, HttpReply> documents_;  // the last of each that was given
+  struct Prices {
+    std::optional<HttpReply> reply;
+    Clock::time_point until;
+  };
+  std::map<std::string, Prices> prices_;
+  std::chrono::milliseconds document_age_;
   bool wait_;
   bool exit_;
   bool ended_ = false;

@@ -4,6 +4,7 @@
 // loop: what nobody is connected to receive is lost, as on a real exchange.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -21,9 +22,10 @@ struct FakeOptions {
   // gets a line `SYMBOL id receivers` per tick sent, `post SYMBOL id` per post, `answer DOCUMENT` per
   // document
   std::string sent_file;
-  std::size_t post_every = 0;  // a post after every so-many-th trade; 0 = none
-  bool wait = false;           // start with the first subscriber
-  bool exit = false;           // end when everything was sent and taken
+  std::size_t post_every = 0;                 // a post after every so-many-th trade; 0 = none
+  std::chrono::milliseconds document_age{0};  // prices that are polled stand so long, as behind a cache
+  bool wait = false;                          // start with the first subscriber
+  bool exit = false;                          // end when everything was sent and taken
   // recordings (in this order), or else the random walk
   std::vector<std::string> recordings;
   double speed = 1;  // times the recorded pace; 0 = as fast as the slowest subscriber takes it

@@ -267,6 +267,12 @@ int main(int argc, char** argv) {
   fake->add_option("--post-every", fake_options.post_every,
                    "a post on Jetstream about an instrument after so many trades; 0 = none")
       ->capture_default_str();
+  double fake_document = 0;
+  fake->add_option(
+          "--document-age", fake_document,
+          "seconds that the prices of a polled document stand, as behind a cache; 0 = they move at once")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 86400.0));
   double fake_ping = 20;
   fake->add_option("--ping", fake_ping,
                    "seconds between pings, 0 = none; three unanswered ones end a connection")
@@ -311,6 +317,7 @@ int main(int argc, char** argv) {
 
   if (*fake) {
     const auto speed = read_speed(fake_speed);
+    fake_options.document_age = std::chrono::milliseconds(std::llround(fake_document * 1000));
     fake_options.server.ping_every = std::chrono::milliseconds(std::llround(fake_ping * 1000));
     for (const auto& text : fake_faults)
       if (!fake_options.faults.add(text)) {
