@@ -31,11 +31,13 @@ std::vector<T> numbers(const std::optional<std::string>& text) {
   return result;
 }
 
-// Plain PostgreSQL code.
+// Of the catalogs, by a number: planned once after each change of theirs, not once for each number. Plain
+// PostgreSQL code.
 void execute_kept(const char* sql, int64_t argument) {
   Oid type = INT8OID;
   Datum value = Int64GetDatum(argument);
-  if (SPI_execute_plan(kept_plan(sql, 1, &type), &value, nullptr, true, 0) != SPI_OK_SELECT)
+  if (SPI_execute_plan(kept_plan(sql, 1, &type, CURSOR_OPT_GENERIC_PLAN), &value, nullptr, true, 0) !=
+      SPI_OK_SELECT)
     elog(ERROR, "pg_tick: unexpected result of: %s", sql);
 }
 

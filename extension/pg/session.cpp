@@ -84,11 +84,11 @@ void tell_engine() {
   wake_at_commit();
 }
 
-SPIPlanPtr kept_plan(const char* sql, int count, Oid* types) {
+SPIPlanPtr kept_plan(const char* sql, int count, Oid* types, int options) {
   static std::map<std::string, SPIPlanPtr, std::less<>> plans;
   const auto known = plans.find(std::string_view(sql));
   if (known != plans.end()) return known->second;
-  SPIPlanPtr plan = SPI_prepare(sql, count, types);
+  SPIPlanPtr plan = SPI_prepare_cursor(sql, count, types, options);
   if (plan == nullptr) elog(ERROR, "pg_tick: cannot prepare: %s", SPI_result_code_string(SPI_result));
   SPI_keepplan(plan);
   plans.emplace(sql, plan);

@@ -38,8 +38,9 @@ void run(const char* sql);
 // Has the worker look at its caches again once this transaction commits. As the extension's owner.
 void tell_engine();
 
-// A statement prepared once in the life of this process, by its text. Inside SPI.
-SPIPlanPtr kept_plan(const char* sql, int count, Oid* types);
+// A statement prepared once in the life of this process, by its text. Inside SPI. `options`: of a cursor;
+// CURSOR_OPT_GENERIC_PLAN where a plan for these very values would be no better than the one for all.
+SPIPlanPtr kept_plan(const char* sql, int count, Oid* types, int options = 0);
 
 // Opens SPI under a snapshot of this moment, whatever the isolation level: for reading our own catalogs.
 // Between the two, SPI statements must be read only.
