@@ -235,6 +235,35 @@ void append_item(const Seeding* s, StringInfo list, const DefinedItem* of) {
   }
 }
 
+// SQL's count is a number, also of nothing.
+void check_counts(const Seeding* s) {
+  StringInfoData nulls;
+  initStringInfo(&nulls);
+  ListCell* cell;
+  foreach (cell, s->def->items) {
+    const auto* of = static_cast<DefinedItem*>(lfirst(cell));
+    const char* name = column(s->def, of->column)->name;
+    if (of->kind == ItemKind::count && given(s, name))
+      appendStringInfo(&nulls, " WHEN q.%s IS NULL THEN %s", quote_identifier(name),
+                       quote_literal_cstr(name));
+  }
+  if (nulls.len == 0) return;
+  SPI_connect();
+  SPI_execute(
+      psprintf("SELECT * FROM (SELECT CASE%s END AS name, (q.*)::text FROM %s AS q) AS n WHERE n.name IS "
+               "NOT NULL LIMIT 1",
+               nulls.data, seeds),
+      true, 1);
+  if (SPI_processed == 1)
+    ereport(ERROR,
+            (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+             errmsg("column \"%s\" is a count and must not be NULL",
+                    SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1)),
+             errdetail("The query: %s.", SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2)),
+             errhint("Where nothing was counted it is 0.")));
+  SPI_finish();
+}
+
 void write_rows(Seeding* s) {
   Definition* def = s->def;
   const int keys = list_length(def->keys);
@@ -389,6 +418,7 @@ int64 seed(Oid view, const char* text) {
     check_rollup(&s);
     with_own_rows([&] { read_windows(&s); });
     if (s.count > 0) {
+      with_own_rows([&] { check_counts(&s); });
       seeded_state = s.def->state;
       write_rows(&s);
       seeded_state = InvalidOid;

@@ -83,6 +83,7 @@ refused(q{SELECT tick.seed('slides', $$SELECT '2024-02-01+00' AS t, 1 AS vwap_su
 refused(q{SELECT tick.seed('slides', $$SELECT NULL::timestamptz AS t, 1 AS vwap_sum, 1 AS vwap_sum_1, 1 AS high$$)}, qr/column "t" must not be NULL/, 'no time');
 refused(q{SELECT tick.seed('slides', $$SELECT timestamptz '2024-02-01+00' AS t, 1 AS vwap_sum, 1 AS vwap_sum_1, 1 AS high, 1 AS hihg$$)}, qr/column "hihg" is none of the rollup's/, 'a column too many');
 refused(q{SELECT tick.seed('slides', $$SELECT timestamptz '2024-02-01+00' AS t, 1 AS vwap_sum, 1 AS vwap_sum_1$$)}, qr/column "high" is missing/, 'a column too few');
+refused(q{SELECT tick.seed('bare', $$SELECT 'C' AS symbol, timestamptz '2024-02-01+00' AS t, 1 AS volume, 1 AS ids, NULL::int AS n$$)}, qr/column "n" is a count and must not be NULL\nDETAIL:.*\(C,.*\nHINT:.*0/, 'a count that is none');
 refused(q{SELECT tick.seed('latest', 'SELECT 1')}, qr/"latest" cannot be seeded: it has no windows/, 'no windows');
 refused(q{SELECT tick.seed('medians', 'SELECT 1')}, qr/"medians" cannot be seeded: it is recomputed/, 'recomputed');
 refused(q{SELECT tick.seed('trades', 'SELECT 1')}, qr/"trades" is not a rollup/, 'no rollup');
