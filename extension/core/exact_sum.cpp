@@ -3,6 +3,7 @@
 // for a sum.
 #include "exact_sum.hpp"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>

@@ -1,5 +1,6 @@
 #include "fold.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>

@@ -1,6 +1,7 @@
 // The layers of the configuration, and that every mistake is told with its place and without secrets.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <iterator>
 #include <random>

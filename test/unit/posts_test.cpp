@@ -2,6 +2,7 @@
 // tweets that it was not written from.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <filesystem>
