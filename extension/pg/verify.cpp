@@ -224,9 +224,10 @@ const char* difference(const Column* column, int i) {
 const char* comparison_sql(const Verified* rollup, const Bounds& bounds) {
   List* columns = read_columns(rollup);
   const char* expected = expected_sql(rollup, columns, bounds);
-  StringInfoData keys, values, a_row, b_row, sql;
+  StringInfoData keys, values, any, a_row, b_row, sql;
   initStringInfo(&keys);
   initStringInfo(&values);
+  initStringInfo(&any);
   initStringInfo(&a_row);
   initStringInfo(&b_row);
   initStringInfo(&sql);
@@ -244,10 +245,12 @@ const char* comparison_sql(const Verified* rollup, const Bounds& bounds) {
     if (column->is_time)
       time = psprintf("COALESCE(a.c%d, b.c%d)%s", i, i,
                       column->type == TIMESTAMPTZOID ? "" : " AT TIME ZONE 'UTC'");
-    if (!column->is_key && !column->is_time)
-      appendStringInfo(&values, ", (%d, %s, a.c%d::text, b.c%d::text, a.present AND b.present AND %s)", i,
-                       quote_literal_cstr(column->name), i, i, difference(column, i));
+    if (column->is_key || column->is_time) continue;
+    appendStringInfo(&values, ", (%d, %s, a.c%d::text, b.c%d::text, a.present AND b.present AND %s)", i,
+                     quote_literal_cstr(column->name), i, i, difference(column, i));
+    appendStringInfo(&any, " OR %s", difference(column, i));
   }
+  // Nearly all rows are equal: texts are made of those alone that are not.
   appendStringInfo(&sql, "SELECT jsonb_build_object(%s), %s, d.name, d.stored, d.expected FROM ", keys.data,
                    time);
   appendStringInfo(&sql, "%s FULL JOIN ", side_sql(columns, bounds, rollup->merged, "a", false));
@@ -256,11 +259,13 @@ const char* comparison_sql(const Verified* rollup, const Bounds& bounds) {
       &sql,
       " CROSS JOIN LATERAL (VALUES (-1, '(row)', CASE WHEN a.present THEN ROW(%s)::text END, "
       "CASE WHEN b.present THEN ROW(%s)::text END, a.present IS DISTINCT FROM b.present)%s) "
-      "AS d(n, name, stored, expected, differs) WHERE d.differs AND a.stale IS NOT TRUE AND NOT EXISTS "
+      "AS d(n, name, stored, expected, differs) WHERE (a.present IS DISTINCT FROM b.present%s) AND d.differs "
+      "AND "
+      "a.stale IS NOT TRUE AND NOT EXISTS "
       "(SELECT FROM "
       "tick.late AS l WHERE l.rollup = %u AND l.reason <> 'no_time' AND l.ts IS NOT DISTINCT FROM "
       "%s AND l.key = jsonb_build_object(%s))%s ORDER BY 2, 1, d.n",
-      a_row.data, b_row.data, values.data, rollup->view, time, keys.data,
+      a_row.data, b_row.data, values.data, any.data, rollup->view, time, keys.data,
       OidIsValid(rollup->parent) ? awaiting_sql(rollup, time) : "");
   return sql.data;
 }

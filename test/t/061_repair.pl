@@ -26,7 +26,7 @@ for my $seed ($first_seed .. $first_seed + ($ENV{TICK_FAULT_SEEDS} || 2) - 1) {
   my $database = $node->connstr('postgres');
   command_ok([ $ENV{TICK_INGEST}, 'init', '--database', $database ], 'init');
   my $fake = launch("fake_$seed", $ENV{TICK_INGEST}, 'fake', '--speed', $speed, '--wait', '--seed', $seed, '--faults',
-    int($faults * 1.15) . "/$trades", '--busy-every', 9, '--ping', 1, map { ('--recording', $_) } @recordings);
+    int($faults * 1.3) . "/$trades", '--busy-every', 9, '--ping', 1, map { ('--recording', $_) } @recordings);
   my $port = fake_port($fake);
   my $ingestors = 0;
   my $ingest;
