@@ -330,28 +330,33 @@ for my $name (qw(scanning pieces)) {
 
 # ---- pg_upgrade: the same files under another system, with deltas of which some are merged
 
-my $upgraded = PostgreSQL::Test::Cluster->new('upgraded');
-$upgraded->init;
-$upgraded->append_conf('postgresql.conf', $conf);
-rest($bare, 'owned');
-$bare->safe_psql('owned', 'CALL write_ticks(5)');
-$bare->poll_query_until('owned', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'pg_tick worker'}) or die 'no worker';
-$bare->safe_psql('owned', 'CALL write_ticks(5)');
-waiting($bare, 'owned', 1);
-is($bare->safe_psql('owned', q{SELECT string_agg(DISTINCT pg_visible_in_snapshot(xid, snapshot)::text, ' ') FROM tick_catalog.frontier,
-  (SELECT xid FROM tick_catalog.queue_0 UNION ALL SELECT xid FROM tick_catalog.queue_1 UNION ALL SELECT xid FROM tick_catalog.queue_2) q}), 'false true', 'some are merged');
-$bare->stop;
-{
-  my $from = Cwd::getcwd();
-  chdir $upgraded->basedir;
-  my $bin = $bare->config_data('--bindir');
-  command_ok([ 'pg_upgrade', '--no-sync', '-d', $bare->data_dir, '-D', $upgraded->data_dir, '-b', $bin, '-B', $bin,
-    '-s', $upgraded->host, '-p', $bare->port, '-P', $upgraded->port ], 'pg_upgrade');
-  chdir $from;
+my $upgraded;
+SKIP: {
+  skip 'from 18 on pg_upgrade looks for a library in its own directory alone, and there is none: make install', 1
+      if slurp($ENV{TICK_CONF}) =~ /extension_control_path/ && !-e $bare->config_data('--pkglibdir') . '/pg_tick.so';
+  $upgraded = PostgreSQL::Test::Cluster->new('upgraded');
+  $upgraded->init;
+  $upgraded->append_conf('postgresql.conf', $conf);
+  rest($bare, 'owned');
+  $bare->safe_psql('owned', 'CALL write_ticks(5)');
+  $bare->poll_query_until('owned', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'pg_tick worker'}) or die 'no worker';
+  $bare->safe_psql('owned', 'CALL write_ticks(5)');
+  waiting($bare, 'owned', 1);
+  is($bare->safe_psql('owned', q{SELECT string_agg(DISTINCT pg_visible_in_snapshot(xid, snapshot)::text, ' ') FROM tick_catalog.frontier,
+    (SELECT xid FROM tick_catalog.queue_0 UNION ALL SELECT xid FROM tick_catalog.queue_1 UNION ALL SELECT xid FROM tick_catalog.queue_2) q}), 'false true', 'some are merged');
+  $bare->stop;
+  {
+    my $from = Cwd::getcwd();
+    chdir $upgraded->basedir;
+    my $bin = $bare->config_data('--bindir');
+    command_ok([ 'pg_upgrade', '--no-sync', '-d', $bare->data_dir, '-D', $upgraded->data_dir, '-b', $bin, '-B', $bin,
+      '-s', $upgraded->host, '-p', $bare->port, '-P', $upgraded->port ], 'pg_upgrade');
+    chdir $from;
+  }
+  $upgraded->start;
+  goes_on($upgraded, 'owned', 'upgraded');
+  like(slurp($upgraded->logfile), qr/pg_tick has taken up/, 'taken up after pg_upgrade');
 }
-$upgraded->start;
-goes_on($upgraded, 'owned', 'upgraded');
-like(slurp($upgraded->logfile), qr/pg_tick has taken up/, 'taken up after pg_upgrade');
 
-$_->stop for $here, $other, $upgraded;
+$_->stop for $here, $other, $upgraded // ();
 done_testing();
