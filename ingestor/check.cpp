@@ -70,8 +70,8 @@ void check_database(const Config& config, Findings& findings) {
         database->query("SELECT current_database(), current_user, current_setting('server_version')");
     findings.good("database " + *who[0][0] + " as " + *who[0][1] + ", PostgreSQL " + *who[0][2]);
     if (database->query("SELECT FROM pg_catalog.pg_extension WHERE extname = 'pg_tick'").empty())
-      findings.mistake("database.conninfo", "extension pg_tick is not in database " + *who[0][0],
-                       "tick-ingest init creates it, where shared_preload_libraries has pg_tick");
+      return findings.mistake("database.conninfo", "extension pg_tick is not in database " + *who[0][0],
+                              "tick-ingest init creates it, where shared_preload_libraries has pg_tick");
     const bool posts = find_venue(config.feed)->writes_posts();
     const std::string name[] = {config.table};
     const auto table = database->query("SELECT to_regclass($1)::oid", name);
@@ -203,6 +203,9 @@ void check_poll(const Config& config, Findings& findings) {
         "rows.columns",
         std::string("the answer cannot be read: ") + decoded.reason + ": " + reply.body.substr(0, 200),
         "do rows.items and rows.columns point to what is there?");
+  if (const std::string strange = strange_symbols(config.symbols, ticks); !strange.empty())
+    findings.mistake("feed.symbols", strange,
+                     "write symbols as the answer does; [symbols] gives them other names in the table");
   findings.good("the answer is understood: " + std::to_string(ticks.size()) + " rows, " +
                 std::string(ticks[0].symbol.view()) + " at " + format_time(ticks[0].ts));
 }

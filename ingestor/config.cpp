@@ -231,7 +231,7 @@ constexpr Setting table[] = {
      },
      [](const Config& c) { return std::to_string(c.spool_limit); }},
     {"metrics.listen", "--listen", "TICK_LISTEN",
-     "ADDRESS:PORT of /metrics, /healthz and /status; empty = none",
+     "ADDRESS:PORT of a page with candles, /metrics, /healthz and /status; empty = none",
      [](Config& c, std::string_view t) -> std::string {
        if (!parse_url("http://" + std::string(t), "http"))
          return "must look like 127.0.0.1:9464, not " + in_quotes(t);

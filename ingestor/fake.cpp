@@ -585,7 +585,9 @@ int run_fake(const FakeOptions& options) {
     log::info("stopped: " + exchange.summary());
     return failed ? exit_failed : exit_ok;
   } catch (const std::exception& error) {
-    log::error(std::string("fake: ") + error.what());
+    const std::string_view what = error.what();  // and in brackets where in Boost
+    log::error("fake on " + options.server.address + ":" + std::to_string(options.server.port) + ": " +
+               std::string(what.substr(0, what.find(" [system:"))));
     return exit_failed;
   }
 }

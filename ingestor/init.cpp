@@ -158,7 +158,7 @@ int run_init(const InitOptions& options) {
              options.table + "_default PARTITION OF " + options.table + " DEFAULT; COMMENT ON TABLE " +
              options.table + " IS 'one row per trade, written by tick-ingest'; " +
              keep_out_duplicates(options) + "; COMMIT");
-    if (!options.sequence) {
+    if (!options.sequence && table_there) {
       const std::string parameters[] = {options.table};
       step(database, "unique index of table " + options.table,
            !database

@@ -132,8 +132,8 @@ Examples:
 Speaks on ws://ADDRESS:PORT (and wss:// with --tls-cert) the protocols of Binance (/ws/<stream>, /stream?streams=a/b,
 SUBSCRIBE, UNSUBSCRIBE, LIST_SUBSCRIPTIONS), Coinbase Exchange and Advanced (/), Kraken v2 (/v2), OKX (/ws/v5/business),
 Bybit (/v5/public/spot, /v5/public/linear), Bitstamp (/), Gemini (/v2/marketdata), Yahoo (/ and /?version=2) and
-Jetstream (/subscribe), answers CoinLore's tickers, CoinGecko's prices and /rss (what was posted) with versions, and Binance's historicalTrades
-and aggTrades, Coinbase's trades, Kraken's Trades and OKX's history-trades over HTTP. BTCUSDT, BTC-USDT and BTC/USDT are one instrument.
+Jetstream (/subscribe), answers CoinLore's tickers (/api/tickers/), CoinGecko's prices (/api/v3/simple/price?ids=..)
+and /rss (what was posted) with versions, and Binance's historicalTrades and aggTrades, Coinbase's trades, Kraken's Trades and OKX's history-trades over HTTP. BTCUSDT, BTC-USDT and BTC/USDT are one instrument.
 Faults: drop mute half-open duplicate reorder gap bad-json giant close-1001 close-1006 close-1012 shutdown no-pong slow.
 Each is logged when it is played, and counted in the last line; GET /fault/drop@7 asks for one that client 7 is to meet. The first line on stdout is `listening on ADDRESS:PORT`.)";
 

@@ -63,6 +63,11 @@ class Poller final : public Producer {
     const Decoded decoded = rows_.decode(body, now(), ticks);
     const bool read = decoded.verdict != Verdict::malformed;
     if (!read || decoded.bad > 0) rejects_.add(decoded.reason, body);
+    if (!looked_ && !ticks.empty()) {
+      looked_ = true;
+      if (const std::string strange = strange_symbols(config_.symbols, ticks); !strange.empty())
+        log::warn(strange);
+    }
     std::erase_if(ticks, [&](Tick& tick) {
       const std::string symbol = folded(tick.symbol.view(), std::toupper);
       if (!wanted_.empty() && !wanted_.contains(symbol)) return true;
@@ -87,6 +92,7 @@ class Poller final : public Producer {
   JsonItems rows_;
   std::set<std::string> wanted_;
   std::map<std::string, std::pair<Timestamp, double>> last_;
+  bool looked_ = false;  // at the symbols of a document
   Polling polling_;
 };
 
@@ -137,6 +143,25 @@ void Polling::stop() {
   const std::lock_guard hold(guard_);
   stop_ = true;
   changed_.notify_all();
+}
+
+std::string strange_symbols(const std::vector<std::string>& wanted, const std::vector<Tick>& ticks) {
+  constexpr std::size_t shown = 5;
+  std::set<std::string> there;
+  for (const Tick& tick : ticks) there.insert(folded(tick.symbol.view(), std::toupper));
+  std::string missing;
+  for (const auto& symbol : wanted)
+    if (!there.contains(symbol)) missing += (missing.empty() ? "" : ", ") + symbol;
+  if (missing.empty()) return "";
+  std::string some;
+  for (auto symbol = there.begin(); symbol != there.end(); ++symbol) {
+    if (std::distance(there.begin(), symbol) == shown) {
+      some += ", ..";
+      break;
+    }
+    some += (some.empty() ? "" : ", ") + *symbol;
+  }
+  return "no row is of " + missing + "; the rows are of " + some;
 }
 
 std::string poll_address(const Config& config) {

@@ -8,8 +8,10 @@
 #include <mutex>
 #include <random>
 #include <string>
+#include <vector>
 
 #include "config.hpp"
+#include "feed.hpp"
 #include "stats.hpp"
 
 namespace tick::ingest {
@@ -38,6 +40,9 @@ class Polling {
 
 // Runs until SIGTERM or SIGINT; the process's exit code.
 int run_poll(const Config& config);
+
+// Which symbols no row is of, and of what the rows are; "" when each has one, or none is named.
+std::string strange_symbols(const std::vector<std::string>& wanted, const std::vector<Tick>& ticks);
 
 // The address asked, with the symbols where they belong into it.
 std::string poll_address(const Config& config);

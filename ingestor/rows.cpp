@@ -65,8 +65,14 @@ Decoded assemble(const Texts& texts, const RowOptions& options, Timestamp receiv
     return found && !found->empty() ? found : std::nullopt;
   };
   Tick tick;
+  if (!text(Role::symbol) && options.symbol.empty())
+    return {Verdict::malformed,
+            "no symbol where --columns looks for it (replay: --symbol, standard input: --symbols names one "
+            "for all)"};
   if (!tick.symbol.assign(text(Role::symbol).value_or(options.symbol)))
-    return {Verdict::malformed, "no usable symbol (give one with --symbol)"};
+    return {Verdict::malformed, "impossible symbol"};
+  if (!text(Role::ts)) return {Verdict::malformed, "no time where --columns looks for it"};
+  if (!text(Role::price)) return {Verdict::malformed, "no price where --columns looks for it"};
   const auto ts_text = text(Role::ts).value_or("");
   const auto ts = parse_time(ts_text);
   if (!ts) return {Verdict::malformed, "impossible time"};

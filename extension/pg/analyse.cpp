@@ -137,6 +137,18 @@ void make_window(Definition* def, char* reason, size_t room) {
   }
 }
 
+// What to write instead of a window that cannot be kept.
+const char* window_hint(const Definition* def, const char* reason) {
+  if (strncmp(reason, "time zone", strlen("time zone")) == 0)
+    return "pg_timezone_names lists the time zones, such as 'America/New_York'.";
+  if (def->grows)
+    return "Write it as in tick.cumulate(ts, '1 day', '1 hour'): the step divides the size, the size the "
+           "day.";
+  if (def->slide != nullptr)
+    return "Write it as in tick.hop(ts, '5 minutes', '1 minute'): the slide divides the size and the day.";
+  return "Use a size such as '10 seconds', '1 minute', '1 hour', '1 day' or '1 month'.";
+}
+
 void take_window(Definition* def, Node* node) {
   if (def->window != nullptr) {
     if (equal(def->window, node)) return;
@@ -160,7 +172,7 @@ void take_window(Definition* def, Node* node) {
   }
   if (reason[0] != '\0')
     ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("%s", reason),
-                    errhint("Use a size such as '10 seconds', '1 minute', '1 hour', '1 day' or '1 month'."),
+                    errhint("%s", window_hint(def, reason)),
                     at(def->text, exprLocation(static_cast<Node*>(lsecond(arguments))))));
   if (windows_of_time(def->window_size) > max_windows_of_time)
     ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),

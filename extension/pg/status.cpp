@@ -177,6 +177,11 @@ Datum wait_merged(FunctionCallInfo fcinfo) {
     merged = is_merged(view, until);
   }
   act_again(actor);
+  const DatabaseSlot* slot = my_slot();
+  if (!merged && !RecoveryInProgress() && slot != nullptr && slot->worker == 0)
+    ereport(WARNING, (errmsg("no worker of pg_tick runs in database \"%s\"", get_database_name(MyDatabaseId)),
+                      errhint("The server's log says why. Each database with the extension takes one of "
+                              "max_worker_processes, and rollups that are recomputed one more.")));
   PG_RETURN_BOOL(merged);
 }
 

@@ -125,5 +125,13 @@ for my $round (1 .. 6) {
 }
 is($node->safe_psql('postgres', 'SELECT count(*) FROM trades'), '3000', 'every committed row is there');
 
+# No slot for a worker: who waits is told.
+$node->append_conf('postgresql.conf', 'max_worker_processes = 1');
+$node->restart;
+$node->safe_psql('postgres', 'INSERT INTO trades SELECT * FROM random_trades(1, 1)');
+my ($rc, $merged, $said) = $node->psql('postgres', "SELECT tick.wait(NULL, '10 ms')");
+is($merged, 'f', 'nothing is merged without a worker');
+like($said, qr/WARNING:  no worker of pg_tick runs in database "postgres".*max_worker_processes/s, 'who waits is told why');
+
 $node->stop;
 done_testing();

@@ -119,7 +119,7 @@ refused(q{SELECT tick.forget('ticks', '{"symbol": "S1"}', '2024-03-10 05:00+00',
 # A column that is added then is known of the days that are there. What comes back comes in again, to the end of the day.
 sql(q{SELECT tick.alter_rollup('ny', add => 'max(id) AS newest'); SELECT tick.alter_rollup('day', add => 'max(id) AS newest')});
 exact($node, 'a column added');
-is(sql(q{SELECT string_agg((newest IS NULL)::text, ' ') FROM (SELECT newest FROM ny WHERE symbol = 'S1' AND ts IN ('2024-03-10 13:00+00', '2024-03-11 03:00+00', '2024-03-11 04:00+00') ORDER BY ts) c}), 'true true false', 'but not of the day that has lost rows');
+is(sql(q{SELECT string_agg((newest IS NULL)::text, ' ') FROM (SELECT newest FROM ny WHERE symbol = 'S1' AND ts IN ('2024-03-10 13:00+00', '2024-03-11 03:00+00', '2024-03-11 16:00+00') ORDER BY ts) c}), 'true true false', 'but not of the day that has lost rows');
 sql(q{ALTER TABLE ticks ATTACH PARTITION ticks_1 FOR VALUES FROM (MINVALUE) TO ('2024-03-10 12:00+00')});
 $same->('attached again');
 is(sql(q{SELECT (SELECT count(*) FROM tick.stale), (SELECT count(*) FROM ny WHERE newest IS NULL)}), '0|0', 'all of it is there');
@@ -139,7 +139,7 @@ exact($node, 'and go on');
 
 # ---- what there is not
 
-for my $wrong ([ "'1 hour', '7 minutes'", 'must divide' ], [ "'5 hours', '1 hour'", 'must divide' ], [ "'2 days', '1 day'", 'at most 24 hours' ], [ "'1 week', '1 day', 'Europe/Berlin'", 'at most 24 hours' ], [ "'1 month', '1 day'", 'at most 24 hours' ],
+for my $wrong ([ "'1 hour', '7 minutes'", 'must divide.*tick\.cumulate\(ts, ' ], [ "'5 hours', '1 hour'", 'must divide' ], [ "'2 days', '1 day'", 'at most 24 hours' ], [ "'1 week', '1 day', 'Europe/Berlin'", 'at most 24 hours' ], [ "'1 month', '1 day'", 'at most 24 hours' ],
   [ "'1 hour', '-1 minute'", 'must be positive' ], [ "'0', '1 minute'", 'must be positive' ], [ "'1 hour', '0'", 'must be positive' ], [ "'1 hour', '10 seconds'", 'in 360 windows, a rollup keeps at most 64.*step longer' ], [ "'1 hour', NULL", 'step of a window must be a constant' ]) {
   refused("SELECT tick.create_rollup('wrong', \$\$SELECT tick.cumulate(ts, $wrong->[0]) AS ts, count(*) AS n FROM ticks GROUP BY 1\$\$)", qr/$wrong->[1]/s, "refused: $wrong->[0]");
 }

@@ -150,12 +150,12 @@ exact($node, 'renamed');
 is($sql->(q{SELECT v || ' ' || (window_end - ts) FROM days WHERE ts = '2026-11-01 04:00+00'}), '8 1 day 01:00:00', 'a day of 25 hours');
 
 # Which are no windows.
-for my $wrong ([ "tumble(ts, '1 day', 'Amerika/New_York')", 'time zone "Amerika/New_York" is not recognized' ], [ "tumble(ts, '1 day', 'FOO+00:07')", 'quarters of an hour' ],
+for my $wrong ([ "tumble(ts, '1 day', 'Amerika/New_York')", 'time zone "Amerika/New_York" is not recognized.*pg_timezone_names' ], [ "tumble(ts, '1 day', 'FOO+00:07')", 'quarters of an hour' ],
   [ "tumble(ts, '1 day', tz => NULL)", 'time zone of a window must be a constant' ], [ "tumble(ts, '1 day', origin => 'infinity')", 'must be finite' ], [ "tumble(ts, '1 day', origin => '2000-01-01 17:00:01+00')", 'whole minute' ],
   [ "tumble(ts, '1 month', origin => '2000-01-29 00:00+00')", 'after the 28th' ], [ "tumble(ts, '1 day', symbol)", 'time zone of a window must be a constant' ], [ "tumble(ts, '1 day', origin => ts)", 'origin of a window must be a constant' ],
   [ "hop(ts, '5 hours', '2 hours', 'Europe/Berlin')", 'must divide' ]) {
   my ($rc, $out, $err) = $node->psql('postgres', "SELECT tick.create_rollup('wrong', \$\$SELECT tick.$wrong->[0] AS ts, count(*) AS n FROM ticks GROUP BY 1\$\$)");
-  like($err, qr/$wrong->[1]/, "refused: $wrong->[0]");
+  like($err, qr/$wrong->[1]/s, "refused: $wrong->[0]");
 }
 $node->stop;
 done_testing();

@@ -63,6 +63,8 @@ my @broken = (
   [ 'a count out of range', { 10 => 'rows = 0' }, qr/tick\.toml:10: batch\.rows/, qr/whole number from 1 to/ ],
   [ 'no such feed', { 2 => 'name = "binanse"' }, qr/tick\.toml:2: feed\.name/, qr/must be one of binance, binance\.data, binance\.us, coinbase, .*kraken/ ],
   [ "another exchange's symbol", { 4 => 'symbols = ["BTC-USD"]' }, qr/tick\.toml:4: feed\.symbols.*BTC-USD/, qr/BTCUSD|\[symbols\]/ ],
+  [ 'symbols of another kind', { 2 => 'name = "coinlore"', 3 => "url = \"http://127.0.0.1:$port/api/tickers/\"", 4 => 'symbols = ["BTCUSDT"]' },
+    qr/tick\.toml:4: feed\.symbols: no row is of BTCUSDT; the rows are of .*BTC/, qr/cure: write symbols as the answer does/ ],
   [ 'no symbols', { 4 => '' }, qr/feed\.symbols: no symbol/, qr/cure: symbols = / ],
   [ 'no server', { 7 => 'conninfo = "host=127.0.0.1 port=1 dbname=postgres"' }, qr/tick\.toml:7: database\.conninfo: .*refused/, qr/cure: is the server running/ ],
   [ 'no extension', { 7 => "conninfo = \"$bare\"" }, qr/tick\.toml:7: database\.conninfo: extension pg_tick is not in database bare/, qr/cure: tick-ingest init/ ],

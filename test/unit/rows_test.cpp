@@ -342,6 +342,22 @@ TEST(JsonItems, CoinLoreAndCoinGecko) {
   }
 }
 
+TEST(JsonItems, WhatIsMissingIsNamed) {
+  const auto why = [](const char* columns) {
+    RowOptions options;
+    std::string mistake;
+    options.columns = *parse_columns(columns, mistake);
+    std::vector<Tick> out;
+    return std::string(
+        JsonItems(options).decode(R"([{"s":"X","t":1711356300,"p":1}])", Timestamp{}, out).reason);
+  };
+  EXPECT_EQ(why("symbol=/s,ts=/t,price=/p"), "");
+  EXPECT_EQ(why("symbol=/x,ts=/t,price=/p").substr(0, 40), "no symbol where --columns looks for it (");
+  EXPECT_EQ(why("symbol=/s,ts=/x,price=/p"), "no time where --columns looks for it");
+  EXPECT_EQ(why("symbol=/s,ts=/t,price=/x"), "no price where --columns looks for it");
+  EXPECT_EQ(why("symbol=/s,ts=/s,price=/p"), "impossible time");
+}
+
 // CoinLore has not been seen live: this is an item and an info of its documentation, quoted by others.
 TEST(JsonItems, TheFileInShared) {
   const char* root = std::getenv("TICK_SHARED");
