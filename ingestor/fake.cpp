@@ -585,9 +585,8 @@ int run_fake(const FakeOptions& options) {
     log::info("stopped: " + exchange.summary());
     return failed ? exit_failed : exit_ok;
   } catch (const std::exception& error) {
-    const std::string_view what = error.what();  // and in brackets where in Boost
     log::error("fake on " + options.server.address + ":" + std::to_string(options.server.port) + ": " +
-               std::string(what.substr(0, what.find(" [system:"))));
+               std::string(log::plain(error.what())));
     return exit_failed;
   }
 }

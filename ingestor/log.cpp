@@ -57,6 +57,10 @@ void error(std::string_view text) {
   line("error ", text);
 }
 
+std::string_view plain(std::string_view what) {
+  return what.substr(0, what.find(" [system:"));
+}
+
 bool on_terminal() {
   static const bool terminal = isatty(STDERR_FILENO) == 1;
   return terminal;

@@ -1,4 +1,5 @@
 // The command line: verbs, options, exit codes. Nothing else; every verb is a function of its own module.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -19,6 +20,7 @@
 #include "lines.hpp"
 #include "live.hpp"
 #include "log.hpp"
+#include "names.hpp"
 #include "number.hpp"
 #include "poll.hpp"
 #include "posts.hpp"
@@ -136,6 +138,25 @@ Jetstream (/subscribe), answers CoinLore's tickers (/api/tickers/), CoinGecko's 
 and /rss (what was posted) with versions, and Binance's historicalTrades and aggTrades, Coinbase's trades, Kraken's Trades and OKX's history-trades over HTTP. BTCUSDT, BTC-USDT and BTC/USDT are one instrument.
 Faults: drop mute half-open duplicate reorder gap bad-json giant close-1001 close-1006 close-1012 shutdown no-pong slow.
 Each is logged when it is played, and counted in the last line; GET /fault/drop@7 asks for one that client 7 is to meet. The first line on stdout is `listening on ADDRESS:PORT`.)";
+
+// Names what was not expected, and what may have been meant by it.
+void tell_extras(const CLI::App& app) {
+  const auto chosen = app.get_subcommands();
+  std::vector<std::string> known;
+  if (chosen.empty())
+    for (const CLI::App* verb : app.get_subcommands({})) known.push_back(verb->get_name());
+  else
+    for (const CLI::Option* option : chosen[0]->get_options())
+      for (const auto& name : option->get_lnames()) known.push_back("--" + name);
+  const auto extras = app.remaining(true);
+  const auto first = std::find_if(extras.begin(), extras.end(), [&](const std::string& extra) {
+    return chosen.empty() || extra.starts_with("-");
+  });
+  const std::string given = first == extras.end() ? extras.empty() ? "" : extras[0] : *first;
+  const std::string meant = nearest(given.substr(0, given.find('=')), known);
+  log::error(given + " is not " + (chosen.empty() ? "a verb" : "an argument of " + chosen[0]->get_name()) +
+             (meant.empty() ? "; see --help" : "; did you mean " + meant + "?"));
+}
 
 }  // namespace
 
@@ -305,7 +326,10 @@ int main(int argc, char** argv) {
   try {
     app.parse(reversed);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? exit_ok : exit_usage;
+    if (dynamic_cast<const CLI::ExtrasError*>(&error) == nullptr)
+      return app.exit(error) == 0 ? exit_ok : exit_usage;
+    tell_extras(app);
+    return exit_usage;
   }
   block_signals();
 

@@ -136,7 +136,7 @@ StatusServer::StatusServer(const std::string& listen, const Stats& stats, std::f
   try {
     impl_->server = std::make_unique<Server>(options, *impl_);
   } catch (const std::exception& error) {
-    throw std::runtime_error("metrics.listen " + listen + ": " + error.what());
+    throw std::runtime_error("metrics.listen " + listen + ": " + std::string(log::plain(error.what())));
   }
   log::info("candles on http://" + options.address + ":" + std::to_string(impl_->server->port()) + "/");
   log::info("status on http://" + options.address + ":" + std::to_string(impl_->server->port()) + "/status");

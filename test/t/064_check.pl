@@ -131,6 +131,15 @@ $node->safe_psql('postgres', q{CREATE FUNCTION broken(float8) RETURNS float8 IMM
 wait_for($node, q{SELECT EXISTS (SELECT FROM tick.status WHERE state = 'error')});
 like((check())[1], qr/^MISTAKE  rollup unlucky is set aside: .*no luck.*\n +cure: mend what it says, then SELECT tick.resume\('unlucky'\)$/m, 'a rollup that is set aside');
 finish($ingest, 'TERM');
+# What stands where no option and no verb is.
+for my $case ([ [ 'run', '--symbls', 'BTCUSDT' ], qr/--symbls is not an argument of run; did you mean --symbols\?/ ], [ ['runn'], qr/runn is not a verb; did you mean run\?/ ],
+  [ [ 'fake', '--zzzz' ], qr/--zzzz is not an argument of fake; see --help/ ], [ [ 'fake', '--port', $port ], qr/fake on 127\.0\.0\.1:$port: bind: Address already in use$/ ]) {
+  my ($out, $err) = ('', '');
+  IPC::Run::run([ $ENV{TICK_INGEST}, @{ $case->[0] } ], '>', \$out, '2>', \$err);
+  isnt($?, 0, "@{ $case->[0] }: the exit code tells");
+  like($err, $case->[1], 'and the words');
+}
+
 $node->stop;
 stop_all();
 done_testing();
