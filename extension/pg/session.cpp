@@ -96,8 +96,9 @@ SPIPlanPtr kept_plan(const char* sql, int count, Oid* types, int options) {
 }
 
 void open_catalogs() {
-  CommandCounterIncrement();
-  PushActiveSnapshot(GetLatestSnapshot());
+  // A parallel plan, for tick.fill, has one snapshot.
+  if (!IsInParallelMode()) CommandCounterIncrement();
+  PushActiveSnapshot(IsInParallelMode() ? GetActiveSnapshot() : GetLatestSnapshot());
   SPI_connect();
 }
 

@@ -123,6 +123,14 @@ my $read = sql("BEGIN; SELECT pg_stat_force_next_flush(); COMMIT; $blocks");
 is(sql(q{SELECT count(*), count(DISTINCT x) FROM tick.fill(null::longs, '2024-02-01 00:00+00', '2024-02-01 01:00+00')}), '1200|20', 'a quiet hour');
 sql('SELECT pg_stat_force_next_flush()');
 cmp_ok(sql($blocks) - $read, '<', 500, 'few pages of ' . sql(q{SELECT pg_relation_size('longs_state') / 8192}));
+
+# Beside and within the workers of a parallel plan.
+for my $query (q{SELECT count(*) FROM long WHERE k < (SELECT count(*) FROM %s)}, q{SELECT count(*) FROM long l JOIN %s f ON f.k = l.k}) {
+  my $filled = sprintf $query, q{tick.fill(null::longs, '2024-02-01 00:00+00', '2024-02-01 00:01+00')};
+  my $settings = 'SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0';
+  like(sql("$settings; EXPLAIN $filled"), qr/Workers Planned/, 'a parallel plan');
+  is(sql("$settings; $filled"), '60000', 'with tick.fill');
+}
 exact($node, 'at the end');
 $node->stop;
 done_testing();
