@@ -244,10 +244,10 @@ void audit_statement(Node* statement) {
       (void)restore_triggers();
     }
     if (detached) release_detached();
-    take_in(attached);
     if (attached != NIL || detached ||
         (IsA(statement, CreateStmt) && castNode(CreateStmt, statement)->partbound != nullptr))
       follow_leaves();
+    take_in(attached);
   }
   if (is_restored()) expect_revival(loads);
   (void)pause_audit(before);

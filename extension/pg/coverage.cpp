@@ -1,5 +1,7 @@
 #include "coverage.hpp"
 
+#include "capture.hpp"
+#include "dedup.hpp"
 #include "define.hpp"
 #include "evaluator.hpp"
 #include "leaves.hpp"
@@ -132,8 +134,73 @@ void mark_pending(int32 rollup, Oid source, Oid table) {
                rollup, lo, hi));
 }
 
+// Rows of a table that were never in the source, as if they were inserted now. Throws.
+void fold_rows(Oid table) {
+  ListCell* cell;
+  foreach (cell, find_all_inheritors(table, AccessShareLock, nullptr)) {
+    if (get_rel_relkind(lfirst_oid(cell)) != RELKIND_RELATION) continue;
+    Relation leaf = table_open(lfirst_oid(cell), NoLock);
+    const Trigger* capture = nullptr;
+    for (int i = 0; leaf->trigdesc != nullptr && i < leaf->trigdesc->numtriggers; ++i)
+      if (strcmp(leaf->trigdesc->triggers[i].tgname, "zz_tick_insert") == 0)
+        capture = &leaf->trigdesc->triggers[i];
+    if (capture != nullptr) {
+      const Binding* binding = bind_capture(capture, leaf);
+      Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+      TableScanDesc scan = table_beginscan(leaf, snapshot, 0, nullptr);
+      TupleTableSlot* slot = table_slot_create(leaf, nullptr);
+      while (table_scan_getnextslot(scan, ForwardScanDirection, slot)) {
+        CHECK_FOR_INTERRUPTS();
+        capture_insert(binding, slot);
+      }
+      ExecDropSingleTupleTableSlot(slot);
+      table_endscan(scan);
+      UnregisterSnapshot(snapshot);
+    }
+    table_close(leaf, NoLock);
+  }
+  flush_statement();
+}
+
+// Whether rows of these times were never in the source: nothing from there on has gone. What was ahead of the
+// clock when it went has not moved raw_from.
+bool is_new(Oid source, const Bounds& bounds) {
+  if (bounds.kind != Bounds::known || bounds.lo == minus_infinity) return false;
+  const char *lo = time_text(bounds.lo), *hi = time_text(bounds.hi);
+  return read_numbers(
+             psprintf(
+                 "SELECT 1::int8 FROM tick_catalog.source AS s WHERE s.relid = $1 AND s.raw_from <= %s "
+                 "AND NOT EXISTS (SELECT FROM tick_catalog.watermark AS w, unnest(w.ahead) AS a (at) "
+                 "WHERE w.source = s.relid AND a.at >= %s AND a.at < coalesce(%s::timestamptz, 'infinity'))",
+                 lo, lo, hi),
+             source) != NIL;
+}
+
+// Windows that reach below raw_from have what was there when a partition was detached, and nothing of what it
+// has got since: nobody knows which rows these are.
+void warn_of_straddling(Oid source, Oid table) {
+  open_catalogs();
+  SPI_execute(
+      psprintf("SELECT string_agg(r.view::regclass::text, ', ' ORDER BY r.id) FROM "
+               "tick_catalog.rollup AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE "
+               "r.source = %u AND r.parent IS NULL AND s.raw_from IS NOT NULL AND (r.time_column IS NULL OR "
+               "tick_catalog.window_from(s.raw_from, r.window_size, r.window_slide, r.window_zone, "
+               "r.window_origin, r.window_grows) <> s.raw_from)",
+               source),
+      true, 1);
+  if (const char* names = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1))
+    ereport(WARNING,
+            (errmsg("rows of \"%s\" do not enter windows that its source does not hold completely",
+                    get_rel_name(table)),
+             errdetail("Windows of %s. They have the rows that were there when it was detached.", names)));
+  close_catalogs();
+}
+
 void take_in_table(Oid source, Oid table) {
   const Bounds bounds = find_bounds(source, table, 0);
+  take_in_ids(source, table);
+  const bool unseen = is_new(source, bounds);
+  if (unseen) fold_rows(table);
   if (bounds.kind == Bounds::known)
     run(psprintf("UPDATE tick_catalog.source SET raw_from = %s WHERE relid = %u AND raw_from = %s",
                  time_text(bounds.lo), source, time_text(bounds.hi)));
@@ -161,6 +228,8 @@ void take_in_table(Oid source, Oid table) {
                              get_rel_name(table)),
                       errdetail("Windows that the source does not hold completely are not recomputed."),
                       errhint("Attach partitions that were detached newest first.")));
+  else if (!unseen)
+    warn_of_straddling(source, table);
   ListCell* cell;
   foreach (cell,
            read_numbers("SELECT id::int8 FROM tick_catalog.rollup WHERE source = $1 AND parent IS NULL AND "

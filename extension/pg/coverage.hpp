@@ -11,7 +11,8 @@ namespace tick::pg {
 // gone.
 void follow_leaves();
 
-// Takes in tables that were attached with their rows: their windows are recomputed. `tables`: list of oid.
+// Takes in tables that were attached with their rows and ids: their windows are recomputed, and rows that
+// were never in the source enter those of which it has lost rows. `tables`: list of oid.
 void take_in(List* tables);
 
 // Rows of a source are gone for good, the newest of this time, and their windows stay as they are

@@ -185,5 +185,46 @@ is(sql(q{SELECT count(*) FROM tick_catalog.pending WHERE rollup IN (SELECT id FR
   '0', 'nothing is left to do');
 sql('DROP TABLE ratios CASCADE');
 
+# Rows that come with a new partition are in windows as well of which the source has lost other rows.
+sql(q{CREATE TABLE bulk (symbol text, ts timestamptz, v int8) PARTITION BY RANGE (ts);
+  CREATE TABLE bulk_1 PARTITION OF bulk FOR VALUES FROM ('2024-03-01 00:00+00') TO ('2024-03-02 00:00+00');
+  CREATE TABLE bulk_2 PARTITION OF bulk FOR VALUES FROM ('2024-03-02 00:00+00') TO ('2024-03-03 00:00+00');
+  SELECT tick.create_rollup('bulk_1h', 'SELECT symbol, tick.tumble(ts, ''1 hour'') AS ts, count(*) AS n, max(v) AS v FROM bulk GROUP BY 1, 2');
+  SELECT tick.create_rollup('bulk_month', 'SELECT symbol, tick.tumble(ts, ''1 month'') AS ts, count(*) AS n, max(v) AS v FROM bulk GROUP BY 1, 2');
+  SELECT tick.create_rollup('bulk_all', 'SELECT symbol, count(*) AS n, max(v) AS v FROM bulk GROUP BY 1');
+  SELECT tick.create_rollup('bulk_ids', 'SELECT symbol, tick.tumble(ts, ''1 day'') AS ts, count(DISTINCT v) AS n FROM bulk GROUP BY 1, 2');
+  INSERT INTO bulk SELECT 'A', '2024-03-01 00:00+00'::timestamptz + i * interval '10 min', i FROM generate_series(0, 287) i;
+  SELECT tick.wait(NULL); DROP TABLE bulk_1;
+  CREATE TABLE bulk_3 (v int8, dropped int, ts timestamptz, symbol text); ALTER TABLE bulk_3 DROP dropped;
+  INSERT INTO bulk_3 SELECT i, '2024-03-01 00:00+00'::timestamptz + i * interval '10 min', chr(65 + i % 2) FROM generate_series(288, 431) i});
+my $counted = q{SELECT (SELECT string_agg(symbol || n || ',' || v, ' ' ORDER BY symbol) FROM bulk_all), (SELECT string_agg(symbol || n || ',' || v, ' ' ORDER BY symbol) FROM bulk_month),
+  (SELECT sum(n) FROM bulk_1h), (SELECT sum(n) FROM bulk_ids)};
+sql(q{BEGIN; ALTER TABLE bulk ATTACH PARTITION bulk_3 FOR VALUES FROM ('2024-03-03 00:00+00') TO ('2024-03-04 00:00+00'); ROLLBACK;
+  BEGIN; ALTER TABLE bulk ATTACH PARTITION bulk_3 FOR VALUES FROM ('2024-03-03 00:00+00') TO ('2024-03-04 00:00+00'); INSERT INTO bulk VALUES ('B', '2024-03-03 10:00+00', 500); COMMIT});
+settle();
+is(sql($counted), 'A360,430 B73,500|A360,430 B73,500|433|433', 'a partition that is new');
+is(sql(q{SELECT count(*) FROM tick.verify('bulk_1h')}), '0', 'and what the table holds');
+# One that comes again is counted already.
+my $attach = q{ALTER TABLE bulk ATTACH PARTITION bulk_2 FOR VALUES FROM ('2024-03-02 00:00+00') TO ('2024-03-03 00:00+00')};
+sql('ALTER TABLE bulk DETACH PARTITION bulk_2');
+settle();
+($rc, $out, $err) = $node->psql('postgres', $attach);
+like($err, qr/WARNING:  rows of "bulk_2" do not enter windows that its source does not hold completely\n.*bulk_month, public.bulk_all/, 'a warning');
+sql("BEGIN; ALTER TABLE bulk DETACH PARTITION bulk_2; $attach; COMMIT");
+settle();
+is(sql($counted), 'A360,430 B73,500|A360,430 B73,500|433|433', 'one that comes again');
+is(sql(q{SELECT count(*) FROM tick.verify('bulk_1h')}), '0', 'is counted once');
+# Of times ahead of the clock nobody has noted that they have gone; those of other partitions do not matter.
+sql(q{CREATE TABLE bulk_9 PARTITION OF bulk FOR VALUES FROM ('2098-01-01 00:00+00') TO ('2098-02-01 00:00+00');
+  INSERT INTO bulk VALUES ('A', '2098-01-01 00:00+00', 1); SELECT tick.wait(NULL); ALTER TABLE bulk DETACH PARTITION bulk_9; SELECT tick.wait(NULL)});
+$attach = q{ALTER TABLE bulk ATTACH PARTITION bulk_9 FOR VALUES FROM ('2098-01-01 00:00+00') TO ('2098-02-01 00:00+00')};
+($rc, $out, $err) = $node->psql('postgres', $attach);
+like($err, qr/WARNING:  rows of "bulk_9" do not enter/, 'a warning');
+sql(q{CREATE TABLE bulk_4 (LIKE bulk); INSERT INTO bulk_4 VALUES ('B', '2024-03-04 10:00+00', 501);
+  ALTER TABLE bulk ATTACH PARTITION bulk_4 FOR VALUES FROM ('2024-03-04 00:00+00') TO ('2024-03-05 00:00+00')});
+settle();
+is(sql('SELECT symbol, n, v FROM bulk_all ORDER BY 1'), "A|361|430\nB|74|501", 'counted once, and new');
+sql('DROP TABLE bulk CASCADE');
+
 $node->stop;
 done_testing();

@@ -164,6 +164,19 @@ $node->safe_psql('postgres', q{BEGIN; SELECT insert_ids('R', 1, 5); SELECT tick_
   DELETE FROM trades WHERE symbol = 'R' AND trade_id = 2; SELECT insert_ids('R', 1, 2); SELECT insert_ids('A', 1, 15)});
 is(ids('R') . seen('R') . ids('A'), '{[1,9)}{[1,9)}{[1,16)}', 'rebuilt');
 
+# A partition brings its ids along, and one that comes again has them already.
+$node->safe_psql('postgres', q{CREATE TABLE parts (symbol text, ts timestamptz, price float8, trade_id int8) PARTITION BY RANGE (ts);
+  CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM ('2024-03-01 00:00+00') TO ('2024-03-02 00:00+00');
+  SELECT tick.add_source('parts', dedup_key => '{symbol}', dedup_id => 'trade_id');
+  SELECT tick.create_rollup('parts_1h', 'SELECT symbol, tick.tumble(ts, ''1 hour'') AS ts, count(*) AS n FROM parts GROUP BY 1, 2');
+  CREATE TABLE parts_2 (LIKE parts); INSERT INTO parts_2 SELECT 'P', '2024-03-02 10:00+00', 1, i FROM generate_series(1, 10) i;
+  ALTER TABLE parts ATTACH PARTITION parts_2 FOR VALUES FROM ('2024-03-02 00:00+00') TO ('2024-03-03 00:00+00');
+  INSERT INTO parts SELECT 'P', '2024-03-02 10:00+00', 1, i FROM generate_series(5, 15) i; SELECT tick.wait(NULL);
+  ALTER TABLE parts DETACH PARTITION parts_2; ALTER TABLE parts ATTACH PARTITION parts_2 FOR VALUES FROM ('2024-03-02 00:00+00') TO ('2024-03-03 00:00+00');
+  INSERT INTO parts SELECT 'P', '2024-03-02 10:00+00', 1, i FROM generate_series(10, 20) i; SELECT tick.wait(NULL)});
+is($node->safe_psql('postgres', q{SELECT n, (SELECT ids FROM tick.seen WHERE source = 'parts'::regclass) FROM parts_1h}), '20|20', 'ids come with their partition');
+$node->safe_psql('postgres', 'DROP TABLE parts CASCADE');
+
 # Switched off, then on again with rows that are doubled.
 $node->safe_psql('postgres', q{SELECT tick.alter_source('trades', reset => '{dedup_key,dedup_id}'); SELECT insert_ids('H', 1, 3)});
 is(ids('H'), '{[1,101)} doubled', 'off');
