@@ -94,7 +94,7 @@ inline std::array<KindInfo, kinds> table = {{
     {"SERIALIZABLE", 0, 50},
     {"CREATE partition", 30, 50},
     {"ATTACH partition", 30, 50},
-    {"ATTACH partition with rows", 0, 0},
+    {"ATTACH partition with rows", 30, 50},
     {"DETACH partition", 40, 50},
     {"DROP partition", 40, 50},
     {"create_rollup", 8, 50},
@@ -186,6 +186,18 @@ inline std::string time_text(int seconds, int quarter) {
 inline std::string bounds(int index) {
   return " FOR VALUES FROM ('" + time_text(index * slice, 0) + "') TO ('" +
          time_text((index + 1) * slice, 0) + "')";
+}
+
+// A few rows of the times of partition `index` into a table and the shadow.
+inline std::string new_rows(const std::string& leaf, const std::string& shadow, int index, Dice& dice) {
+  const std::string step = std::to_string(dice.between(7, 90));
+  return "WITH r AS (INSERT INTO " + leaf + " (" + columns + ") SELECT nextval('ids'), 'S' || g % 5, " +
+         "(ARRAY['X', 'Y', 'z', NULL])[1 + g % 4], timestamptz '" + time_text(index * slice, 0) +
+         "' + (g * " + step + " % " + std::to_string(slice) +
+         ") * interval '1 s', g % 6, 100 + g * 0.125, 1 + g % 3, " +
+         "g * 0.01, g % 10, CASE WHEN g % 3 > 0 THEN 'a' END, g % 2 = 0 FROM generate_series(0, " +
+         std::to_string(dice.below(12)) + ") AS g RETURNING " + columns + ") INSERT INTO " + shadow + " (" +
+         columns + ") SELECT " + columns + " FROM r";
 }
 
 // A key goes or gets another name, in all rows there ever were. Nothing if that would be none.
