@@ -12,7 +12,6 @@
 #include <deque>
 #include <map>
 #include <memory>
-#include <set>
 
 #include "compare.hpp"
 #include "follower.hpp"
@@ -104,8 +103,8 @@ class Driver {
   bool enough() const;
   void report();
 
-  uint64_t seed_;
-  int planned_;
+  const uint64_t seed_;
+  const int planned_;
   Server server_;
   Log log_;
   Dice dice_;
@@ -116,8 +115,8 @@ class Driver {
   int next_quiet_ = 0, next_kill_ = operations_between_kills / 2;
   std::array<int, 3> kills_{};
   long stale_ = 0, live_ = 0, not_live_ = 0, histories_ = 0, finals_ = 0;
-  int alone_ = 0;  // so many times the first writer works alone
   bool defining_ = false;
+  int alone_ = 0;                // so many times the first writer works alone
   std::deque<int> definitions_;  // drawn, not made yet
   std::set<std::string> prepared_;
   std::map<std::string, Standing> rollups_;
@@ -276,8 +275,7 @@ bool Driver::give_definition(Writer& writer, Kind kind) {
           add({{sql, "", kind, true}});
         }
       } else {
-        // Another order of columns, and a hole.
-        std::string sql =
+        std::string sql =  // another order of columns, and a hole
             "CREATE TABLE " + leaf +
             " (note text, flag bool, junk int, n int4, amount numeric, qty float8, price float8, seq int4, "
             "ts timestamptz, venue text, sym text, id int8";
@@ -286,6 +284,8 @@ bool Driver::give_definition(Writer& writer, Kind kind) {
         if (kind == attach_rows) add({{new_rows(leaf, source_.shadow, index, dice_)}});
         add({{"ALTER TABLE " + source_.name + " ATTACH PARTITION " + leaf + bounds(index), "", kind, true},
              {"COMMIT"}});
+        // Until they have been read they may go again as if they had never come.
+        if (kind == attach_rows) add({{"SELECT tick.wait(NULL, '20 s')"}});
       }
       if (index == source_.next_partition) ++source_.next_partition;
       break;
