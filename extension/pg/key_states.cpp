@@ -373,6 +373,19 @@ Gone move_states(const Asked* asked, const Member& member, const TurnTime& time)
   return gone;
 }
 
+namespace {
+
+// The condition that a window starts in [lo, hi); "" without windows.
+const char* windows_between(const Member& member, Micros lo, Micros hi) {
+  if (member.def->window == nullptr) return "";
+  const auto text = [](Micros time) { return pstrdup(timestamptz_to_str(time)); };
+  const char* zone = window_type(member) == TIMESTAMPOID ? " AT TIME ZONE 'UTC'" : "";
+  return psprintf(" AND %s >= ('%s'::timestamptz%s) AND %s < ('%s'::timestamptz%s)",
+                  window_column(member, "s"), text(lo), zone, window_column(member, "s"), text(hi), zone);
+}
+
+}  // namespace
+
 uint64 count_uncovered(const Asked* asked, const Member& member, Micros covered) {
   const Actor extension = act_as_owner(member.standing);
   const char* windows = "";
@@ -380,11 +393,7 @@ uint64 count_uncovered(const Asked* asked, const Member& member, Micros covered)
     const Micros from = asked->from == minus_infinity || asked->from == plus_infinity
                             ? asked->from
                             : first_window(asked->from, member.def->window_size);
-    const auto text = [](Micros time) { return pstrdup(timestamptz_to_str(time)); };
-    const char* zone = window_type(member) == TIMESTAMPOID ? " AT TIME ZONE 'UTC'" : "";
-    windows = psprintf(" AND %s >= ('%s'::timestamptz%s) AND %s < ('%s'::timestamptz%s)",
-                       window_column(member, "s"), text(from), zone, window_column(member, "s"),
-                       text(Min(covered, end_of_windows(asked->to, member.def->window_size))), zone);
+    windows = windows_between(member, from, Min(covered, end_of_windows(asked->to, member.def->window_size)));
   }
   SPI_connect();
   const uint64 count =
@@ -397,12 +406,12 @@ uint64 count_uncovered(const Asked* asked, const Member& member, Micros covered)
   return count;
 }
 
-void mark_key_stale(const Asked* asked, const Member& member) {
+void mark_key_stale(const Asked* asked, const Member& member, Micros lo, Micros hi) {
   const Actor extension = act_as_owner(member.standing);
   SPI_connect();
   execute(asked,
-          psprintf("UPDATE %s AS s SET tick_stale = true WHERE %s", relation_text(member.standing->state),
-                   has_state_key(asked, member, false, "s")),
+          psprintf("UPDATE %s AS s SET tick_stale = true WHERE %s%s", relation_text(member.standing->state),
+                   has_state_key(asked, member, false, "s"), windows_between(member, lo, hi)),
           SPI_OK_UPDATE);
   SPI_finish();
   act_again(extension);

@@ -79,9 +79,9 @@ void change_late(const Asked* asked, const Member& member);
 // Windows that have no rows any more are not told of as closed.
 void forget_open(const Member& member, const Micros* windows, int count);
 
-// How many rows of the key there are in windows that [from, to) meets and that start before `covered`; marks
-// all of them stale.
+// How many rows of the key there are in windows that [from, to) meets and that start before `covered`.
 uint64 count_uncovered(const Asked* asked, const Member& member, Micros covered);
-void mark_key_stale(const Asked* asked, const Member& member);
+// Marks rows of the key stale, those of windows that start in [lo, hi) where there are windows.
+void mark_key_stale(const Asked* asked, const Member& member, Micros lo, Micros hi);
 
 }  // namespace tick::pg

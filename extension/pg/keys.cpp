@@ -409,7 +409,7 @@ void doubt(const Asked* asked, const Member& member) {
                      : errhint("It, or one that shares its group, reads the key otherwise, too: "
                                "tick.drop_rollup(...) of that one before.")));
       });
-    call([&] { mark_key_stale(asked, member); });
+    call([&] { mark_key_stale(asked, member, minus_infinity, plus_infinity); });
   }
   call([&] { SPI_connect(); });
   if (!member.keyed) mark_stale(member.rollup, lo, hi);
@@ -417,7 +417,8 @@ void doubt(const Asked* asked, const Member& member) {
   call([&] { SPI_finish(); });
 }
 
-// Has the worker make the windows anew that [from, to) meets.
+// Has the worker make the windows anew that [from, to) meets. Until it has, and for good if their rows go
+// before, they are stale.
 void recompute(const Asked* asked, const Member& member) {
   const Micros covered = member.rollup.first_covered();
   Micros lo = minus_infinity, hi = plus_infinity;
@@ -429,7 +430,10 @@ void recompute(const Asked* asked, const Member& member) {
     return;
   }
   if (lo >= hi) return;
-  call([&] { SPI_connect(); });
+  call([&] {
+    mark_key_stale(asked, member, lo, hi);
+    SPI_connect();
+  });
   insert_pending(member.rollup.id, {lo, hi, false, 0, true});
   call([&] { SPI_finish(); });
 }
@@ -624,8 +628,8 @@ Done change(Asked* asked) {
     rewritten = member.standing->state;
     call([&] { refuse_versions(asked, member); });
     doubt(asked, member);
-    rewritten = InvalidOid;
     if (member.how == How::recomputed) recompute(asked, member);
+    rewritten = InvalidOid;
   }
   call([&] { done.rows = change_rows(asked); });
   spared.clear();

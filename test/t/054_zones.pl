@@ -135,11 +135,11 @@ $at->('2026-03-09 04:00+00');
 is($state->('d'), '08T05-09T04:final', 'and final then');
 wait_for($node, q{SELECT count(*) = 1 FROM tick_catalog.open_window WHERE rollup IN (SELECT id FROM tick_catalog.rollup WHERE view IN ('d'::regclass, 'h'::regclass))});
 $sql->(q{INSERT INTO t VALUES ('2026-03-09 03:30+00', 2)});
-is($sql->(q{SELECT tick.wait(NULL), (SELECT v || ' ' || revision FROM d)}), 't|2 1', 'a late row revises it');
+is($sql->(q{SELECT tick.wait(NULL); SELECT v || ' ' || revision FROM d}), "t\n2 1", 'a late row revises it');
 $at->('2026-03-09 05:00+00');
 $sql->(q{INSERT INTO t VALUES ('2026-03-08 05:00+00', 3), ('2026-03-09 04:00+00', 4)});
-is($sql->(q{SELECT tick.wait(NULL), (SELECT string_agg(v || ' ' || revision, ', ' ORDER BY ts) FROM d), (SELECT string_agg(rollup::text || ' ' || extract(epoch FROM ts)::int8, ', ' ORDER BY rollup::text, ts) FROM tick.late)}),
-  't|2 1, 4 0|d 1772946000, h 1772924400, h 1772946000', 'it freezes an hour after its end, not after 25 hours');
+is($sql->(q{SELECT tick.wait(NULL); SELECT (SELECT string_agg(v || ' ' || revision, ', ' ORDER BY ts) FROM d), (SELECT string_agg(rollup::text || ' ' || extract(epoch FROM ts)::int8, ', ' ORDER BY rollup::text, ts) FROM tick.late)}),
+  "t\n2 1, 4 0|d 1772946000, h 1772924400, h 1772946000", 'it freezes an hour after its end, not after 25 hours');
 $sql->(q{SELECT tick.refresh(r) FROM unnest('{d,h}'::regclass[]) r});
 exact($node, 'taken in by a refresh');
 
