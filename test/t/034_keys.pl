@@ -199,18 +199,16 @@ exact($node, 'other types');
 sql(q{CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'});
 # Windows that only rows can correct, and these go before the worker has read them: what stays is known to be wrong.
 sql(q{CREATE TABLE leaving (symbol text, ts timestamptz, qty float8) PARTITION BY RANGE (ts);
+  CREATE TABLE leaving_0 PARTITION OF leaving FOR VALUES FROM ('2024-02-29 00:00+00') TO ('2024-03-01 00:00+00');
   CREATE TABLE leaving_1 PARTITION OF leaving FOR VALUES FROM ('2024-03-01 00:00+00') TO ('2024-03-02 00:00+00');
   CREATE TABLE leaving_2 PARTITION OF leaving FOR VALUES FROM ('2024-03-02 00:00+00') TO ('2024-03-03 00:00+00');
   SELECT tick.create_rollup('left_hops', 'SELECT symbol, tick.hop(ts, ''2 hours'', ''1 hour'') AS ts, max(qty) AS high, count(*) AS n FROM leaving GROUP BY 1, 2');
-  INSERT INTO leaving SELECT s, '2024-03-01 00:30+00'::timestamptz + i * interval '1 hour', i FROM unnest('{A,B}'::text[]) s, generate_series(0, 47) i;
-  SELECT tick.wait(NULL);
-  INSERT INTO leaving VALUES ('A', '2024-03-02 12:00+00', 1); SELECT tick.wait(NULL);
-  BEGIN; SELECT tick.forget('leaving', '{"symbol": "A"}', '2024-03-01 12:00+00'); DROP TABLE leaving_1; COMMIT});
-is(sql(q{SELECT tick.wait(NULL); SELECT count(*), min(ts) = '2024-03-01 11:00+00' FROM left_hops WHERE symbol = 'A' AND ts >= '2024-03-01 11:00+00'}) =~ s/\|.*//sr,
-  sql(q{SELECT E't\n' || count(*) FROM left_hops_state WHERE symbol = 'A' AND ts >= '2024-03-01 11:00+00' AND tick_stale}), 'windows that lost their rows meanwhile are stale');
-is(sql(q{SELECT count(*) FROM left_hops_state WHERE tick_stale AND (symbol = 'B' OR ts < '2024-03-01 11:00+00')}), '0', 'no others');
-is(sql(q{SELECT count(*) FROM tick.stale WHERE rollup = 'left_hops'::regclass}), sql(q{SELECT count(DISTINCT ts) FROM left_hops_state WHERE tick_stale}), 'and are listed');
-is(sql(q{SELECT count(*) FROM left_hops WHERE symbol = 'A' AND ts >= '2024-03-02 00:00+00'}), '0', 'the others are gone');
+  INSERT INTO leaving SELECT s, '2024-03-01 00:30+00'::timestamptz + i * interval '1 hour', i FROM unnest('{A,B}'::text[]) s, generate_series(1, 47) i;
+  INSERT INTO leaving VALUES ('B', '2024-02-29 12:00+00', 1); SELECT tick.wait(NULL); DROP TABLE leaving_0; SELECT tick.wait(NULL);
+  BEGIN; SELECT tick.forget('leaving', '{"symbol": "A"}', '2024-02-29 12:00+00'); DROP TABLE leaving_1; COMMIT; SELECT tick.wait(NULL)});
+is(sql(q{SELECT count(*), count(*) FILTER (WHERE tick_stale), min(ts) = '2024-03-01 00:00+00', max(ts) < '2024-03-02 00:00+00' FROM left_hops_state WHERE symbol = 'A'}), '24|24|t|t', 'windows that lost their rows meanwhile are stale');
+is(sql(q{SELECT count(*) FROM left_hops_state WHERE tick_stale AND symbol = 'B'}), '0', 'no others');
+is(sql(q{SELECT count(*) FROM tick.stale WHERE rollup = 'left_hops'::regclass}), '24', 'and are listed');
 exact($node, 'and the rest');
 sql('DROP TABLE leaving CASCADE');
 refused(q{SET ROLE bob; SELECT tick.forget('trades', '{"symbol": "A"}')}, qr/must be owner of table trades/, 'only the owner');
