@@ -150,7 +150,7 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM tick.gaps'), '0', 'no gap 
 
 # ---- two side by side of each whose ids are no sequence: nothing is missing, neither what Bybit does not tell nor what an exchange left out of a connection
 my @sparse = grep { !$exact{$_} } sort keys %path;
-my $pairs = side_by_side($node, seed => $seed, rate => 400, symbols => 'BTCUSDT', rounds => $seconds > 7 ? 10 : 2, pairs => { map { $_ => qr/\Q$_\E/ } @sparse },
+my $pairs = side_by_side($node, seed => $seed, rate => 400, symbols => 'BTCUSDT', rounds => $seconds > 7 ? 10 : 2, seconds => $seconds, pairs => { map { $_ => qr/\Q$_\E/ } @sparse },
   options => sub {
     my ($feed, $side, $address) = @_;
     return ('-c', $toml, '--feed', $feed, '--url', "$address$path{$feed}", '--table', 'sparse', '--exchange', "2 $feed");

@@ -89,7 +89,7 @@ diag($faults // 'no fault summary');
 like($faults // '', qr/together [1-9]/, 'faults were played');
 
 # ---- two side by side, one in each framing
-my $pair = side_by_side($node, seed => $seed, rate => 100, symbols => 'AAPL,BTC-USD,NVDA', rounds => $kills, pairs => { yahoo => qr/yahoo\S*/ }, options => sub {
+my $pair = side_by_side($node, seed => $seed, rate => 100, symbols => 'AAPL,BTC-USD,NVDA', rounds => $kills, seconds => $seconds, pairs => { yahoo => qr/yahoo\S*/ }, options => sub {
   my ($name, $side, $address) = @_;
   return ('--feed', $name, '--exchange', 'pair', '--url', $address . ($side eq 'a' ? '/' : '/?version=2'), '--symbols', 'AAPL,BTC-USD',
     '--table', 'quotes', '--database', $database);

@@ -189,7 +189,7 @@ push @EXPORT, qw(side_by_side);
 # Pairs of ingestors on one fake exchange of their own. In each round one of every pair meets a fault that the test asks for, and when all are well
 # again each is killed while the other is well, in every second round together with the server. Only the one that is to meet a fault leaves a
 # connection that is mute before thirty seconds, and it is never alone: no busy machine makes both leave at once.
-#   seed, rate, symbols => of the fake   rounds => n   pairs => { name => regex of the fake's names of its protocol }
+#   seed, rate, symbols => of the fake   rounds, seconds => at least so many, and so long   pairs => { name => regex of the fake's names of its protocol }
 #   options => sub (pair, side, address of the fake): what it is started with   kill_both => 1: to see what is missing then
 # Returns first, last: the numbers of the trades between which somebody of each pair has listened; sent: the file that has them; figures: what happened;
 # end: ends it all, cleanly, or says how not.
@@ -237,7 +237,9 @@ sub side_by_side {
   $run->($_, $hasty, '1500ms') for @pairs;
   $well->();
   my $first = $told->();
-  for my $round (1 .. $o{rounds}) {
+  my ($begun, $round) = (Time::HiRes::time(), 0);
+  while ($round < $o{rounds} || Time::HiRes::time() < $begun + $o{seconds}) {
+    ++$round;
     my %before = $ever->();
     for my $i (0 .. $#pairs) {
       my $kind = $kinds[($o{seed} + $round + $i * 4) % @kinds];
@@ -273,7 +275,7 @@ sub side_by_side {
     finish($fake, 'TERM');
     return join ' ', grep { $_ } @codes;
   };
-  my $figures = 2 * $o{rounds} * @pairs . ' kills, ' . int($o{rounds} / 2) . ' of PostgreSQL, ' . $o{rounds} * @pairs . ' faults ('
+  my $figures = sprintf('%.0f s, ', Time::HiRes::time() - $begun) . 2 * $round * @pairs . ' kills, ' . int($round / 2) . ' of PostgreSQL, ' . $round * @pairs . ' faults ('
     . join(', ', map { "$_ $met{$_}" } sort keys %met) . '), ' . ($last - $first) . ' trades';
   return { first => $first, last => $last, sent => $sent, figures => $figures, end => $end };
 }
