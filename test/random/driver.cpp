@@ -23,8 +23,8 @@
 namespace tick::random {
 namespace {
 
-constexpr int writers = 4, operations_of_a_source = 600;
-constexpr int operations_between_quiet_points = 52, operations_between_kills = 800;
+constexpr int writers = 4, operations_of_a_source = 700;
+constexpr int operations_between_quiet_points = 55, operations_between_kills = 800;
 
 class Driver {
  public:
@@ -75,8 +75,15 @@ class Driver {
   void compare(const std::vector<std::string>& names, const std::map<std::string, Shown>& live);
   void kill_something();
   bool wanting(int kind) const { return table[kind].effect < least(kind); }
+  // Less has come of it than should have by now, were all to be there a little before the end.
   bool behind(int kind) const {
-    return table[kind].weight > 0 && table[kind].effect * planned_ < least(kind) * operations_;
+    return table[kind].weight > 0 && table[kind].effect * planned_ * 20 < least(kind) * operations_ * 21;
+  }
+  std::vector<int> rare_definitions() const {
+    std::vector<int> rare;
+    for (int kind = create_partition; kind < kinds; ++kind)
+      if (behind(kind)) rare.push_back(kind);
+    return rare;
   }
   int least_quiet() const { return 200 * planned_ / 10000; }
   long least(int kind) const { return static_cast<long>(table[kind].least) * planned_ / 10000; }
@@ -251,7 +258,10 @@ bool Driver::give_definition(Writer& writer, Kind kind) {
     case create_partition:
     case attach_partition:
     case attach_rows: {
-      if (!source_.partitioned || attached.size() > 6) return false;
+      if (!source_.partitioned) return false;
+      if (attached.size() > 6)
+        return !must_wait(drop_partition) &&
+               give_definition(writer, dice_.chance(50) ? detach_partition : drop_partition);
       int index = source_.next_partition;
       std::vector<int> missing;
       for (int i = 0; i < source_.next_partition; ++i)
@@ -312,7 +322,7 @@ bool Driver::give_definition(Writer& writer, Kind kind) {
     case create_rollup: {
       if (rollups_.size() >= 8) return false;
       int shape = dice_.below(static_cast<int>(shapes().size()));
-      if (behind(seed_rollup) && !shapes()[static_cast<size_t>(shape)].seeds)
+      while (behind(seed_rollup) && !shapes()[static_cast<size_t>(shape)].seeds)
         shape = dice_.below(static_cast<int>(shapes().size()));
       const std::string view = "r" + std::to_string(++next_rollup_);
       const bool merged = shapes()[shape].window != 0 && !shapes()[shape].computed;
@@ -438,16 +448,11 @@ bool Driver::give_definition(Writer& writer, Kind kind) {
             "", kind, false, true}});
       break;
     case vacuum: {
-      static const std::vector<std::string> ways = {
-          "VACUUM ", "VACUUM (FREEZE) ", "VACUUM FULL ", "VACUUM (ANALYZE) ", "ANALYZE ", "REINDEX TABLE "};
       std::vector<std::string> tables = {source_.name, source_.shadow, "tick_catalog.queue_0",
                                          "tick_catalog.frontier"};
       for (const auto& [view, rollup] : rollups_) tables.push_back(view + "_state");
       for (const auto& [view, child] : children_) tables.push_back(view + "_state");
-      std::string way = dice_.pick(ways);
-      const std::string& on = dice_.pick(tables);
-      if (on.starts_with("tick_catalog")) way = "VACUUM ";
-      add({{way + on, "", kind, true}});
+      add({{upkeep(dice_.pick(tables), dice_), "", kind, true}});
       break;
     }
     case add_column: {
@@ -470,12 +475,10 @@ bool Driver::give_definition(Writer& writer, Kind kind) {
   return true;
 }
 
-// A definition of which there should have been more by now; any if there is none such.
+// A definition of which there should have been more by now; any, now and then, if there is none such.
 int Driver::draw_definition() {
-  std::vector<int> rare;
-  for (int kind = create_partition; kind < kinds; ++kind)
-    if (behind(kind)) rare.push_back(kind);
-  return rare.empty() ? draw(create_partition) : dice_.pick(rare);
+  const std::vector<int> rare = rare_definitions();
+  return !rare.empty() ? dice_.pick(rare) : draw(dice_.chance(20) ? create_partition : insert);
 }
 
 // What to do next, drawn by weight.
@@ -702,7 +705,7 @@ void Driver::kill_something() {
 void Driver::work() {
   make_source();
   next_quiet_ = operations_ + operations_between_quiet_points;
-  const int until = operations_ + operations_of_a_source;
+  const int until = operations_ + operations_of_a_source / (source_.partitioned ? 1 : 2);
   while (operations_ < until && !enough()) {
     if (operations_ >= next_quiet_) {
       quiet_point();
@@ -713,7 +716,9 @@ void Driver::work() {
     bool lost = false;
     for (auto& writer : writers_) {
       if (writer->lost()) lost = true;
-      if (!writer->busy() && !lost && (alone_ == 0 || writer == writers_.front())) give_work(*writer);
+      // Definitions take longest: while there are too few, others do less beside one.
+      if (writer->busy() || (defining_ && dice_.chance(60) && !rare_definitions().empty())) continue;
+      if (!lost && (alone_ == 0 || writer == writers_.front())) give_work(*writer);
     }
     if (lost) throw Failed("a connection was lost that nobody killed");
     if (operations_ >= next_kill_) {
@@ -738,15 +743,11 @@ void Driver::report() {
   std::printf(
       "seed %llu: %d operations, %d quiet points, %ld values compared, %ld rows stale, %ld times _live (%ld "
       "times it had nothing to say, %ld values it could not know), %ld histories of %ld final rows, %ld "
-      "changes followed, killed "
-      "worker %d, backend "
-      "%d, postmaster %d times\n",
+      "changes followed, killed worker %d, backend %d, postmaster %d times\n",
       static_cast<unsigned long long>(seed_), operations_, quiet_points_, comparison_.compared, stale_, live_,
       not_live_, comparison_.unsure, histories_, finals_, follower_.taken(), kills_[0], kills_[1], kills_[2]);
   for (int kind = 0; kind < kinds; ++kind)
-    if (table[kind].least > 0)
-      std::printf("  %-28s %6ld with effect%s\n", table[kind].name, table[kind].effect,
-                  wanting(kind) ? ": too few" : "");
+    if (table[kind].least > 0) table[kind].report(wanting(kind));
   std::fflush(stdout);
 }
 
@@ -757,12 +758,9 @@ int Driver::run() {
     connect();
     control_->ask(
         "CREATE TABLE births (view text, shape int, born int8, seeded bool DEFAULT false, loose bool DEFAULT "
-        "false); CREATE TABLE "
-        "children (view text, parent "
-        "text, hop bool); CREATE TABLE added (view text, which int, "
-        "since "
-        "text, number int8); CREATE SEQUENCE clock; CREATE TABLE staged "
-        "(xact xid8, id int8); CREATE SEQUENCE ids START 1000000000");
+        "false); CREATE TABLE children (view text, parent text, hop bool); CREATE TABLE added (view text, "
+        "which int, since text, number int8); CREATE SEQUENCE clock; CREATE TABLE staged (xact xid8, id "
+        "int8); CREATE SEQUENCE ids START 1000000000");
     while (!enough()) work();
     server_.stop(SIGINT);
   } catch (const std::exception& error) {

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstdio>
 #include <random>
 #include <string>
 #include <vector>
@@ -66,6 +67,10 @@ struct KindInfo {
   int least;   // with effect in a run of 10,000 operations
 
   long effect = 0;
+
+  void report(bool too_few) const {
+    std::printf("  %-28s %6ld with effect%s\n", name, effect, too_few ? ": too few" : "");
+  }
 };
 
 // The switches. A kind with weight 0 and least 0 is off.
@@ -186,6 +191,13 @@ inline std::string time_text(int seconds, int quarter) {
 inline std::string bounds(int index) {
   return " FOR VALUES FROM ('" + time_text(index * slice, 0) + "') TO ('" +
          time_text((index + 1) * slice, 0) + "')";
+}
+
+// What keeps a table in order. Nothing that locks everybody out of the extension's own.
+inline std::string upkeep(const std::string& on, Dice& dice) {
+  static const std::vector<std::string> ways = {"VACUUM ",           "VACUUM (FREEZE) ", "VACUUM FULL ",
+                                                "VACUUM (ANALYZE) ", "ANALYZE ",         "REINDEX TABLE "};
+  return (on.starts_with("tick_catalog") ? "VACUUM " : dice.pick(ways)) + on;
 }
 
 // A few rows of the times of partition `index` into a table and the shadow.
