@@ -197,6 +197,7 @@ void merge_delta(Fold& fold, std::string_view delta) {
   const size_t width = program.keys.size();
   std::vector<Cell> cells(width);
   std::vector<uint32_t> key_of(reader.count(width));
+  fold.expect(key_of.size());
   for (uint32_t& key : key_of) {
     for (size_t k = 0; k < width; ++k) cells[k] = reader.cell(program.inputs[program.keys[k]].type);
     key = fold.find_key(cells.data());

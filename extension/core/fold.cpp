@@ -10,6 +10,7 @@ namespace {
 
 constexpr uint32_t no_slot = ~0u;
 constexpr size_t arena_chunk = 64 * 1024;
+constexpr size_t most_expected = 512;  // slots: a kilobyte each, or so
 
 uint64_t mix(uint64_t a, uint64_t b) {
   const unsigned __int128 product =
@@ -94,24 +95,33 @@ Cell Kept::cell(Type type) const {
   return is_variable(type) ? Cell::of_bytes(bytes) : Cell::of_word(word);
 }
 
-void Partials::resize(size_t slots) {
-  switch (kind) {
+namespace {
+
+// Calls `change` with the vector of that kind.
+template <typename Change>
+void with_values(Partials& partials, Change change) {
+  switch (partials.kind) {
     case PartialKind::count:
-      counts.resize(slots);
-      break;
+      return change(partials.counts);
     case PartialKind::integer:
-      integers.resize(slots);
-      break;
+      return change(partials.integers);
     case PartialKind::exact:
-      exacts.resize(slots);
-      break;
+      return change(partials.exacts);
     case PartialKind::decimal:
-      decimals.resize(slots);
-      break;
+      return change(partials.decimals);
     case PartialKind::extreme:
-      extremes.resize(slots);
-      break;
+      return change(partials.extremes);
   }
+}
+
+}  // namespace
+
+void Partials::resize(size_t slots) {
+  with_values(*this, [&](auto& values) { values.resize(slots); });
+}
+
+void Partials::reserve(size_t slots) {
+  with_values(*this, [&](auto& values) { values.reserve(slots); });
 }
 
 Place place(const Program& program, const Item& item, const Extreme& extreme) {
@@ -185,6 +195,18 @@ Cell Fold::own(const Cell& cell, Type type) {
   arena_next_ += cell.size;
   arena_left_ -= cell.size;
   return copy;
+}
+
+void Fold::expect(size_t slots) {
+  if (!slot_.empty() || !key_hash_.empty()) return;
+  slots = std::min(slots, most_expected);
+  slot_.reserve(slots);
+  for (Partials& item : items_) item.reserve(slots);
+  keys_.reserve(slots * program_->keys.size());
+  key_hash_.reserve(slots);
+  last_slot_.reserve(slots);
+  for (auto* table : {&key_table_, &slot_table_})
+    if (table->size() < 2 * slots) table->assign(std::bit_ceil(2 * slots), 0);
 }
 
 void Fold::grow_keys() {
@@ -323,6 +345,7 @@ void Fold::find_slots(std::span<const Column> inputs, size_t rows) {
     keys[k] = canonical_[k];
   }
   std::vector<Cell> cells(width);
+  expect(rows);
   row_slot_.assign(rows, no_slot);
   for (size_t row = 0; row < rows; ++row) {
     if (!passes(inputs, program.where, row)) continue;
@@ -539,6 +562,7 @@ void Fold::merge_partial(size_t index, size_t slot, const Partials& from, size_t
 void Fold::merge(const Fold& from, std::span<const int16_t> items, const Route& route) {
   const size_t width = program_->keys.size();
   std::vector<uint32_t> key_of(from.key_hash_.size(), no_slot);
+  expect(from.slots());
   if (from.has_gone_) make_gone();
   for (size_t at = 0; at < from.slots(); ++at) {
     const std::optional<Micros> window = route(from, at);

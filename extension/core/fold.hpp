@@ -68,6 +68,7 @@ struct Partials {
   std::vector<Extreme> gone;
 
   void resize(size_t slots);
+  void reserve(size_t slots);
 };
 
 class Fold {
@@ -132,6 +133,8 @@ class Fold {
   bool is_key(uint32_t id, const Cell* cells) const;
   uint32_t find_key(const Cell* cells);
   uint32_t find_slot(uint32_t key, Micros pane);
+  // The first slots are to come, about so many: memory for them is taken once.
+  void expect(size_t slots);
   void grow_keys();
   void grow_slots();
   Cell own(const Cell& cell, Type type);

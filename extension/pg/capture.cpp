@@ -182,11 +182,17 @@ bool same_input(const Evaluator* evaluator, const AttrNumber* attributes, TupleT
   return true;
 }
 
-void push(Entry* entry, RowBatch* batch, TupleTableSlot* row, const AttrNumber* attributes) {
-  push_row(batch, row, attributes);
-  if (batch->rows < batch_rows) return;
-  fold_entry(*entry);
-  if (entry->fold.memory() > flush_memory) flush(*entry);
+void push(Entry* entry, RowBatch* batch, TupleTableSlot* const* rows, int count,
+          const AttrNumber* attributes) {
+  while (count > 0) {
+    const int fit = Min(count, batch_rows - batch->rows);
+    push_rows(batch, rows, fit, attributes);
+    rows += fit;
+    count -= fit;
+    if (batch->rows < batch_rows) return;
+    fold_entry(*entry);
+    if (entry->fold.memory() > flush_memory) flush(*entry);
+  }
 }
 
 void require_trigger(FunctionCallInfo fcinfo) {
@@ -234,15 +240,15 @@ Datum capture_row(FunctionCallInfo fcinfo) {
       if (!TICK_OWNS_RELATION(evaluator->source, GetUserId())) refuse_purge(trigger->tg_relation);
       rows_purged = true;
       if (entry->purged == nullptr) entry->purged = make_batch(evaluator, entry->memory);
-      push(entry, entry->purged, trigger->tg_trigslot, attributes);
+      push(entry, entry->purged, &trigger->tg_trigslot, 1, attributes);
       if (committing) retire(*entry, evaluator->program.time >= 0);
       continue;
     }
     note_command(entry, command_of(trigger));
     if (!insert && entry->retracted == nullptr) entry->retracted = make_batch(evaluator, entry->memory);
-    if (!insert) push(entry, entry->retracted, trigger->tg_trigslot, attributes);
-    if (insert) push(entry, entry->added, trigger->tg_trigslot, attributes);
-    if (update) push(entry, entry->added, trigger->tg_newslot, attributes);
+    if (!insert) push(entry, entry->retracted, &trigger->tg_trigslot, 1, attributes);
+    if (insert) push(entry, entry->added, &trigger->tg_trigslot, 1, attributes);
+    if (update) push(entry, entry->added, &trigger->tg_newslot, 1, attributes);
     if (committing) flush(*entry);
   }
   if (binding->ids != nullptr) confirm_ids(binding->ids, fcinfo, committing);
@@ -291,12 +297,12 @@ Binding* bind_capture(const Trigger* trigger, Relation relation) {
   return binding;
 }
 
-void capture_insert(const Binding* binding, TupleTableSlot* row) {
+void capture_insert(const Binding* binding, TupleTableSlot* const* rows, int count) {
   require_preloaded();
   for (int i = 0; i < binding->count; ++i) {
     Entry* entry = find_entry(binding->evaluators[i]);
     note_command(entry, GetCurrentCommandId(false));
-    push(entry, entry->added, row, binding->attributes[i]);
+    push(entry, entry->added, rows, count, binding->attributes[i]);
     if (committing) flush(*entry);
   }
 }

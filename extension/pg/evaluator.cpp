@@ -364,43 +364,50 @@ RowBatch* make_batch(Evaluator* evaluator, MemoryContext parent) {
   return batch;
 }
 
-void push_row(RowBatch* batch, TupleTableSlot* row, const AttrNumber* attributes) {
+namespace {
+
+// A varlena that the batch keeps.
+Datum keep_varlena(RowBatch* batch, Datum value) {
+  auto* from = reinterpret_cast<struct varlena*>(value);
+  if (VARATT_IS_EXTERNAL(from) || VARATT_IS_COMPRESSED(from))
+    return PointerGetDatum(pg_detoast_datum_packed(from));
+  const size_t size = VARSIZE_ANY(from);
+  void* copy;
+  if (batch->used + size + 8 <= batch_room) {
+    copy = batch->room + batch->used;
+    batch->used += MAXALIGN(size);
+  } else {
+    copy = palloc(size);
+  }
+  memcpy(copy, from, size);
+  return PointerGetDatum(copy);
+}
+
+}  // namespace
+
+void push_rows(RowBatch* batch, TupleTableSlot* const* rows, int count, const AttrNumber* attributes) {
   const Evaluator* evaluator = batch->evaluator;
   int last = 0;
   for (int c = 0; c < evaluator->columns; ++c) last = Max(last, attributes[c]);
-  slot_getsomeattrs(row, last);
+  for (int row = 0; row < count; ++row) slot_getsomeattrs(rows[row], last);
   MemoryContext old = MemoryContextSwitchTo(batch->memory);
   for (int c = 0; c < evaluator->columns; ++c) {
-    const int at = c * batch_rows + batch->rows;
-    Datum value = row->tts_values[attributes[c] - 1];
-    const bool null = row->tts_isnull[attributes[c] - 1];
-    const ValueType& type = evaluator->column_type[c];
-    if (!null && !type.by_value) {
-      if (type.length == -1) {
-        auto* from = reinterpret_cast<struct varlena*>(value);
-        if (VARATT_IS_EXTERNAL(from) || VARATT_IS_COMPRESSED(from)) {
-          value = PointerGetDatum(pg_detoast_datum_packed(from));
-        } else {
-          const size_t size = VARSIZE_ANY(from);
-          void* copy;
-          if (batch->used + size + 8 <= batch_room) {
-            copy = batch->room + batch->used;
-            batch->used += MAXALIGN(size);
-          } else {
-            copy = palloc(size);
-          }
-          memcpy(copy, from, size);
-          value = PointerGetDatum(copy);
-        }
-      } else {
-        value = datumCopy(value, false, type.length);
-      }
+    const int attribute = attributes[c] - 1;
+    const ValueType type = evaluator->column_type[c];
+    Datum* values = batch->values + c * batch_rows + batch->rows;
+    bool* nulls = batch->nulls + c * batch_rows + batch->rows;
+    for (int row = 0; row < count; ++row) {
+      const Datum value = rows[row]->tts_values[attribute];
+      const bool null = rows[row]->tts_isnull[attribute];
+      nulls[row] = null;
+      if (null || type.by_value)
+        values[row] = value;
+      else
+        values[row] = type.length == -1 ? keep_varlena(batch, value) : datumCopy(value, false, type.length);
     }
-    batch->values[at] = value;
-    batch->nulls[at] = null;
   }
   MemoryContextSwitchTo(old);
-  ++batch->rows;
+  batch->rows += count;
 }
 
 void fold_batch(RowBatch* batch, Fold& fold, bool retract, bool isolated) {

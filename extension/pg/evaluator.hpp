@@ -60,8 +60,9 @@ struct RowBatch {
 };
 RowBatch* make_batch(Evaluator* evaluator, MemoryContext parent);
 
-// Copies what the program reads of one row. May ereport; the batch then is as before.
-void push_row(RowBatch* batch, TupleTableSlot* row, const AttrNumber* attributes);
+// Copies what the program reads of some rows, for which the batch has room. May ereport; the batch then is as
+// before.
+void push_rows(RowBatch* batch, TupleTableSlot* const* rows, int count, const AttrNumber* attributes);
 
 // Evaluates what the fold's program uses of the buffered rows (its inputs are the evaluator's) and hands the
 // columns to the fold, then empties the batch. Throws PgError and Error. With `retract` the rows have left.

@@ -9,6 +9,7 @@
 
 #include "capture.hpp"
 #include "guard.hpp"
+#include "lean_slot.hpp"
 #include "revive.hpp"
 #include "session.hpp"
 
@@ -113,8 +114,11 @@ class Ingest {
         MemoryContext caller = MemoryContextSwitchTo(chunk_);
         CHECK_FOR_INTERRUPTS();
         const int count = static_cast<int>(Min(batch_.rows - from, static_cast<uint32_t>(chunk_rows)));
-        for (int i = 0; i < filler_count_; ++i)
+        complete_ = filler_count_ == RelationGetDescr(table_)->natts;
+        for (int i = 0; i < filler_count_; ++i) {
           if (fillers_[i]->column != nullptr) fill(*fillers_[i], from, count);
+          complete_ = complete_ && fillers_[i]->column != nullptr && fillers_[i]->column->nulls == nullptr;
+        }
         for (int row = 0; row < count; ++row) route(row);
         for (int i = 0; i < leaf_count_; ++i) write(*leaves_[i]);
         MemoryContextSwitchTo(caller);
@@ -273,10 +277,7 @@ class Ingest {
     TupleDesc columns = CreateTupleDescCopy(of_relation);  // which nobody counts references to
     const size_t count = Min(batch_.rows, static_cast<uint32_t>(chunk_rows));
     auto** slots = static_cast<TupleTableSlot**>(palloc(sizeof(TupleTableSlot*) * (count + 1)));
-    for (size_t i = 0; i < count; ++i) {
-      slots[i] = MakeSingleTupleTableSlot(columns, &TTSOpsVirtual);
-      memset(slots[i]->tts_isnull, true, static_cast<size_t>(columns->natts));
-    }
+    for (size_t i = 0; i < count; ++i) slots[i] = make_lean_slot(columns);
     return slots;
   }
 
@@ -390,7 +391,9 @@ class Ingest {
       ++duplicates_;
       return;
     }
-    if (RelationGetDescr(table)->constr != nullptr) ExecConstraints(info, slot, estate_);
+    const TupleConstr* constraints = RelationGetDescr(table)->constr;
+    if (constraints != nullptr && (constraints->num_check > 0 || !complete_))
+      ExecConstraints(info, slot, estate_);
     if (table->rd_rel->relispartition && routing_ == nullptr) ExecPartitionCheck(info, slot, estate_, true);
     leaf.rows[leaf.count++] = slot;
   }
@@ -401,11 +404,12 @@ class Ingest {
     if (written_ != &leaf) ReleaseBulkInsertStatePin(bulk_);
     written_ = &leaf;
     table_multi_insert(table, leaf.rows, leaf.count, estate_->es_output_cid, 0, bulk_);
-    for (int row = 0; row < leaf.count; ++row) {
-      if (leaf.info->ri_NumIndices > 0) TICK_INSERT_INDEXES(leaf.info, leaf.rows[row], estate_);
-      if (leaf.capture != nullptr) capture_insert(leaf.capture, leaf.rows[row]);
+    for (int row = 0; leaf.info->ri_NumIndices > 0 && row < leaf.count; ++row) {
+      TICK_INSERT_INDEXES(leaf.info, leaf.rows[row], estate_);
       ResetPerTupleExprContext(estate_);
     }
+    if (leaf.capture != nullptr) capture_insert(leaf.capture, leaf.rows, leaf.count);
+    ResetPerTupleExprContext(estate_);
     inserted_ += leaf.count;
     leaf.count = 0;
   }
@@ -426,6 +430,7 @@ class Ingest {
   const Leaf* written_ = nullptr;  // that rows were written to
   TupleTableSlot** rows_ = nullptr;
   bool flushes_ = false;
+  bool complete_ = false;  // no value of this chunk is NULL
   KnownKeys* known_keys_ = nullptr;
   int64 inserted_ = 0, duplicates_ = 0;
 };

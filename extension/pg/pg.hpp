@@ -5,6 +5,9 @@
 #include "../core/fold.hpp"
 #include "../core/window.hpp"
 
+// What the server looks up by its name; all else is hidden, and called without a table of addresses.
+#define PGDLLEXPORT __attribute__((visibility("default")))
+
 extern "C" {
 #include "postgres.h"
 

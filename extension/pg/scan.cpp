@@ -112,7 +112,7 @@ void scan_leaves_by(const std::vector<Oid>& indexes, const Rollup& rollup, Evalu
         while (more && batch->rows < batch_rows) {
           TupleTableSlot* row = rows.next();
           more = row != nullptr;
-          if (more) push_row(batch, row, attributes);
+          if (more) push_rows(batch, &row, 1, attributes);
         }
       });
       const int count = batch->rows;

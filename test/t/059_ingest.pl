@@ -172,6 +172,30 @@ is($node->safe_psql('postgres', q{SELECT count(*) FROM (SELECT key, from_id, to_
   EXCEPT SELECT key, from_id, to_id FROM tick.seen WHERE source = 'dedup_ingest'::regclass) d}), '0', 'the same ids are seen');
 cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM tick.seen WHERE source = 'dedup_ingest'::regclass}), '>', 0, 'and there are some');
 
+# ---- to the last bit
+
+{
+  $node->safe_psql('postgres', 'CREATE EXTENSION pageinspect');
+  $node->safe_psql('postgres', "CREATE TABLE bits_$_ (flag bool, label text, small int2, plain text, n int4, ts timestamptz, note varchar, x float8, big int8, end_flag bool);
+    ALTER TABLE bits_$_ ALTER plain SET STORAGE PLAIN") for qw(copy ingest);
+  my @row = 0 .. 599;
+  # Texts of all lengths around those whose header changes; each third row has a NULL.
+  my @made = ([ 'flag', 'boolean', [ map { $_ % 2 } @row ] ], [ 'label', 'words', [ map { 'l' x ($_ % 140) } @row ] ], [ 'small', 'whole', [ map { $_ - 300 } @row ] ],
+    [ 'plain', 'text', [ map { 'p' x ($_ * 7 % 260) } @row ] ], [ 'n', 'whole', [ map { $_ % 3 ? $_ * 1e5 : undef } @row ] ], [ 'ts', 'time', [ map { ($base + $_) * 1_000_000 } @row ] ],
+    [ 'note', 'text', [ map { 'n' x ($_ % 11) } @row ] ], [ 'x', 'number', [ map { $_ / 7 } @row ] ], [ 'big', 'whole', [ map { -$_ * 10**12 } @row ] ],
+    [ 'end_flag', 'boolean', [ map { $_ % 5 == 0 ? 1 : 0 } @row ] ]);
+  my $file = "$ENV{TESTLOGDIR}/rows.txt";
+  open my $out, '>', $file or die;
+  for my $row (@row) { print $out join("\t", map { copy_text($_->[2][$row], $_->[1]) } @made) . "\n" }
+  close $out;
+  run("COPY bits_copy FROM '$file'");
+  is(run(ingest_sql('bits_ingest', batch(@made))), '600|0', 'rows of all kinds');
+  my $tuples = sub { my ($table) = @_; return "SELECT b, lp, lp_off, lp_len, t_infomask2, t_infomask & 15, t_hoff, t_bits, t_data FROM generate_series(0, pg_relation_size('$table') / 8192 - 1) AS b, heap_page_items(get_raw_page('$table', b::int))" };
+  my $both = join ' EXCEPT ALL ', map { $tuples->("bits_$_") } qw(copy ingest);
+  my $other = join ' EXCEPT ALL ', map { $tuples->("bits_$_") } qw(ingest copy);
+  is($node->safe_psql('postgres', "SELECT (SELECT count(*) FROM (" . $tuples->('bits_copy') . ") t), (SELECT count(*) FROM ($both) a) + (SELECT count(*) FROM ($other) b)"), '600|0', 'the same tuples as COPY makes, bit for bit');
+}
+
 # ---- one at a time
 
 sub rows { return batch([ 'symbol', 'words', ['A', 'A', 'B'] ], [ 'ts', 'time', [ map { ($base + $_) * 1_000_000 } 1 .. 3 ] ],
