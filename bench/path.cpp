@@ -72,11 +72,10 @@ class Receiver final : public ingest::FrameHandler {
     cpu_started_ = thread_cpu();
   }
   bool room() override { return true; }
-  bool frame(std::string_view text) override {
+  bool frame(std::string_view text, std::chrono::system_clock::time_point received) override {
     bytes_ += text.size();
     if (decodes_) {
-      const auto received = std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now());
-      feed_->decode(text, received, ticks_);
+      feed_->decode(text, std::chrono::floor<std::chrono::microseconds>(received), ticks_);
       decoded_ += ticks_.size();
       ticks_.clear();
     }

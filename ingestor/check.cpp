@@ -127,8 +127,8 @@ class Probe final : public FrameHandler {
 
   void opened() override { open = true; }
   bool room() override { return true; }
-  bool frame(std::string_view text) override {
-    const auto now = std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now());
+  bool frame(std::string_view text, std::chrono::system_clock::time_point received) override {
+    const auto now = std::chrono::floor<std::chrono::microseconds>(received);
     std::vector<Tick> ticks;
     const Decoded decoded = feed_->decode(text, Timestamp{}, ticks);
     if (decoded.verdict == Verdict::refused && refused.empty()) refused = text.substr(0, 200);

@@ -13,6 +13,7 @@
 #include <unordered_map>
 
 #include "chain.hpp"
+#include "clock.hpp"
 #include "gaps.hpp"
 #include "log.hpp"
 #include "number.hpp"
@@ -39,8 +40,12 @@ constexpr auto reorder_patience = std::chrono::milliseconds(300);
 constexpr double attempts_burst = 100;
 constexpr double attempts_per_second = 150.0 / 300;
 
+Timestamp floored(std::chrono::system_clock::time_point time) {
+  return std::chrono::floor<std::chrono::microseconds>(time);
+}
+
 Timestamp now() {
-  return std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now());
+  return floored(std::chrono::system_clock::now());
 }
 
 struct TextHash {
@@ -106,12 +111,12 @@ class Session final : public FrameHandler {
     shared_.changed();
   }
 
-  bool frame(std::string_view text) override {
+  bool frame(std::string_view text, std::chrono::system_clock::time_point received) override {
     if (version_ != shared_.version) refresh();
     ++shared_.stats.messages;
     heard();
     const std::size_t before = pending_.size();
-    const Decoded decoded = feed_->decode(text, now(), pending_);
+    const Decoded decoded = feed_->decode(text, floored(received), pending_);
     switch (decoded.verdict) {
       case Verdict::tick:
         if (decoded.bad > 0) reject(decoded.reason, text);
@@ -192,7 +197,7 @@ class Session final : public FrameHandler {
   }
 
   void heard() {
-    if (shared_.max_data_silence.count() > 0) last_message_ = Clock::now();
+    if (shared_.max_data_silence.count() > 0) last_message_ = coarse_now();
   }
 
   // Gives the new ticks their name in the table; false when there was a symbol that nobody asked for.
@@ -207,7 +212,7 @@ class Session final : public FrameHandler {
           known = known && symbols_->retired.contains(tick.symbol.view());
           continue;
         }
-        if (shared_.max_stream_silence.count() > 0) last_data_[name->first] = Clock::now();
+        if (shared_.max_stream_silence.count() > 0) last_data_[name->first] = coarse_now();
         if (name->second != name->first) tick.symbol.assign(name->second);
       }
       if (shared_.recovery != nullptr) tick.whole = shared_.recovery->whole(tick);
@@ -218,7 +223,7 @@ class Session final : public FrameHandler {
       got_data_ = true;
       shared_.stats.ticks += kept - from;
       shared_.stats.data_at_us =
-          std::chrono::duration_cast<std::chrono::microseconds>(Clock::now().time_since_epoch()).count();
+          std::chrono::duration_cast<std::chrono::microseconds>(coarse_now().time_since_epoch()).count();
     }
     return known;
   }
@@ -576,11 +581,10 @@ class Recorder final : public FrameHandler {
       : file_(file), limit_(limit), full_(std::move(full)) {}
   void opened() override { log::info("connected"); }
   bool room() override { return true; }
-  bool frame(std::string_view text) override {
+  bool frame(std::string_view text, std::chrono::system_clock::time_point received) override {
     if (limit_ > 0 && count_ >= limit_) return true;
-    line_ = std::to_string(std::chrono::duration_cast<std::chrono::nanoseconds>(
-                               std::chrono::system_clock::now().time_since_epoch())
-                               .count());
+    line_ = std::to_string(
+        std::chrono::duration_cast<std::chrono::nanoseconds>(received.time_since_epoch()).count());
     line_ += ' ';
     for (const char c : text) line_ += c == '\n' || c == '\r' ? ' ' : c;
     line_ += '\n';

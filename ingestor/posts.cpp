@@ -152,11 +152,12 @@ class Receiver final : public FrameHandler {
     stats_.connected = true;
   }
 
-  bool frame(std::string_view text) override {
+  bool frame(std::string_view text, std::chrono::system_clock::time_point received) override {
     ++stats_.messages;
     Post post;
     std::int64_t cursor = 0;
-    const Decoded decoded = stream_.decode(text, now(), post, cursor);
+    const Decoded decoded =
+        stream_.decode(text, std::chrono::floor<std::chrono::microseconds>(received), post, cursor);
     if (decoded.verdict == Verdict::malformed) {
       rejects_.add(decoded.reason, text);
       if (cursor == 0) broken();
@@ -502,7 +503,7 @@ class Probe final : public FrameHandler {
  public:
   void opened() override { open = true; }
   bool room() override { return true; }
-  bool frame(std::string_view text) override {
+  bool frame(std::string_view text, std::chrono::system_clock::time_point) override {
     Post post;
     std::int64_t cursor = 0;
     stream_.decode(text, Timestamp{}, post, cursor);

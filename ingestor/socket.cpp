@@ -25,6 +25,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "clock.hpp"
 #include "http.hpp"
 
 namespace tick::ingest {
@@ -346,9 +347,10 @@ struct Client::Impl {
       if (ec == websocket::error::message_too_big)
         co_return "a message is longer than " + std::to_string(options.max_frame) + " bytes";
       if (ec) co_return describe("read", ec);
-      last_byte = last_data = Clock::now();
+      last_byte = last_data = coarse_now();
       const auto data = buffer.cdata();
-      bool room = handler.frame({static_cast<const char*>(data.data()), data.size()});
+      bool room = handler.frame({static_cast<const char*>(data.data()), data.size()},
+                                std::chrono::system_clock::now());
       buffer.consume(buffer.size());
       while (!room && !stopping) {
         pause.expires_after(full_ring_poll);

@@ -51,9 +51,9 @@ class FrameHandler {
  public:
   virtual ~FrameHandler() = default;
   virtual void opened() = 0;
-  // Takes one text message; false means "kept, but there is no room for another": reading pauses until
-  // room().
-  virtual bool frame(std::string_view text) = 0;
+  // Takes one text message, which came at that time; false means "kept, but there is no room for another":
+  // reading pauses until room().
+  virtual bool frame(std::string_view text, std::chrono::system_clock::time_point received) = 0;
   virtual bool room() = 0;
   // Asked every look_every: "" to go on, or why this connection is to be ended.
   virtual std::string overdue() { return ""; }
