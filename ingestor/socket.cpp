@@ -55,11 +55,7 @@ std::string describe(const char* step, const error_code& ec) {
   return std::string(step) + ": " + ec.message();
 }
 
-}  // namespace
-
 // ---- TLS on the client's side
-
-namespace {
 
 std::string set_up(net::ssl::context& context, const TlsOptions& options) {
   error_code ec;
