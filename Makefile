@@ -58,7 +58,7 @@ FAULT_SRC := $(shell grep -lwE 'planted|TICK_FAULTS' $(PG_SRC))
 FAULT_OBJS = $(patsubst extension/%.cpp,$(EXT_DIR)/faults/%.o,$(FAULT_SRC))
 SOUND_OBJS = $(patsubst extension/%.cpp,$(EXT_DIR)/%.o,$(filter-out $(FAULT_SRC),$(CORE_SRC) $(PG_SRC)))
 PG_CPPFLAGS = -Iextension -isystem $(includedir_server)
-PG_CXXFLAGS = -std=gnu++20 -O2 -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Werror -Wno-register -Wno-missing-field-initializers
+PG_CXXFLAGS = -std=gnu++20 -O2 -g1 -fvisibility=hidden -ffp-contract=off -Wall -Wextra -Werror -Wno-register -Wno-missing-field-initializers
 SHLIB_LINK += -lstdc++
 EXTRA_CLEAN = build/core build/ingestor build/unit build/sanitize build/faults build/check build/bench build/stage \
 	build/fuzz build/tick-ingest build/random build/kafka build/python build/linked build/pg[0-9]*

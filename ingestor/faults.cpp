@@ -18,6 +18,13 @@ constexpr std::uint64_t drawn_apart = 10;
 constexpr std::string_view names[fault_kinds] = {
     "drop",  "mute",       "half-open",  "duplicate",  "reorder",  "gap",     "bad-json",
     "giant", "close-1001", "close-1006", "close-1012", "shutdown", "no-pong", "slow"};
+
+constexpr Fault quick[] = {Fault::duplicate, Fault::reorder, Fault::gap, Fault::bad_json, Fault::slow};
+
+bool keeps_connection(Fault fault) {
+  return std::find(std::begin(quick), std::end(quick), fault) != std::end(quick);
+}
+
 }  // namespace
 
 std::string_view fault_name(Fault fault) {
@@ -46,8 +53,7 @@ void Faults::draw(std::size_t count, std::uint64_t span, std::uint64_t seed) {
   std::mt19937_64 random(seed);
   // Those that end no connection come twice as often: the others keep everybody away for a while.
   std::vector<std::string_view> kinds(std::begin(names), std::end(names));
-  for (const Fault fault : {Fault::duplicate, Fault::reorder, Fault::gap, Fault::bad_json, Fault::slow})
-    kinds.push_back(fault_name(fault));
+  for (const Fault fault : quick) kinds.push_back(fault_name(fault));
   const std::uint64_t room = std::max<std::uint64_t>(span - std::min(span, undisturbed), 1);
   for (std::size_t i = 0; i < count; ++i)
     add(std::string(kinds[i % kinds.size()]) + "@" + std::to_string(undisturbed + 1 + random() % room));
@@ -59,8 +65,14 @@ bool Faults::is_due(std::uint64_t trade) const {
 
 std::optional<Fault> Faults::due(std::uint64_t trade) {
   if (!is_due(trade)) return std::nullopt;
-  const Fault fault = plan_.front().fault;
-  plan_.pop_front();
+  // Of several that are due, first one that ends no connection: that leaves time for more of them.
+  const auto later = std::find_if(plan_.begin(), plan_.end(),
+                                  [&](const Planned& planned) { return planned.number > trade; });
+  auto next = std::find_if(plan_.begin(), later,
+                           [](const Planned& planned) { return keeps_connection(planned.fault); });
+  if (next == later) next = plan_.begin();
+  const Fault fault = next->fault;
+  plan_.erase(next);
   last_ = trade;
   return fault;
 }

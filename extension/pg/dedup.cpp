@@ -60,6 +60,7 @@ struct Group {
   Frontier at;
   RingFiles files;
   ByKey<std::unique_ptr<Ids>> keys;
+  std::array<Ids*, 512> recent{};                   // of `keys`, by place_of(): the one that was found last
   ByKey<IdChange> unread;                           // deltas for keys that were not read yet
   std::vector<Ids*> touched;                        // by this transaction
   std::vector<std::pair<int, int64_t>> duplicates;  // by nesting level, not written yet
@@ -68,6 +69,7 @@ struct Group {
   void forget() {
     known = false;
     keys.clear();
+    recent.fill(nullptr);
     unread.clear();
     touched.clear();
   }
@@ -223,9 +225,20 @@ void lock_group(Group& group) {
   group.held = GetCurrentTransactionNestLevel();
 }
 
+// Cheap, from both ends of a key.
+size_t place_of(std::string_view key) {
+  uint64_t first = 0, last = 0;
+  const size_t size = std::min(key.size(), sizeof first);
+  memcpy(&first, key.data(), size);
+  memcpy(&last, key.data() + key.size() - size, size);
+  return ((first * 0x9e3779b97f4a7c15u ^ last) * 0xbf58476d1ce4e5b9u + key.size()) >> 55;
+}
+
 Ids& find_ids(Group& group, std::string_view key) {
+  Ids*& recent = group.recent[place_of(key)];
+  if (recent != nullptr && recent->key == key) return *recent;
   const auto known = group.keys.find(key);
-  if (known != group.keys.end()) return *known->second;
+  if (known != group.keys.end()) return *(recent = known->second.get());
   static std::string wanted;  // not on the stack: what follows may ereport
   wanted = key;
   auto ids = std::make_unique<Ids>();
@@ -256,7 +269,7 @@ Ids& find_ids(Group& group, std::string_view key) {
     unread->second.apply_to(ids->now);
     group.unread.erase(unread);
   }
-  return *group.keys.emplace(wanted, std::move(ids)).first->second;
+  return *(recent = group.keys.emplace(wanted, std::move(ids)).first->second.get());
 }
 
 // Whatever changes a key's ids asks for its level first.

@@ -2,7 +2,7 @@
 # levels, while worker, backends and postmaster are killed; at each of 200 quiet points every rollup equals an oracle of
 # built-ins. The driver (test/random) does it; here are the clusters, several at once, and the verdicts.
 #
-#   RANDOM_SEEDS       how many seeds (default 6)      RANDOM_FIRST       the first of them (default 1)
+#   RANDOM_SEEDS       how many seeds (default 8)      RANDOM_FIRST       the first of them (default 1)
 #   SEED               this one alone                   RANDOM_OPERATIONS  a seed's operations (default 10000)
 #   RANDOM_AT_ONCE     clusters at once (default: one a core)
 use strict;
@@ -18,7 +18,7 @@ use Time::HiRes qw(time);
 my $driver = $ENV{TICK_RANDOM};
 plan skip_all => 'the driver is not built' unless $driver && -x $driver;
 my $first = $ENV{RANDOM_FIRST} || 1;
-my @seeds = $ENV{SEED} ? ($ENV{SEED}) : ($first .. $first + ($ENV{RANDOM_SEEDS} || 6) - 1);
+my @seeds = $ENV{SEED} ? ($ENV{SEED}) : ($first .. $first + ($ENV{RANDOM_SEEDS} || 8) - 1);
 my $operations = $ENV{RANDOM_OPERATIONS} || 10_000;
 my $cores = () = slurp('/proc/cpuinfo') =~ /^processor\s*:/mg;
 my $at_once = $ENV{RANDOM_AT_ONCE} || $cores || 2;
