@@ -264,11 +264,7 @@ Ids& find_ids(Group& group, std::string_view key) {
     ids->now = IdSet::decode(in);
   }
   // What the worker has merged meanwhile is applied once more: that changes nothing.
-  const auto unread = group.unread.find(wanted);
-  if (unread != group.unread.end()) {
-    unread->second.apply_to(ids->now);
-    group.unread.erase(unread);
-  }
+  if (auto unread = group.unread.extract(wanted)) unread.mapped().apply_to(ids->now);
   return *(recent = group.keys.emplace(wanted, std::move(ids)).first->second.get());
 }
 
