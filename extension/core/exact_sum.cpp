@@ -440,6 +440,32 @@ ExactSum ExactSum::decode(std::span<const unsigned char>& bytes) {
   return result;
 }
 
+std::optional<double> ExactSum::plain_value(std::span<const unsigned char> bytes) {
+  // No specials; a count; four bytes a digit.
+  if (bytes.empty() || bytes[0] != 0) return std::nullopt;
+  size_t at = 1;
+  while (at < bytes.size() && at < 10 && bytes[at] >= 0x80) ++at;
+  if (at + 2 >= bytes.size() || (bytes[at] == 0 && at > 1) || (at == 10 && bytes[at] > 1))
+    return std::nullopt;
+  ++at;
+  const int size = bytes[at];
+  const int base = static_cast<signed char>(bytes[at + 1]);
+  at += 2;
+  // With these, no result is subnormal or infinite: a conversion rounds once, and the rest is exact.
+  if (size < 1 || size > 4 || base < -30 || base > 27 || bytes.size() != at + 4 * static_cast<size_t>(size))
+    return std::nullopt;
+  __int128 sum = 0;
+  for (int i = size - 1; i >= 0; --i) {
+    const unsigned char* from = bytes.data() + at + 4 * static_cast<size_t>(i);
+    const auto digit = static_cast<int32_t>(from[0] | from[1] << 8 | from[2] << 16 | uint32_t{from[3]} << 24);
+    if (digit == 0 && (i == 0 || i == size - 1)) return std::nullopt;
+    if (digit == std::numeric_limits<int32_t>::min() && i == 3) return std::nullopt;  // -2^127, or below
+    sum = sum * (__int128{1} << 32) + digit;
+  }
+  const auto scale = std::bit_cast<double>(static_cast<uint64_t>(1023 + 32 * base) << 52);
+  return static_cast<double>(sum) * scale;
+}
+
 std::string ExactSum::text() const {
   const Digits sum = digits();
   std::string out = std::to_string(sum.base) + ":[";

@@ -171,14 +171,13 @@ Micros previous_window(Micros start, const WindowSize& size) {
 
 Micros next_window(Micros start, const WindowSize& size) {
   if (is_infinite(start)) return start;
-  const int64_t day = day_of(start, size);
   if (const Micros step = step_of(size); step != 0) {
     const __int128 next = static_cast<__int128>(start) + step;
     if (is_plain(size) && micros_per_day % step == 0) return saturate(next);
-    const Micros midnight = begin_of_day(day + 1, size);
+    const Micros midnight = begin_of_day(day_of(start, size) + 1, size);
     return next < midnight ? saturate(next) : midnight;
   }
-  const int64_t first = first_day_of(day, size);
+  const int64_t first = first_day_of(day_of(start, size), size);
   return begin_of_day(size.months == 0 ? first + std::max(size.days, 1)
                                        : day_of_month(month_of_day(first) + size.months) + size.month_begins,
                       size);

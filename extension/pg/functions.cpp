@@ -48,6 +48,25 @@ WindowSize full_size(FunctionCallInfo fcinfo, int first) {
       PG_ARGISNULL(first + 3) ? nullptr : &origin, PG_NARGS() > first + 4 && PG_GETARG_BOOL(first + 4));
 }
 
+// What a call site has made of its size, which most often is the same with every row.
+struct KnownSize {
+  Interval interval;
+  WindowSize size;
+};
+
+WindowSize known_size(FunctionCallInfo fcinfo, const Interval* interval) {
+  auto* known = static_cast<KnownSize*>(fcinfo->flinfo->fn_extra);
+  if (known != nullptr && memcmp(&known->interval, interval, sizeof *interval) == 0) return known->size;
+  const WindowSize size = valid_size(interval);
+  if (known == nullptr) {
+    known = static_cast<KnownSize*>(
+        call([&] { return MemoryContextAlloc(fcinfo->flinfo->fn_mcxt, sizeof(KnownSize)); }));
+    fcinfo->flinfo->fn_extra = known;
+  }
+  *known = KnownSize{*interval, size};
+  return size;
+}
+
 Datum label(Timestamp time, const WindowSize& size) {
   return TimestampGetDatum(window_label(window_start(time, size)));
 }
@@ -161,8 +180,9 @@ PG_FUNCTION_INFO_V1(tick_finish_stddev_pop);
 PG_FUNCTION_INFO_V1(tick_finish_stddev_samp);
 
 PGDLLEXPORT Datum tick_tumble(PG_FUNCTION_ARGS) {
-  return tick::pg::entry(
-      [&] { return tick::pg::label(PG_GETARG_TIMESTAMP(0), tick::pg::valid_size(PG_GETARG_INTERVAL_P(1))); });
+  return tick::pg::entry([&] {
+    return tick::pg::label(PG_GETARG_TIMESTAMP(0), tick::pg::known_size(fcinfo, PG_GETARG_INTERVAL_P(1)));
+  });
 }
 
 PGDLLEXPORT Datum tick_tumble_from(PG_FUNCTION_ARGS) {
@@ -195,7 +215,7 @@ PGDLLEXPORT Datum tick_cumulate(PG_FUNCTION_ARGS) {
 PGDLLEXPORT Datum tick_window_end(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&] {
     return TimestampGetDatum(
-        tick::window_end(PG_GETARG_TIMESTAMP(0), tick::pg::valid_size(PG_GETARG_INTERVAL_P(1))));
+        tick::window_end(PG_GETARG_TIMESTAMP(0), tick::pg::known_size(fcinfo, PG_GETARG_INTERVAL_P(1))));
   });
 }
 

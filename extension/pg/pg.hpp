@@ -28,6 +28,7 @@ extern "C" {
 #include "catalog/catalog.h"
 #include "catalog/dependency.h"
 #include "catalog/heap.h"
+#include "catalog/index.h"
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
@@ -187,6 +188,17 @@ inline bool tick_place_grouped(Node* node, void* context) {
 #define TICK_ROOT_TO_CHILD(leaf, estate) ((leaf)->ri_RootToPartitionMap)
 #define TICK_INSERT_INDEXES(leaf, slot, estate) \
   list_free(ExecInsertIndexTuples((leaf), (slot), (estate), false, false, nullptr, NIL))
+#endif
+
+// PG 16: an update says which indexes are to get the new row; some indexes only summarize.
+#if PG_VERSION_NUM >= 160000
+#define TICK_HEAP_UPDATE(table, place, row, which) simple_heap_update((table), (place), (row), (which))
+#define TICK_SUMMARIZES(info) ((info)->ii_Summarizing)
+#else
+enum TU_UpdateIndexes { TU_None, TU_All, TU_Summarizing };
+#define TICK_HEAP_UPDATE(table, place, row, which) \
+  (simple_heap_update((table), (place), (row)), *(which) = HeapTupleIsHeapOnly(row) ? TU_None : TU_All)
+#define TICK_SUMMARIZES(info) false
 #endif
 
 // PG 18: generated columns can be virtual.

@@ -209,6 +209,40 @@ void touch_row(const Rollup& rollup, Datum* values) {
   touched = Int64GetDatum(std::max(now, DatumGetInt64(touched) + 1));
 }
 
+// True if an index has no key columns but those of another.
+bool is_within(Relation index, Relation other) {
+  const auto* keys = other->rd_index->indkey.values;
+  for (int i = 0; i < index->rd_index->indnkeyatts; ++i)
+    if (std::find(keys, keys + other->rd_index->indnkeyatts, index->rd_index->indkey.values[i]) ==
+        keys + other->rd_index->indnkeyatts)
+      return false;
+  return true;
+}
+
+// Puts a row in the place of one with the same key. As CatalogTupleUpdate(), but that nobody looks through
+// all versions of the row for another with its key: of those there are many while somebody may still see
+// them.
+void update_row(Relation table, ItemPointerData before, TupleTableSlot* slot, HeapTuple tuple,
+                CatalogIndexState indexes, Relation key_index) {
+  TU_UpdateIndexes which;
+  TICK_HEAP_UPDATE(table, &before, tuple, &which);
+  if (which == TU_None) return;
+  ExecStoreHeapTuple(tuple, slot, false);
+  for (int i = 0; i < indexes->ri_NumIndices; ++i) {
+    Relation index = indexes->ri_IndexRelationDescs[i];
+    IndexInfo* info = indexes->ri_IndexRelationInfo[i];
+    if (!info->ii_ReadyForInserts || (which == TU_Summarizing && !TICK_SUMMARIZES(info))) continue;
+    Datum values[INDEX_MAX_KEYS];
+    bool nulls[INDEX_MAX_KEYS];
+    FormIndexDatum(info, slot, nullptr, values, nulls);
+    const bool same_key = is_within(index, key_index);
+    const bool check = index->rd_index->indisunique && !same_key;
+    index_insert(index, values, nulls, &tuple->t_self, table, check ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
+                 same_key, info);
+  }
+  ExecClearTuple(slot);
+}
+
 void write_directly(const Slice& slice, Relation table, Oid key_index) {
   // Rows that a recompute of this turn has deleted must be seen as gone.
   CommandCounterIncrement();
@@ -217,6 +251,7 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
   Relation index = index_open(key_index, RowExclusiveLock);
   CatalogIndexState indexes = CatalogOpenIndexes(table);
   TupleTableSlot* slot = table_slot_create(table, nullptr);
+  TupleTableSlot* written_slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
   ScanKeyData keys[INDEX_MAX_KEYS];
   prepare_scan_keys(index, keys);
   IndexScanDesc scan = TICK_INDEX_BEGINSCAN(table, index, GetActiveSnapshot(), index->rd_index->indnkeyatts);
@@ -263,7 +298,7 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
       if (found) {
         ItemPointerData before = slot->tts_tid;
         ExecClearTuple(slot);
-        CatalogTupleUpdateWithInfo(table, &before, tuple, indexes);
+        update_row(table, before, written_slot, tuple, indexes, index);
       } else {
         CatalogTupleInsertWithInfo(table, tuple, indexes);
       }
@@ -274,6 +309,7 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
   }
   MemoryContextDelete(memory);
   index_endscan(scan);
+  ExecDropSingleTupleTableSlot(written_slot);
   ExecDropSingleTupleTableSlot(slot);
   CatalogCloseIndexes(indexes);
   index_close(index, NoLock);

@@ -11,16 +11,20 @@
 namespace tick::pg {
 namespace {
 
-ExactSum decode(const char* data, size_t size) {
-  std::span<const unsigned char> bytes{reinterpret_cast<const unsigned char*>(data), size};
+ExactSum decode(std::span<const unsigned char> bytes) {
   ExactSum sum = ExactSum::decode(bytes);
   if (!bytes.empty()) throw Error{Error::Code::data_corrupted, "exact_sum has bytes behind its end"};
   return sum;
 }
 
-ExactSum decode(Datum detoasted) {
+std::span<const unsigned char> bytes_of(Datum detoasted) {
   const char* pointer = DatumGetPointer(detoasted);
-  return decode(VARDATA_ANY(pointer), VARSIZE_ANY_EXHDR(pointer));
+  return {reinterpret_cast<const unsigned char*>(VARDATA_ANY(pointer)),
+          static_cast<size_t>(VARSIZE_ANY_EXHDR(pointer))};
+}
+
+ExactSum decode(Datum detoasted) {
+  return decode(bytes_of(detoasted));
 }
 
 Datum detoast(Datum datum) {
@@ -41,6 +45,17 @@ double value_of(const ExactSum& sum) {
   const double value = sum.value();
   if (std::isinf(value) && sum.finite_overflow()) overflow();
   return value;
+}
+
+// Of an encoded sum.
+double value_of(Datum detoasted) {
+  const auto plain = ExactSum::plain_value(bytes_of(detoasted));
+  return plain ? *plain : value_of(decode(detoasted));
+}
+
+double mean_of(int64 n, Datum detoasted) {
+  const auto plain = ExactSum::plain_value(bytes_of(detoasted));
+  return plain && n > 0 ? *plain / static_cast<double>(n) : mean(n, decode(detoasted));
 }
 
 // The exact sum rounded once to float: a double rounded to odd keeps enough bits for a second rounding.
@@ -89,7 +104,8 @@ Datum print(Datum datum) {
 // Takes over the bytes of a message after checking them.
 Datum receive(StringInfo message) {
   const int size = message->len - message->cursor;
-  return encode(decode(pq_getmsgbytes(message, size), static_cast<size_t>(size)));
+  const auto* bytes = reinterpret_cast<const unsigned char*>(pq_getmsgbytes(message, size));
+  return encode(decode({bytes, static_cast<size_t>(size)}));
 }
 
 // The state of the aggregates that tick.verify asks where PostgreSQL's own have rounded too much. Its
@@ -194,7 +210,7 @@ PGDLLEXPORT Datum tick_exact_sum_send(PG_FUNCTION_ARGS) {
 PGDLLEXPORT Datum tick_exact_value(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&] {
     const Datum sum = tick::pg::detoast(PG_GETARG_DATUM(0));
-    return Float8GetDatum(tick::pg::value_of(tick::pg::decode(sum)));
+    return Float8GetDatum(tick::pg::value_of(sum));
   });
 }
 
@@ -217,7 +233,7 @@ PGDLLEXPORT Datum tick_finish_float8(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&]() -> Datum {
     if (tick::pg::is_empty(fcinfo)) PG_RETURN_NULL();
     const Datum sum = tick::pg::detoast(PG_GETARG_DATUM(0));
-    return Float8GetDatum(tick::pg::value_of(tick::pg::decode(sum)));
+    return Float8GetDatum(tick::pg::value_of(sum));
   });
 }
 
@@ -233,7 +249,7 @@ PGDLLEXPORT Datum tick_finish_float_avg(PG_FUNCTION_ARGS) {
   return tick::pg::entry([&]() -> Datum {
     if (tick::pg::is_empty(fcinfo)) PG_RETURN_NULL();
     const Datum sum = tick::pg::detoast(PG_GETARG_DATUM(0));
-    return Float8GetDatum(tick::mean(PG_GETARG_INT64(1), tick::pg::decode(sum)));
+    return Float8GetDatum(tick::pg::mean_of(PG_GETARG_INT64(1), sum));
   });
 }
 

@@ -1,6 +1,7 @@
 // libFuzzer over exact sums, which users may write themselves (text and binary input of tick.exact_sum), and
 // over the bytes of numerics and their sums. The first byte chooses; what is let pass has one form only, and
 // survives every operation.
+#include <bit>
 #include <cmath>
 #include <cstdlib>
 
@@ -41,6 +42,10 @@ void use(const ExactSum& sum) {
   require(ExactSum::parse(sum.text()) == sum);
   const double value = sum.value();
   require(!std::isnan(value) || sum.has_special());
+  const std::string bytes = encoded(sum);
+  const auto plain =
+      ExactSum::plain_value({reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size()});
+  require(!plain || std::bit_cast<std::uint64_t>(*plain) == std::bit_cast<std::uint64_t>(value));
   (void)sum.finite_overflow();
   if (sum.count() > 1) {
     (void)mean(sum.count(), sum);

@@ -136,15 +136,17 @@ std::span<const unsigned char> as_span(const std::string& bytes) {
   return {reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size()};
 }
 
+bool same(double a, double b) {
+  return std::isnan(a) ? std::isnan(b) : std::bit_cast<uint64_t>(a) == std::bit_cast<uint64_t>(b);
+}
+
 ExactSum decoded(const std::string& bytes) {
   auto span = as_span(bytes);
   ExactSum sum = ExactSum::decode(span);
   EXPECT_TRUE(span.empty());
+  const auto plain = ExactSum::plain_value(as_span(bytes));
+  EXPECT_TRUE(!plain || same(*plain, sum.value())) << sum.text();
   return sum;
-}
-
-bool same(double a, double b) {
-  return std::isnan(a) ? std::isnan(b) : std::bit_cast<uint64_t>(a) == std::bit_cast<uint64_t>(b);
 }
 
 // The kinds of streams that break inexact sums.
@@ -510,14 +512,40 @@ TEST(ExactSum, DecodeSurvivesGarbage) {
       ExactSum sum = ExactSum::decode(span);
       ++accepted;
       ASSERT_EQ(encoded(sum), bytes.substr(0, bytes.size() - span.size())) << "round " << round;
+      const auto plain = ExactSum::plain_value(as_span(bytes));
+      ASSERT_TRUE(!plain || (span.empty() && same(*plain, sum.value()))) << "round " << round;
       sum.merge(sum_of({1.0, infinity}));
       sum.value();
       sum.text();
     } catch (const Error& error) {
       ASSERT_EQ(error.code, Error::Code::data_corrupted);
+      ASSERT_FALSE(ExactSum::plain_value(as_span(bytes))) << "round " << round;
     }
   }
   EXPECT_GT(accepted, 1000);
+}
+
+// Of halves, of sums at both ends of what is plain, and of both signs.
+TEST(ExactSum, PlainValueIsTheValue) {
+  std::mt19937_64 random(20261122);
+  int plain = 0, other = 0;
+  for (int round = 0; round < 200'000; ++round) {
+    std::vector<double> inputs;
+    const int scale = static_cast<int>(random() % 2098) - 1074, spread = static_cast<int>(random() % 130) + 1;
+    for (int i = static_cast<int>(random() % 6); i >= 0; --i) {
+      // Few bits set: halves and ties come often.
+      const double few = static_cast<double>(random() & random() & random() & ((uint64_t{1} << 53) - 1));
+      const int down = static_cast<int>(random() % static_cast<uint64_t>(spread));
+      inputs.push_back((random() % 2 ? -1 : 1) * std::ldexp(random() % 2 ? few : 1.0, scale - down));
+    }
+    const std::string bytes = encoded(sum_of(inputs));
+    const auto value = ExactSum::plain_value(as_span(bytes));
+    ++(value ? plain : other);
+    (void)decoded(bytes);
+    ASSERT_FALSE(HasFailure()) << "round " << round;
+  }
+  EXPECT_GT(plain, 100'000);
+  EXPECT_GT(other, 1000);
 }
 
 TEST(Varint, RoundTripsAndRejectsLongForms) {
