@@ -57,8 +57,9 @@ void mark_set_aside(int rollup, const std::string& reason) {
 Merger::Merger() = default;
 Merger::~Merger() = default;
 
-TurnResult Merger::turn(TimestampTz since) {
+TurnResult Merger::turn(TimestampTz since, bool held) {
   current_ = 0;
+  held_ = held;
   try {
     return attempt(since);
   } catch (const PgError& error) {
@@ -363,7 +364,7 @@ void Merger::set_aside_failures(Turn& turn) {
 }
 
 TurnTime Merger::time(const Turn& turn, Oid source) {
-  return {turn.started, watermarks_.of(source), &gone_};
+  return {turn.started, watermarks_.of(source), &gone_, held_};
 }
 
 // For the log and for those who listen. Of a rollup that is recomputed nothing shows before that is done.

@@ -38,8 +38,9 @@ class Merger {
   // Runs one turn; must be called outside a transaction. Errors of one rollup set that rollup aside; whatever
   // else goes wrong is thrown (PgError, Error) with the transaction aborted, and the turn can simply be run
   // again.
-  // `since`: when the first commit came that had not been taken up, 0 = none has been noticed.
-  TurnResult turn(TimestampTz since);
+  // `since`: when the first commit came that had not been taken up, 0 = none has been noticed. `held`: an old
+  // snapshot keeps all versions of rows.
+  TurnResult turn(TimestampTz since, bool held);
 
  private:
   struct Turn;
@@ -99,6 +100,7 @@ class Merger {
   OpenWindows windows_;
   ItemPointerData frontier_place_{}, generation_place_{};
   ChangeLog log_;
+  bool held_ = false;           // an old snapshot keeps all versions of rows
   std::vector<GoneRow> gone_;   // of the rollup at work
   std::string token_;           // of the newest turn that has changed something
   TimestampTz tell_after_ = 0;  // telling has failed: not before

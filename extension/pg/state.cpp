@@ -209,21 +209,11 @@ void touch_row(const Rollup& rollup, Datum* values) {
   touched = Int64GetDatum(std::max(now, DatumGetInt64(touched) + 1));
 }
 
-// True if an index has no key columns but those of another.
-bool is_within(Relation index, Relation other) {
-  const auto* keys = other->rd_index->indkey.values;
-  for (int i = 0; i < index->rd_index->indnkeyatts; ++i)
-    if (std::find(keys, keys + other->rd_index->indnkeyatts, index->rd_index->indkey.values[i]) ==
-        keys + other->rd_index->indnkeyatts)
-      return false;
-  return true;
-}
-
-// Puts a row in the place of one with the same key. As CatalogTupleUpdate(), but that nobody looks through
-// all versions of the row for another with its key: of those there are many while somebody may still see
-// them.
+// Puts a row in the place of one with the same key, as CatalogTupleUpdate() does but that nobody looks
+// through all versions of the row, which an old snapshot keeps, for another row with its key. That look is
+// what clears an index of dead versions: not for every day.
 void update_row(Relation table, ItemPointerData before, TupleTableSlot* slot, HeapTuple tuple,
-                CatalogIndexState indexes, Relation key_index) {
+                CatalogIndexState indexes, Oid key_index) {
   TU_UpdateIndexes which;
   TICK_HEAP_UPDATE(table, &before, tuple, &which);
   if (which == TU_None) return;
@@ -235,10 +225,9 @@ void update_row(Relation table, ItemPointerData before, TupleTableSlot* slot, He
     Datum values[INDEX_MAX_KEYS];
     bool nulls[INDEX_MAX_KEYS];
     FormIndexDatum(info, slot, nullptr, values, nulls);
-    const bool same_key = is_within(index, key_index);
-    const bool check = index->rd_index->indisunique && !same_key;
+    const bool check = index->rd_index->indisunique && RelationGetRelid(index) != key_index;
     index_insert(index, values, nulls, &tuple->t_self, table, check ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
-                 same_key, info);
+                 false, info);
   }
   ExecClearTuple(slot);
 }
@@ -298,7 +287,10 @@ void write_directly(const Slice& slice, Relation table, Oid key_index) {
       if (found) {
         ItemPointerData before = slot->tts_tid;
         ExecClearTuple(slot);
-        update_row(table, before, written_slot, tuple, indexes, index);
+        if (slice.time.held)
+          update_row(table, before, written_slot, tuple, indexes, key_index);
+        else
+          CatalogTupleUpdateWithInfo(table, &before, tuple, indexes);
       } else {
         CatalogTupleInsertWithInfo(table, tuple, indexes);
       }

@@ -17,7 +17,8 @@ struct TurnTime {
   TimestampTz now;
   std::optional<TimestampTz> watermark;
   std::vector<struct GoneRow>* gone =
-      nullptr;  // rows that are deleted; by the upsert, also some that are not
+      nullptr;        // rows that are deleted; by the upsert, also some that are not
+  bool held = false;  // somebody's old snapshot keeps all versions of rows
 };
 
 struct GoneRow {

@@ -310,7 +310,7 @@ class Cycle {
       AcceptInvalidationMessages();
       pgstat_report_activity(STATE_RUNNING, "pg_tick turn");
     });
-    TurnResult result = merger_.turn(since_);
+    TurnResult result = merger_.turn(since_, pg_atomic_read_u64(&slot_->held_for) > 0);
     if (result.restored) result.more = revive();
     if (result.computed) rouse_computer(result.touched);
     const TimestampTz ended = GetCurrentTimestamp();
