@@ -182,9 +182,17 @@ bool same_input(const Evaluator* evaluator, const AttrNumber* attributes, TupleT
   return true;
 }
 
-void push(Entry* entry, RowBatch* batch, TupleTableSlot* const* rows, int count,
-          const AttrNumber* attributes) {
+void note_command(Entry* entry, CommandId command) {
+  entry->first = std::min(entry->first, command);
+  entry->last = std::max(entry->last, command);
+}
+
+// Rows that a command has written; InvalidCommandId: purged ones.
+void push(Entry* entry, RowBatch* batch, TupleTableSlot* const* rows, int count, const AttrNumber* attributes,
+          CommandId command) {
   while (count > 0) {
+    // Of each piece: a flush forgets it.
+    if (command != InvalidCommandId) note_command(entry, command);
     const int fit = Min(count, batch_rows - batch->rows);
     push_rows(batch, rows, fit, attributes);
     rows += fit;
@@ -217,11 +225,6 @@ CommandId command_of(const TriggerData* trigger) {
   return HeapTupleHeaderGetCmin((update ? trigger->tg_newtuple : trigger->tg_trigtuple)->t_data);
 }
 
-void note_command(Entry* entry, CommandId command) {
-  entry->first = std::min(entry->first, command);
-  entry->last = std::max(entry->last, command);
-}
-
 Datum capture_row(FunctionCallInfo fcinfo) {
   require_trigger(fcinfo);
   require_preloaded();
@@ -240,15 +243,15 @@ Datum capture_row(FunctionCallInfo fcinfo) {
       if (!TICK_OWNS_RELATION(evaluator->source, GetUserId())) refuse_purge(trigger->tg_relation);
       rows_purged = true;
       if (entry->purged == nullptr) entry->purged = make_batch(evaluator, entry->memory);
-      push(entry, entry->purged, &trigger->tg_trigslot, 1, attributes);
+      push(entry, entry->purged, &trigger->tg_trigslot, 1, attributes, InvalidCommandId);
       if (committing) retire(*entry, evaluator->program.time >= 0);
       continue;
     }
-    note_command(entry, command_of(trigger));
+    const CommandId command = command_of(trigger);
     if (!insert && entry->retracted == nullptr) entry->retracted = make_batch(evaluator, entry->memory);
-    if (!insert) push(entry, entry->retracted, &trigger->tg_trigslot, 1, attributes);
-    if (insert) push(entry, entry->added, &trigger->tg_trigslot, 1, attributes);
-    if (update) push(entry, entry->added, &trigger->tg_newslot, 1, attributes);
+    if (!insert) push(entry, entry->retracted, &trigger->tg_trigslot, 1, attributes, command);
+    if (insert) push(entry, entry->added, &trigger->tg_trigslot, 1, attributes, command);
+    if (update) push(entry, entry->added, &trigger->tg_newslot, 1, attributes, command);
     if (committing) flush(*entry);
   }
   if (binding->ids != nullptr) confirm_ids(binding->ids, fcinfo, committing);
@@ -301,8 +304,7 @@ void capture_insert(const Binding* binding, TupleTableSlot* const* rows, int cou
   require_preloaded();
   for (int i = 0; i < binding->count; ++i) {
     Entry* entry = find_entry(binding->evaluators[i]);
-    note_command(entry, GetCurrentCommandId(false));
-    push(entry, entry->added, rows, count, binding->attributes[i]);
+    push(entry, entry->added, rows, count, binding->attributes[i], GetCurrentCommandId(false));
     if (committing) flush(*entry);
   }
 }

@@ -225,8 +225,7 @@ void lock_group(Group& group) {
   group.held = GetCurrentTransactionNestLevel();
 }
 
-// Cheap, from both ends of a key.
-size_t place_of(std::string_view key) {
+size_t place_of(std::string_view key) {  // cheap, from both ends of a key
   uint64_t first = 0, last = 0;
   const size_t size = std::min(key.size(), sizeof first);
   memcpy(&first, key.data(), size);
@@ -264,7 +263,8 @@ Ids& find_ids(Group& group, std::string_view key) {
     ids->now = IdSet::decode(in);
   }
   // What the worker has merged meanwhile is applied once more: that changes nothing.
-  if (auto unread = group.unread.extract(wanted)) unread.mapped().apply_to(ids->now);
+  group.unread[wanted].apply_to(ids->now);
+  group.unread.erase(wanted);
   return *(recent = group.keys.emplace(wanted, std::move(ids)).first->second.get());
 }
 

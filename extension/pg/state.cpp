@@ -225,9 +225,10 @@ void update_row(Relation table, ItemPointerData before, TupleTableSlot* slot, He
     Datum values[INDEX_MAX_KEYS];
     bool nulls[INDEX_MAX_KEYS];
     FormIndexDatum(info, slot, nullptr, values, nulls);
-    const bool check = index->rd_index->indisunique && RelationGetRelid(index) != key_index;
+    const bool same_key = RelationGetRelid(index) == key_index;
+    const bool check = index->rd_index->indisunique && !same_key;
     index_insert(index, values, nulls, &tuple->t_self, table, check ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
-                 false, info);
+                 same_key, info);
   }
   ExecClearTuple(slot);
 }

@@ -302,6 +302,7 @@ class Cycle {
 
  private:
   static constexpr int most_failures = 10;  // 5 s
+  static constexpr uint64 long_held = 10 * USECS_PER_SEC;
 
   void attempt(MemoryContext memory) {
     const uint64 seen = pg_atomic_read_u64(&slot_->pending);
@@ -310,7 +311,7 @@ class Cycle {
       AcceptInvalidationMessages();
       pgstat_report_activity(STATE_RUNNING, "pg_tick turn");
     });
-    TurnResult result = merger_.turn(since_, pg_atomic_read_u64(&slot_->held_for) > 0);
+    TurnResult result = merger_.turn(since_, pg_atomic_read_u64(&slot_->held_for) > long_held);
     if (result.restored) result.more = revive();
     if (result.computed) rouse_computer(result.touched);
     const TimestampTz ended = GetCurrentTimestamp();

@@ -261,6 +261,18 @@ is(run('BEGIN; CREATE TRIGGER mine BEFORE INSERT ON one FOR EACH ROW EXECUTE FUN
   '3|0', 'a trigger that is off does not matter');
 exact($node, 'after all that');
 
+# A batch that is too much for one delta, into a leaf, where no statement's end writes the rest: the transaction's own reads see all of it.
+$node->safe_psql('postgres', q{CREATE TABLE wide (symbol text, ts timestamptz, price float8) PARTITION BY RANGE (ts);
+  CREATE TABLE wide_1 PARTITION OF wide FOR VALUES FROM ('2024-03-01 00:00+00') TO ('2024-03-11 00:00+00');
+  SELECT tick.create_rollup('wide_1m', $$SELECT symbol, tick.tumble(ts, '1 minute') AS ts, tick.first(price, ts) AS open, max(price) AS high, min(price) AS low,
+    tick.last(price, ts) AS close, count(*) AS n FROM wide GROUP BY 1, 2$$)});
+my @seen;
+for my $rows (map { $_ * 512 } 3 .. 12) {
+  my $bytes = batch([ 'symbol', 'words', [ ('A') x $rows ] ], [ 'ts', 'time', [ map { ($base + $_ * 60) * 1_000_000 } 1 .. $rows ] ], [ 'price', 'number', [ 1 .. $rows ] ]);
+  push @seen, run(qq{\\o /dev/null\nBEGIN; INSERT INTO wide_1 VALUES ('B', '2024-03-01 00:00+00', 1); } . ingest_sql('wide_1', $bytes) . qq{;\n\\o\nSELECT sum(n) - $rows FROM wide_1m_live; ROLLBACK});
+}
+is("@seen", join(' ', (1) x 10), 'a transaction sees all rows of its batches, of whatever size');
+
 # What is said of a table while a batch goes in, such as the figures of an autovacuum, makes its triggers be read anew.
 $node->safe_psql('postgres', q{CREATE TABLE busy (symbol text, ts timestamptz, price float8, trade_id int8) PARTITION BY RANGE (ts);
   CREATE TABLE busy_1 PARTITION OF busy FOR VALUES FROM ('2024-03-01 00:00+00') TO ('2024-03-02 00:00+00');
