@@ -48,7 +48,8 @@ class Faults {
   // that come due while nobody is connected must not all meet the next connection at its first trade.
   void draw(std::size_t count, std::uint64_t span, std::uint64_t seed);
 
-  // The fault that is due at this trade, taken off the list; the caller plays it and calls played().
+  // The fault that is due at this trade, taken off the list; of several, one that ends no connection first.
+  // The caller plays it and calls played().
   std::optional<Fault> due(std::uint64_t trade);
   bool is_due(std::uint64_t trade) const;
   // `who`: whom it met.
