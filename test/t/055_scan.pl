@@ -32,7 +32,7 @@ sub writer {
 }
 
 sub restarted {
-  $node->poll_query_until('postgres', 'SELECT true') or die 'no restart';
+  wait_for($node, 'SELECT true');
 }
 
 # Runs SQL in the middle of the scan for rollup slow, `pid` being the helper's; the rollup is made anew if its

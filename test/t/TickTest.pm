@@ -86,10 +86,18 @@ sub crash {
   until_true(60, 'the server starts again', sub { $node->{_pid} = undef; $node->start(fail_ok => 1) });
 }
 
-# Polls a query until it gives `expected`; dies after a bound.
+# Polls a query until it gives `expected`, also while the server restarts; dies after a bound.
 sub wait_for {
   my ($node, $query, $expected) = @_;
-  $node->poll_query_until('postgres', $query, $expected // 't') or die "timed out: $query";
+  for (1 .. 100) {
+    my $found = eval { $node->poll_query_until('postgres', $query, $expected // 't') };
+    # A psql that finds no server may have gone before it was told the query.
+    next if $@ =~ /Broken pipe/;
+    die $@ if $@;
+    return if $found;
+    last;
+  }
+  die "timed out: $query";
 }
 
 # ---- other processes: tick-ingest and what else a test starts. Killed at the end, by pid.
