@@ -94,7 +94,7 @@ sub wait_for {
     # A psql that finds no server may have gone before it was told the query.
     next if $@ =~ /Broken pipe/;
     die $@ if $@;
-    return if $found;
+    return $found if $found;
     last;
   }
   die "timed out: $query";
