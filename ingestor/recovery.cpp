@@ -158,7 +158,10 @@ std::optional<Recovery::Clock::duration> Recovery::settle(const std::string& nam
   if (rest_.feed().history_of_newest() && !doubt.first && !doubt.early) {
     doubt.early = true;
     Doubt until_now;
-    if (fetch(name, symbol, mark, until_now) && mark) conclude(name, *mark, until_now);
+    if (fetch(name, symbol, mark, until_now) && mark)
+      conclude(name, *mark, until_now);
+    else
+      doubt.handed = std::move(until_now.handed);
     return Clock::duration::zero();
   }
   if (!doubt.told && !fetch(name, symbol, mark, doubt))
@@ -170,6 +173,13 @@ std::optional<Recovery::Clock::duration> Recovery::settle(const std::string& nam
 
 // The span is as whole as it can be: says what is not told, and hands on until when nothing is missing now.
 bool Recovery::conclude(const std::string& name, Timestamp mark, Doubt& doubt) {
+  const auto fetched = static_cast<std::uint64_t>(
+      std::ranges::count_if(doubt.handed, [&](const auto& trade) { return trade.second > mark; }));
+  doubt.handed.clear();  // said once, also if this must be tried again
+  stats_.repaired += fetched;
+  if (fetched > 0)
+    log::info("repair: " + name + " after " + format_time(mark) + ": " + std::to_string(fetched) +
+              " trades fetched");
   if (!doubt.oldest || *doubt.oldest > mark || doubt.tries > most_tries) {
     ++stats_.gaps_unfilled;
     log::warn("gap of " + name + ": the exchange's history does not tell everything after " +
@@ -192,7 +202,6 @@ bool Recovery::fetch(const std::string& name, const std::string& symbol, std::op
                     std::chrono::floor<std::chrono::microseconds>(std::chrono::system_clock::now())};
   const std::uint64_t dropped = lost_();
   bool reached = !doubt.first;
-  std::uint64_t found = 0;
   int refused = 0;
   std::vector<Tick> page;
   doubt.oldest.reset();
@@ -216,17 +225,14 @@ bool Recovery::fetch(const std::string& name, const std::string& symbol, std::op
     });
     for (const auto& tick : page) {
       if (!doubt.newest || tick.ts >= doubt.newest->ts) doubt.newest = tick;
-      found += mark && tick.ts > *mark ? 1 : 0;
+      const bool in_seconds = tick.ts == std::chrono::floor<std::chrono::seconds>(tick.ts);
+      doubt.handed.emplace(tick.id, in_seconds ? tick.ts + one_second : tick.ts);
     }
     // Where more pages follow they ascend, so that nothing is missing before the end of this one.
     if (target && !page.empty() && mark && *doubt.oldest <= *mark) page.back().whole = true;
     if (!push_(page)) return false;
   }
   if (!reached && doubt.tries++ < most_tries) return false;
-  stats_.repaired += found;
-  if (found > 0)
-    log::info("repair: " + name + " after " + format_time(*mark) + ": " + std::to_string(found) +
-              " trades fetched");
   doubt.told = lost_() == dropped;
   return doubt.told;
 }
