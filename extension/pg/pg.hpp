@@ -64,6 +64,7 @@ extern "C" {
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "jit/jit.h"
 #include "lib/stringinfo.h"
 #include "libpq/pqformat.h"
 #include "libpq/pqsignal.h"
@@ -102,8 +103,10 @@ extern "C" {
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/bytea.h"
 #include "utils/date.h"
 #include "utils/datum.h"
+#include "utils/float.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
@@ -127,6 +130,7 @@ extern "C" {
 #include "utils/varlena.h"
 #include "utils/wait_event.h"
 #include "utils/xid8.h"
+#include "utils/xml.h"
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
 #endif

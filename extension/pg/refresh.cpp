@@ -35,8 +35,8 @@ List* standing_rollups(const char* condition, Oid argument) {
   Datum values[] = {ObjectIdGetDatum(argument)};
   MemoryContext memory = CurrentMemoryContext;
   open_catalogs();
-  SPI_execute_with_args(psprintf("%s%s ORDER BY r.id", columns, condition), 1, types, values, nullptr, true,
-                        0);
+  SPI_execute_plan(kept_plan(psprintf("%s%s ORDER BY r.id", columns, condition), 1, types), values, nullptr,
+                   true, 0);
   for (uint64 row = 0; row < SPI_processed; ++row) {
     bool null[19];
     Datum field[19];

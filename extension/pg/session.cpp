@@ -8,6 +8,8 @@
 
 namespace tick::pg {
 
+static constexpr char own_path[] = "pg_catalog, pg_temp";
+
 Oid extension_owner() {
   Relation extensions = table_open(ExtensionRelationId, AccessShareLock);
   ScanKeyData key;
@@ -49,22 +51,26 @@ void act_again(const Actor& before) {
 }
 
 int fixed_path() {
-  // Compiling takes longer than anything that is run here.
-  static constexpr const char* settings[][2] = {{"search_path", "pg_catalog, pg_temp"},
-                                                {"jit", "off"},
-                                                {"extra_float_digits", "1"},
-                                                {"bytea_output", "hex"},
-                                                {"IntervalStyle", "postgres"},
-                                                {"DateStyle", "ISO, MDY"},
-                                                {"TimeZone", "UTC"},
-                                                {"xmlbinary", "base64"},
-                                                {"xmloption", "content"}};
+  // Each with whether it is in force, from the variable itself: a look by name takes longer than what is run.
+  static constexpr struct {
+    const char* name;
+    const char* value;
+    bool (*in_force)();
+  } settings[] = {
+      {"search_path", own_path,
+       [] { return namespace_search_path != nullptr && strcmp(namespace_search_path, own_path) == 0; }},
+      {"jit", "off", [] { return !jit_enabled; }},  // compiling takes longer than anything that is run here
+      {"extra_float_digits", "1", [] { return extra_float_digits == 1; }},
+      {"bytea_output", "hex", [] { return bytea_output == BYTEA_OUTPUT_HEX; }},
+      {"IntervalStyle", "postgres", [] { return IntervalStyle == INTSTYLE_POSTGRES; }},
+      {"DateStyle", "ISO, MDY", [] { return DateStyle == USE_ISO_DATES && DateOrder == DATEORDER_MDY; }},
+      {"TimeZone", "UTC", [] { return strcmp(pg_get_timezone_name(session_timezone), "UTC") == 0; }},
+      {"xmlbinary", "base64", [] { return xmlbinary == XMLBINARY_BASE64; }},
+      {"xmloption", "content", [] { return xmloption == XMLOPTION_CONTENT; }}};
   const int level = NewGUCNestLevel();
-  for (const auto& [name, value] : settings) {
-    const char* present = GetConfigOption(name, false, false);
-    if (present == nullptr || strcmp(present, value) != 0)
+  for (const auto& [name, value, in_force] : settings)
+    if (!in_force())
       (void)set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-  }
   return level;
 }
 

@@ -93,13 +93,15 @@ void Watermarks::load() {
   uint64_t count = 0;
   call([&] {
     MemoryContext memory = CurrentMemoryContext;
-    if (SPI_execute("SELECT s.relid, s.watermark_delay, s.idle_timeout, s.max_skew, a.attnum, q.watermark, "
-                    "s.freeze_after "
-                    "FROM tick_catalog.source AS s LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = "
-                    "s.relid AND a.attname = s.watermark_by AND NOT a.attisdropped LEFT JOIN "
-                    "tick_catalog.watermark_request AS q ON q.source = s.relid WHERE EXISTS (SELECT FROM "
-                    "tick_catalog.rollup AS r WHERE r.source = s.relid)",
-                    true, 0) != SPI_OK_SELECT)
+    if (SPI_execute_plan(
+            kept_plan("SELECT s.relid, s.watermark_delay, s.idle_timeout, s.max_skew, a.attnum, q.watermark, "
+                      "s.freeze_after "
+                      "FROM tick_catalog.source AS s LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = "
+                      "s.relid AND a.attname = s.watermark_by AND NOT a.attisdropped LEFT JOIN "
+                      "tick_catalog.watermark_request AS q ON q.source = s.relid WHERE EXISTS (SELECT FROM "
+                      "tick_catalog.rollup AS r WHERE r.source = s.relid)",
+                      0, nullptr),
+            nullptr, nullptr, true, 0) != SPI_OK_SELECT)
       elog(ERROR, "pg_tick: no sources");
     count = SPI_processed;
     found = static_cast<Settings*>(MemoryContextAllocZero(memory, sizeof(Settings) * (count + 1)));

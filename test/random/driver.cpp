@@ -141,6 +141,13 @@ void Driver::connect() {
     if (!link->good()) throw Failed("no connection");
     link->ask("SET timezone = 'UTC'");
   }
+  control_->ask(  // what learn() asks after each definition
+      "PREPARE leaves (text) AS SELECT substring(relname FROM '_p(\\d+)$')::int, EXISTS (SELECT FROM "
+      "pg_inherits "
+      "WHERE inhrelid = c.oid) FROM pg_class AS c WHERE relkind IN ('r', 'p') AND relname >= ($1 || "
+      "'_p')::name "
+      "AND relname < ($1 || '_q')::name AND relname ~ '_p\\d+$' ORDER BY 1; PREPARE extra (text) AS SELECT "
+      "attname FROM pg_attribute WHERE attrelid = $1::regclass AND attname ~ '^x\\d+$' AND NOT attisdropped");
   for (auto& writer : writers_) writer->connect(server_.conninfo());
 }
 
@@ -184,16 +191,12 @@ void Driver::drop_source() {
 // What the catalogs say about partitions, columns and rollups: after a kill the driver cannot know.
 void Driver::learn() {
   source_.partitions.clear();
-  for (const auto& row : control_->ask("SELECT substring(relname FROM '_p(\\d+)$')::int, EXISTS (SELECT FROM "
-                                       "pg_inherits WHERE inhrelid = c.oid) FROM "
-                                       "pg_class AS c WHERE relname ~ '^" +
-                                       source_.name + "_p\\d+$' AND relkind IN ('r', 'p') ORDER BY 1")) {
+  for (const auto& row : control_->ask("EXECUTE leaves ('" + source_.name + "')")) {
     source_.partitions.push_back({std::stoi(row[0]), row[1] == "t"});
     source_.next_partition = std::max(source_.next_partition, std::stoi(row[0]) + 1);
   }
   source_.extra.clear();
-  for (const auto& row : control_->ask("SELECT attname FROM pg_attribute WHERE attrelid = '" + source_.name +
-                                       "'::regclass AND attname ~ '^x\\d+$' AND NOT attisdropped"))
+  for (const auto& row : control_->ask("EXECUTE extra ('" + source_.name + "')"))
     source_.extra.push_back(row[0]);
   rollups_.clear();
   for (const auto& row : control_->ask("SELECT view, shape, seeded, loose FROM births")) {
@@ -709,8 +712,7 @@ void Driver::work() {
   while (operations_ < until && !enough()) {
     if (operations_ >= next_quiet_) {
       quiet_point();
-      // A few definitions get their locks more easily now.
-      alone_ = 4;
+      alone_ = 4;  // a few definitions get their locks more easily now
       next_quiet_ = operations_ + operations_between_quiet_points;
     }
     bool lost = false;
