@@ -223,11 +223,10 @@ void Writer::commit(std::span<const Tick> ticks) {
       continue;
     }
 
-    log::warn("batch not committed, trying again: " + result.message + " (" + result.sqlstate + ")");
+    complain("batch not committed, trying again: " + result.message + " (" + result.sqlstate + ")");
     pause();
     partitions_.forget();
-    if (result.sqlstate.starts_with("42") || result.sqlstate.starts_with("0A"))
-      reconnect("looking at the table again");
+    if (result.sqlstate.starts_with("42") || result.sqlstate.starts_with("0A")) look_again();
   }
 }
 

@@ -15,6 +15,7 @@ namespace tick::ingest {
 namespace {
 constexpr auto start_patience = std::chrono::seconds(60);
 constexpr auto lock_patience = std::chrono::seconds(30);
+constexpr auto complain_every = std::chrono::minutes(1);
 }  // namespace
 
 Link::Link(std::string database, std::string feed, std::string connection, Stats& stats,
@@ -129,11 +130,33 @@ void Link::open() {
 void Link::reconnect(const std::string& why) {
   log::warn("database connection lost: " + why);
   ++stats_.database_reconnects;
+  connect_again();
+  log::info("database connection is back");
+}
+
+void Link::look_again() {
+  connect_again();
+}
+
+void Link::works() {
+  failures_ = 0;
+  if (!complaint_.empty()) log::info("the database takes batches again");
+  complaint_.clear();
+}
+
+void Link::complain(const std::string& why) {
+  const auto now = std::chrono::steady_clock::now();
+  if (why == complaint_ && now - complained_ < complain_every) return;
+  log::warn(why);
+  complaint_ = why;
+  complained_ = now;
+}
+
+void Link::connect_again() {
   std::string last;
   for (;;) {
     try {
       connect();
-      log::info("database connection is back");
       return;
     } catch (const FatalError& error) {
       if (last != error.what()) log::error(error.what());

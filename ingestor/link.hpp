@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <exception>
 #include <memory>
 #include <optional>
@@ -33,8 +34,10 @@ class Link {
   // The position that is stored; throws FatalError when it cannot be read.
   std::optional<Position> stored_position();
   void reconnect(const std::string& why);
-  void pause();  // longer each time until works()
-  void works() { failures_ = 0; }
+  void look_again();  // connects anew: what we know of the table may be true no more
+  void pause();       // longer each time until works()
+  void works();
+  void complain(const std::string& why);  // once, and then once a minute, until works()
   Database& database() { return *database_; }
   const Database& database() const { return *database_; }
   bool opened() const { return opened_; }
@@ -46,11 +49,14 @@ class Link {
  private:
   void connect();
   void lock();
+  void connect_again();
 
   const std::string database_name_;
   const std::atomic<bool>& abandon_;
   std::unique_ptr<Database> database_;
   int failures_ = 0;
+  std::string complaint_;
+  std::chrono::steady_clock::time_point complained_{};
   bool opened_ = false;
 };
 

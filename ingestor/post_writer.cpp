@@ -172,9 +172,9 @@ void PostWriter::write(std::span<const Post> posts, std::int64_t cursor) {
       rejects_.add("refused by the database", posts[0].id + " " + posts[0].text);
       posts = {};
     } else {
-      log::warn("posts not committed, trying again: " + message + " (" + sqlstate + ")");
+      complain("posts not committed, trying again: " + message + " (" + sqlstate + ")");
       pause();
-      if (sqlstate.starts_with("42")) reconnect("looking at the table again");
+      if (sqlstate.starts_with("42")) look_again();
     }
   }
 }

@@ -148,6 +148,24 @@ diag(sprintf 'idle CPU: ingestor %.3f %%, worker %.3f %%', $share{ $ingest->{pid
 cmp_ok($share{ $ingest->{pid} }, '<', 0.1, 'an idle ingestor costs nothing');
 cmp_ok($share{$worker}, '<', 0.1, 'nor does an idle worker');
 is(finish($ingest, 'TERM'), 0, 'the ingestor stops cleanly');
+
+# ---- what only a human can cure is said once, and that it is cured
+
+$node->safe_psql('postgres', 'CREATE ROLE feeder LOGIN; GRANT SELECT ON trades TO feeder');
+finish($fake, 'TERM');
+$fake = launch('fake_feeder', $ENV{TICK_INGEST}, 'fake', '--symbols', 'BTCUSDT', '--rate', 50, '--first-id', 1);
+$ingest = launch('ingest_feeder', $ENV{TICK_INGEST}, 'run', '--url', 'ws://127.0.0.1:' . fake_port($fake), '--symbols', 'BTCUSDT', '--exchange', 'feeder', '--connection', 'feeder',
+  '--database', $node->connstr('postgres') . ' user=feeder');
+until_true(20, 'a missing right is told', sub { slurp($ingest->{log}) =~ /batch not committed, trying again: permission denied for table trades \(42501\)/ });
+my $refusals = sub { return scalar(() = slurp($node->logfile) =~ /ERROR:.*permission denied for table trades/g) };
+my $seen = $refusals->();
+until_true(20, 'it is tried again', sub { $refusals->() > $seen + 2 });
+$node->safe_psql('postgres', 'GRANT INSERT ON trades TO feeder');
+until_true(20, 'given, the batches are taken', sub { slurp($ingest->{log}) =~ /the database takes batches again/ });
+is(scalar(() = slurp($ingest->{log}) =~ /permission denied/g), 1, 'the complaint was made once');
+unlike(slurp($ingest->{log}), qr/connection lost/, 'and no connection was lost');
+ok(eval { wait_for($node, "SELECT count(*) > 20 FROM trades WHERE exchange = 'feeder'"); 1 }, 'rows come');
+is(finish($ingest, 'TERM'), 0, 'the ingestor stops cleanly');
 finish($fake, 'TERM');
 $node->stop;
 stop_all();
