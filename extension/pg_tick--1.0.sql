@@ -255,17 +255,17 @@ CREATE TABLE tick_catalog.open_window (
 CREATE TABLE tick_catalog.touched (rollup int4 NOT NULL REFERENCES tick_catalog.rollup ON DELETE CASCADE,
   start int8 NOT NULL, since timestamptz NOT NULL, PRIMARY KEY (rollup, start));
 
--- The delta queue: a ring of tables, all read every turn, truncated by the worker alone.
+-- The delta queue: a ring of tables, all read every turn, truncated by the worker alone. What fits a page stays in one row.
 CREATE TABLE tick_catalog.queue_0 (xid xid8 NOT NULL, program int8 NOT NULL, payload bytea NOT NULL)
-  WITH (autovacuum_enabled = false);
+  WITH (autovacuum_enabled = false, toast_tuple_target = 8160);
 ALTER TABLE tick_catalog.queue_0 ALTER payload SET STORAGE EXTERNAL, REPLICA IDENTITY FULL;
 CREATE INDEX queue_0_xid ON tick_catalog.queue_0 (xid);
 CREATE TABLE tick_catalog.queue_1 (xid xid8 NOT NULL, program int8 NOT NULL, payload bytea NOT NULL)
-  WITH (autovacuum_enabled = false);
+  WITH (autovacuum_enabled = false, toast_tuple_target = 8160);
 ALTER TABLE tick_catalog.queue_1 ALTER payload SET STORAGE EXTERNAL, REPLICA IDENTITY FULL;
 CREATE INDEX queue_1_xid ON tick_catalog.queue_1 (xid);
 CREATE TABLE tick_catalog.queue_2 (xid xid8 NOT NULL, program int8 NOT NULL, payload bytea NOT NULL)
-  WITH (autovacuum_enabled = false);
+  WITH (autovacuum_enabled = false, toast_tuple_target = 8160);
 ALTER TABLE tick_catalog.queue_2 ALTER payload SET STORAGE EXTERNAL, REPLICA IDENTITY FULL;
 CREATE INDEX queue_2_xid ON tick_catalog.queue_2 (xid);
 

@@ -69,7 +69,10 @@ void Recovery::doubt(Clock::duration wait) {
   const std::lock_guard hold(guard_);
   ++number_;
   for (const auto& [name, symbol] : symbols) {
-    Doubt& doubt = doubts_[name] = {};
+    Doubt& doubt = doubts_[name];
+    auto handed = std::move(doubt.handed);
+    doubt = {};
+    doubt.handed = std::move(handed);
     doubt.number = number_;
     doubt.due = Clock::now() + wait;
   }
@@ -127,7 +130,11 @@ void Recovery::turn() {
     const std::lock_guard hold(guard_);
     if (stop_) return;
     const auto found = doubts_.find(name);
-    if (found == doubts_.end() || found->second.number != doubt.number) continue;  // another one by now
+    if (found == doubts_.end()) continue;
+    if (found->second.number != doubt.number) {  // another one by now
+      found->second.handed.merge(doubt.handed);
+      continue;
+    }
     if (!doubt.first && found->second.first) {
       doubt.first = found->second.first;  // it ends the span all the same, if that is still open
       if (wait) doubt.told = false;
