@@ -656,24 +656,26 @@ CREATE FUNCTION tick.verify(name regclass, "from" timestamptz DEFAULT NULL, "to"
 COMMENT ON FUNCTION tick.verify(regclass, timestamptz, timestamptz, float8)
   IS 'what differs between a rollup and its defining query; no rows = exact';
 
--- A function that a definition calls was replaced: what has been folded with the old one is computed again.
+-- A function that a definition calls was replaced: what has been folded with the old one is computed again, and nobody has rows
+-- underway that were.
+CREATE FUNCTION tick_catalog.lock_out_writers(sources oid[]) RETURNS void LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'tick_lock_out_writers';
 CREATE FUNCTION tick_catalog.on_function() RETURNS event_trigger
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh, replace)
-    SELECT DISTINCT r.id, (-9223372036854775808)::int8, 9223372036854775807, false, true
-    FROM tick_catalog.rollup r
-    JOIN pg_rewrite w ON w.ev_class = r.definition
+DECLARE
+  callers int[] := ARRAY(SELECT DISTINCT r.id FROM tick_catalog.rollup r JOIN pg_rewrite w ON w.ev_class = r.definition
     JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_proc'::regclass
     JOIN pg_event_trigger_ddl_commands() c ON c.classid = 'pg_proc'::regclass AND c.objid = d.refobjid
-    WHERE r.status <> 'error'
+    WHERE r.status <> 'error');
+BEGIN
+  IF callers = '{}' THEN RETURN; END IF;
+  PERFORM tick_catalog.lock_out_writers(ARRAY(SELECT DISTINCT r.source::oid FROM tick_catalog.rollup r WHERE r.id = ANY (callers)));
+  INSERT INTO tick_catalog.pending (rollup, lo, hi, fresh, replace)
+    SELECT id, (-9223372036854775808)::int8, 9223372036854775807, false, true FROM unnest(callers) AS id
     ON CONFLICT (rollup, lo, hi, fresh) DO UPDATE SET replace = true;
-  IF FOUND THEN
-    UPDATE tick_catalog.generation SET value = value + 1;
-    PERFORM tick_catalog.wake();
-  END IF;
+  UPDATE tick_catalog.generation SET value = value + 1;
+  PERFORM tick_catalog.wake();
 END $$;
-REVOKE ALL ON FUNCTION tick_catalog.on_function() FROM PUBLIC;
+REVOKE ALL ON FUNCTION tick_catalog.on_function(), tick_catalog.lock_out_writers(oid[]) FROM PUBLIC;
 CREATE EVENT TRIGGER tick_function ON ddl_command_end
   WHEN TAG IN ('CREATE FUNCTION', 'ALTER FUNCTION') EXECUTE FUNCTION tick_catalog.on_function();
 ALTER EVENT TRIGGER tick_function ENABLE ALWAYS;

@@ -126,6 +126,7 @@ class Computer {
   std::vector<Micros> finish(const Work& work);
   void tell(const Rollup& rollup, const std::set<Micros>& changed, int64_t token);
 
+  int64_t generation_ = 0;
   int current_ = 0;
   int last_ = 0;               // the rollup of the pass before: they take turns
   bool newest_first_ = false;  // in turns with those that wait longest
@@ -158,6 +159,9 @@ bool Computer::pass() {
   }
   work->started = GetCurrentTimestamp();
   open();
+  const int64_t generation = std::stoll(*read_text("SELECT value FROM tick_catalog.generation").at(0)[0]);
+  if (generation != generation_) call([&] { see_definitions(generation_ != 0); });
+  generation_ = generation;
   std::vector<Rollup> again = load_rollups(current_);
   const bool there = again.size() == 1 && again.front().computed && again.front().status != "error" &&
                      call([&] { return same_leaves(work->rollup.source, *leaves); }) &&

@@ -161,7 +161,8 @@ uint32_t input_collation(Evaluator* evaluator, const ProgramRow& row, int input)
                         exprCollation(static_cast<Node*>(list_nth(row.inputs, input))));
 }
 
-// A function that expressions call may have been replaced, and SQL functions are inlined.
+// A function that expressions call may have been replaced, and SQL functions are inlined; a domain that they
+// cast to may have other constraints.
 uint64_t functions_changed = 0;  // how often
 int evaluating = 0;
 
@@ -295,7 +296,8 @@ void end_evaluation() {
 
 Evaluator* find_evaluator(int64 id) {
   static bool watching = false;
-  if (!watching) CacheRegisterSyscacheCallback(PROCOID, on_function, static_cast<Datum>(0));
+  for (const int cache : {PROCOID, TYPEOID, CONSTROID})
+    if (!watching) CacheRegisterSyscacheCallback(cache, on_function, static_cast<Datum>(0));
   watching = true;
   const Oid catalog = catalog_relation("program");
   for (Evaluator* evaluator : known()) {

@@ -32,26 +32,6 @@ void hold_delta(int64_t program, std::string_view payload, const char* reason) {
   });
 }
 
-// For whoever has found that definitions have changed. A commit wakes the worker before it tells of what it
-// has invalidated, a function that was replaced, say: all is told once its lock on the generation has gone.
-// Where that does not happen at once, and where it is not `known` what the caches hold, they are emptied.
-void see_definitions(bool known) {
-  constexpr int most_looks = 20;
-  constexpr long look_every = 50;  // microseconds
-  LOCKTAG generation;
-  SET_LOCKTAG_RELATION(generation, MyDatabaseId, catalog_relation("generation"));
-  for (int looks = 0; known && looks < most_looks; ++looks) {
-    int holders = 0;
-    (void)GetLockConflicts(&generation, ShareLock, &holders);
-    if (holders == 0) {
-      AcceptInvalidationMessages();
-      return;
-    }
-    pg_usleep(look_every);
-  }
-  InvalidateSystemCaches();
-}
-
 }  // namespace
 
 void mark_set_aside(int rollup, const std::string& reason) {

@@ -315,6 +315,8 @@ PG_FUNCTION_INFO_V1(tick_refuse_truncate);
 PGDLLEXPORT Datum tick_refuse_truncate(PG_FUNCTION_ARGS);
 PG_FUNCTION_INFO_V1(tick_guard_state);
 PGDLLEXPORT Datum tick_guard_state(PG_FUNCTION_ARGS);
+PG_FUNCTION_INFO_V1(tick_lock_out_writers);
+PGDLLEXPORT Datum tick_lock_out_writers(PG_FUNCTION_ARGS);
 }
 
 Datum tick_purge(PG_FUNCTION_ARGS) {
@@ -360,5 +362,21 @@ Datum tick_guard_state(PG_FUNCTION_ARGS) {
                errhint("Change the rows of the source. tick.refresh recomputes windows, TRUNCATE of the "
                        "state table all of them.")));
     return PointerGetDatum(nullptr);
+  });
+}
+
+// Waits until nobody writes to the sources; who wants to then waits for the end of this transaction.
+Datum tick_lock_out_writers(PG_FUNCTION_ARGS) {
+  return entry([&]() -> Datum {
+    call([&] {
+      Datum* elements;
+      int count;
+      deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), OIDOID, sizeof(Oid), true, TYPALIGN_INT, &elements, nullptr,
+                        &count);
+      List* sources = NIL;
+      for (int i = 0; i < count; ++i) sources = lappend_oid(sources, DatumGetObjectId(elements[i]));
+      if (sources != NIL) lock_sources(sources, ShareRowExclusiveLock);
+    });
+    PG_RETURN_VOID();
   });
 }

@@ -90,6 +90,22 @@ void tell_engine() {
   wake_at_commit();
 }
 
+void see_definitions(bool known) {
+  constexpr int most_looks = 20;
+  constexpr long look_every = 50;  // microseconds
+  const Oid generation = catalog_relation("generation");
+  for (int looks = 0; known && looks < most_looks; ++looks) {
+    // The lock itself: whoever has just committed is no longer among the transactions that hold one.
+    if (ConditionalLockRelationOid(generation, ShareLock)) {
+      UnlockRelationOid(generation, ShareLock);
+      AcceptInvalidationMessages();
+      return;
+    }
+    pg_usleep(look_every);
+  }
+  InvalidateSystemCaches();
+}
+
 SPIPlanPtr kept_plan(const char* sql, int count, Oid* types, int options) {
   static std::map<std::string, SPIPlanPtr, std::less<>> plans;
   const auto known = plans.find(std::string_view(sql));

@@ -38,6 +38,11 @@ void run(const char* sql);
 // Has the worker look at its caches again once this transaction commits. As the extension's owner.
 void tell_engine();
 
+// For a process that has found the generation changed. A commit wakes the worker before it tells of what it
+// has invalidated, a function that was replaced, say: all is told once its lock on the generation has gone.
+// Where that does not happen at once, and where it is not `known` what the caches hold, they are emptied.
+void see_definitions(bool known);
+
 // A statement prepared once in the life of this process, by its text. Inside SPI. `options`: of a cursor;
 // CURSOR_OPT_GENERIC_PLAN where a plan for these very values would be no better than the one for all.
 SPIPlanPtr kept_plan(const char* sql, int count, Oid* types, int options = 0);
