@@ -115,10 +115,13 @@ void Recovery::turn() {
   {
     const std::lock_guard hold(guard_);
     const bool newest = rest_.feed().history_of_newest();
-    for (const auto& [name, doubt] : doubts_) {
+    for (auto& [name, doubt] : doubts_) {
       const bool at_once = doubt.first || (newest && !doubt.early);
-      if (Clock::now() >= doubt.due + (at_once ? Clock::duration::zero() : Clock::duration(quiet_after)))
-        due.emplace(name, doubt);
+      if (Clock::now() >= doubt.due + (at_once ? Clock::duration::zero() : Clock::duration(quiet_after))) {
+        auto handed = std::move(doubt.handed);  // may be many
+        doubt.handed.clear();
+        due.emplace(name, doubt).first->second.handed = std::move(handed);
+      }
     }
   }
   if (due.empty()) return;
@@ -143,7 +146,7 @@ void Recovery::turn() {
       doubts_.erase(found);
     } else {
       doubt.due = Clock::now() + *wait;
-      found->second = doubt;
+      found->second = std::move(doubt);
     }
   }
 }
