@@ -656,16 +656,17 @@ CREATE FUNCTION tick.verify(name regclass, "from" timestamptz DEFAULT NULL, "to"
 COMMENT ON FUNCTION tick.verify(regclass, timestamptz, timestamptz, float8)
   IS 'what differs between a rollup and its defining query; no rows = exact';
 
--- A function that a definition calls was replaced: what has been folded with the old one is computed again, and nobody has rows
--- underway that were.
+-- A function that a definition calls was replaced: what has been folded with the old one is computed again, when nobody folds any more.
 CREATE FUNCTION tick_catalog.lock_out_writers(sources oid[]) RETURNS void LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'tick_lock_out_writers';
 CREATE FUNCTION tick_catalog.on_function() RETURNS event_trigger
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  callers int[] := ARRAY(SELECT DISTINCT r.id FROM tick_catalog.rollup r JOIN pg_rewrite w ON w.ev_class = r.definition
-    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_proc'::regclass
-    JOIN pg_event_trigger_ddl_commands() c ON c.classid = 'pg_proc'::regclass AND c.objid = d.refobjid
-    WHERE r.status <> 'error');
+  callers int[] := ARRAY(WITH RECURSIVE changed AS (  -- with operators, aggregates and functions that are made of them
+      SELECT c.classid, c.objid FROM pg_event_trigger_ddl_commands() c WHERE c.classid = 'pg_proc'::regclass UNION
+      SELECT d.classid, d.objid FROM changed c JOIN pg_depend d ON d.refclassid = c.classid AND d.refobjid = c.objid
+      WHERE d.classid IN ('pg_proc'::regclass, 'pg_operator'::regclass))
+    SELECT DISTINCT r.id FROM changed c JOIN pg_depend d ON d.refclassid = c.classid AND d.refobjid = c.objid AND d.classid = 'pg_rewrite'::regclass
+      JOIN pg_rewrite w ON w.oid = d.objid JOIN tick_catalog.rollup r ON r.definition = w.ev_class WHERE r.status <> 'error');
 BEGIN
   IF callers = '{}' THEN RETURN; END IF;
   PERFORM tick_catalog.lock_out_writers(ARRAY(SELECT DISTINCT r.source::oid FROM tick_catalog.rollup r WHERE r.id = ANY (callers)));
@@ -676,8 +677,8 @@ BEGIN
   PERFORM tick_catalog.wake();
 END $$;
 REVOKE ALL ON FUNCTION tick_catalog.on_function(), tick_catalog.lock_out_writers(oid[]) FROM PUBLIC;
-CREATE EVENT TRIGGER tick_function ON ddl_command_end
-  WHEN TAG IN ('CREATE FUNCTION', 'ALTER FUNCTION') EXECUTE FUNCTION tick_catalog.on_function();
+CREATE EVENT TRIGGER tick_function ON ddl_command_end WHEN TAG IN ('CREATE FUNCTION', 'ALTER FUNCTION', 'ALTER ROUTINE',
+  'CREATE AGGREGATE', 'ALTER AGGREGATE') EXECUTE FUNCTION tick_catalog.on_function();
 ALTER EVENT TRIGGER tick_function ENABLE ALWAYS;
 
 -- ---------------------------------------------------------------------------------------------------------

@@ -58,6 +58,30 @@ for my $name (sort keys %underway) {
   $writer->quit;
 }
 
+# What a definition calls through others: the function of an aggregate, of an operator, of a function with a body of SQL.
+sql(q{CREATE FUNCTION step(float8, float8) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT $1 + $2';
+  CREATE AGGREGATE total(float8) (SFUNC = step, STYPE = float8, INITCOND = '0');
+  CREATE FUNCTION plus(float8, float8) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT $1 + $2';
+  CREATE OPERATOR |+| (FUNCTION = plus, LEFTARG = float8, RIGHTARG = float8);
+  CREATE FUNCTION inner_one(float8) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT $1 + 1';
+  CREATE FUNCTION outer_one(x float8) RETURNS float8 LANGUAGE sql IMMUTABLE BEGIN ATOMIC SELECT inner_one(x); END;
+  SELECT tick.create_rollup('totals', 'SELECT k, total(price) AS s FROM ticks GROUP BY 1');
+  SELECT tick.create_rollup('pluses', 'SELECT k, sum(price |+| 1) AS s FROM ticks GROUP BY 1');
+  SELECT tick.create_rollup('inners', 'SELECT k, sum(outer_one(price)) AS s FROM ticks GROUP BY 1');
+  SELECT tick.wait(NULL, '20 s')});
+my $all = 'SELECT (SELECT sum(s) FROM totals), (SELECT sum(s) FROM pluses), (SELECT sum(s) FROM inners)';
+my @before = split /\|/, sql($all);
+for my $sql (q{CREATE OR REPLACE FUNCTION step(float8, float8) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT $1 + 2 * $2'},
+  q{CREATE OR REPLACE FUNCTION plus(float8, float8) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT $1 + 2 * $2'},
+  q{CREATE OR REPLACE FUNCTION inner_one(float8) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT $1 + 2'},
+  q{CREATE OR REPLACE AGGREGATE total(float8) (SFUNC = step, STYPE = float8, INITCOND = '1000')}) {
+  sql("$sql; SELECT tick.wait(NULL, '20 s')");
+  my @after = split /\|/, sql($all);
+  isnt("@after", "@before", "rows are others: $sql");
+  is(differing(), '0', 'and exact');
+  @before = @after;
+}
+
 # A constraint that is gone hinders nobody, in a session that knew it neither.
 sql(q{CREATE DOMAIN small AS float8 CONSTRAINT limited CHECK (VALUE < 400);
   SELECT tick.create_rollup('smalls', 'SELECT k, sum((price::small)::float8) AS s FROM ticks WHERE price < 1000 GROUP BY 1')});
