@@ -566,7 +566,7 @@ DecimalSum DecimalSum::decode(std::span<const unsigned char>& bytes) {
   if (size != 0) {
     const int64_t base = take_varint(rest);
     require(size > 0 && size <= highest_limb - lowest_limb && base >= lowest_limb &&
-            base + size - 1 <= highest_limb && rest.size() >= 2 * static_cast<size_t>(size));
+            base <= highest_limb - size + 1 && rest.size() >= 2 * static_cast<size_t>(size));
     result.before_addition(static_cast<int>(base), static_cast<int>(base + size - 1));
     int32_t* limb = &result.limbs_.at(static_cast<int>(base));
     for (int64_t i = 0; i < size; ++i) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/error.hpp"
+#include "core/exact_sum.hpp"
 
 namespace {
 
@@ -425,6 +426,18 @@ TEST(Decimal, GarbageNeverCrashes) {
     }
   }
   EXPECT_GT(accepted, 1000);
+}
+
+// Places of digits at the ends of their word: refused before anything is added to them.
+TEST(DecimalSum, RefusesPlacesOutOfRange) {
+  for (const int64_t base : {INT64_MAX, INT64_MAX - 1, int64_t{1} << 40, INT64_MIN}) {
+    std::string bytes(2, '\0');  // nothing special, no scales
+    tick::put_varint(bytes, 3);
+    tick::put_varint(bytes, base);
+    bytes.append(6, '\1');
+    std::span<const unsigned char> span(reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size());
+    EXPECT_THROW(DecimalSum::decode(span), Error) << base;
+  }
 }
 
 }  // namespace
