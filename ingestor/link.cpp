@@ -130,12 +130,8 @@ void Link::open() {
 void Link::reconnect(const std::string& why) {
   log::warn("database connection lost: " + why);
   ++stats_.database_reconnects;
-  connect_again();
+  look_again();
   log::info("database connection is back");
-}
-
-void Link::look_again() {
-  connect_again();
 }
 
 void Link::works() {
@@ -152,7 +148,7 @@ void Link::complain(const std::string& why) {
   complained_ = now;
 }
 
-void Link::connect_again() {
+void Link::look_again() {
   std::string last;
   for (;;) {
     try {

@@ -49,7 +49,6 @@ class Link {
  private:
   void connect();
   void lock();
-  void connect_again();
 
   const std::string database_name_;
   const std::atomic<bool>& abandon_;

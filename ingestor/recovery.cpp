@@ -2,6 +2,7 @@
 #include "recovery.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "log.hpp"
 #include "number.hpp"
@@ -118,8 +119,7 @@ void Recovery::turn() {
     for (auto& [name, doubt] : doubts_) {
       const bool at_once = doubt.first || (newest && !doubt.early);
       if (Clock::now() >= doubt.due + (at_once ? Clock::duration::zero() : Clock::duration(quiet_after))) {
-        auto handed = std::move(doubt.handed);  // may be many
-        doubt.handed.clear();
+        auto handed = std::exchange(doubt.handed, {});  // may be many
         due.emplace(name, doubt).first->second.handed = std::move(handed);
       }
     }
@@ -171,7 +171,7 @@ std::optional<Recovery::Clock::duration> Recovery::settle(const std::string& nam
     if (fetch(name, symbol, mark, until_now) && mark)
       conclude(name, *mark, until_now);
     else
-      doubt.handed = std::move(until_now.handed);
+      doubt.handed.merge(until_now.handed);
     return Clock::duration::zero();
   }
   if (!doubt.told && !fetch(name, symbol, mark, doubt))

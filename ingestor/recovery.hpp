@@ -54,8 +54,8 @@ class Recovery {
     bool told = false;   // the history has been asked; from when on it tells, and the last before `first`
     std::optional<Timestamp> oldest;
     std::optional<Tick> newest;
-    std::map<std::int64_t, Timestamp>
-        handed;  // what went to the database, by id: until when it may have been
+    // What went to the database, by id, with the latest time that it may have.
+    std::map<std::int64_t, Timestamp> handed;
   };
 
   void doubt(Clock::duration wait);

@@ -126,25 +126,21 @@ List* named_tables(Node* statement, AlterTableType kind) {
 
 // Refuses what the statement made of a source's tables and tick.create_rollup would refuse as well.
 void refuse_misfits() {
+  static constexpr const char* query =
+      "SELECT u.leaf::regclass, u.what, (SELECT string_agg(r.view::regclass::text, ', ' ORDER BY r.id) "
+      "FROM tick_catalog.rollup AS r WHERE r.source = c.oid) "
+      "FROM tick_catalog.source AS s JOIN pg_class AS c ON c.oid = s.relid CROSS JOIN LATERAL ("
+      "SELECT c.oid, 'have row-level security' WHERE c.relrowsecurity UNION ALL "
+      "SELECT i.inhrelid, 'inherit from their source' FROM pg_inherits AS i "
+      "WHERE i.inhparent = c.oid AND c.relkind <> 'p' UNION ALL "
+      "SELECT l.oid, CASE WHEN l.relkind = 'f' THEN 'be a foreign table' ELSE 'be unlogged' END FROM "
+      "(SELECT c.oid UNION SELECT p.relid FROM pg_partition_tree(c.oid) AS p) AS t (oid) JOIN pg_class AS l "
+      "ON l.oid = t.oid WHERE l.relkind = 'f' OR l.relpersistence <> 'p') AS u (leaf, what) WHERE EXISTS ("
+      "SELECT FROM pg_event_trigger_ddl_commands() AS d WHERE d.classid = 'pg_class'::regclass AND ("
+      "d.objid = c.oid OR d.objid IN (SELECT p.relid FROM pg_partition_tree(c.oid) AS p) OR "
+      "d.objid IN (SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = c.oid))) LIMIT 1";
   open_catalogs();
-  SPI_execute_plan(
-      kept_plan(
-          "SELECT u.leaf::regclass, u.what, (SELECT string_agg(r.view::regclass::text, ', ' ORDER BY r.id) "
-          "FROM tick_catalog.rollup AS r WHERE r.source = c.oid) "
-          "FROM tick_catalog.source AS s JOIN pg_class AS c ON c.oid = s.relid CROSS JOIN LATERAL ("
-          "SELECT c.oid, 'have row-level security' WHERE c.relrowsecurity UNION ALL "
-          "SELECT i.inhrelid, 'inherit from their source' FROM pg_inherits AS i "
-          "WHERE i.inhparent = c.oid AND c.relkind <> 'p' UNION ALL "
-          "SELECT l.oid, CASE WHEN l.relkind = 'f' THEN 'be a foreign table' ELSE 'be unlogged' END FROM "
-          "(SELECT c.oid UNION SELECT p.relid FROM pg_partition_tree(c.oid) AS p) AS t (oid) JOIN pg_class "
-          "AS l "
-          "ON l.oid = t.oid WHERE l.relkind = 'f' OR l.relpersistence <> 'p') AS u (leaf, what) WHERE EXISTS "
-          "("
-          "SELECT FROM pg_event_trigger_ddl_commands() AS d WHERE d.classid = 'pg_class'::regclass AND ("
-          "d.objid = c.oid OR d.objid IN (SELECT p.relid FROM pg_partition_tree(c.oid) AS p) OR "
-          "d.objid IN (SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = c.oid))) LIMIT 1",
-          0, nullptr),
-      nullptr, nullptr, true, 1);
+  SPI_execute_plan(kept_plan(query, 0, nullptr), nullptr, nullptr, true, 1);
   if (SPI_processed > 0) {
     HeapTuple tuple = SPI_tuptable->vals[0];
     TupleDesc desc = SPI_tuptable->tupdesc;
@@ -180,30 +176,23 @@ void refuse_foreign_triggers() {
 
 // As refuse_misfits(), for state tables: what the worker could not write, or a crash would empty.
 void refuse_broken_states() {
+  static constexpr const char* query =
+      "SELECT r.state::regclass, r.view::regclass, u.what FROM tick_catalog.rollup AS r JOIN pg_class AS c "
+      "ON "
+      "c.oid = r.state CROSS JOIN LATERAL (SELECT 'be unlogged' WHERE c.relpersistence <> 'p' UNION ALL "
+      "SELECT 'do without its columns' WHERE (SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = "
+      "c.oid "
+      "AND (a.attname, a.atttypid) IN (('tick_stale', 'bool'::regtype), ('revision', 'int8'::regtype), "
+      "('updated_at', 'timestamptz'::regtype))) < 3 UNION ALL "
+      "SELECT 'do without its key' WHERE NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid AND "
+      "i.indisunique AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL AND (r.time_column IS "
+      "NULL AND r.key_columns = '{}' OR (SELECT array_agg(a.attname::text ORDER BY a.attname::text) FROM "
+      "pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey)) = (SELECT array_agg(k ORDER "
+      "BY k) FROM unnest(r.key_columns || r.time_column) AS k WHERE k IS NOT NULL)))) AS u (what) WHERE "
+      "EXISTS (SELECT FROM pg_event_trigger_ddl_commands() AS d WHERE d.classid = 'pg_class'::regclass AND "
+      "d.objid = c.oid) LIMIT 1";
   open_catalogs();
-  SPI_execute_plan(
-      kept_plan(
-          "SELECT r.state::regclass, r.view::regclass, u.what FROM tick_catalog.rollup AS r JOIN pg_class AS "
-          "c "
-          "ON "
-          "c.oid = r.state CROSS JOIN LATERAL (SELECT 'be unlogged' WHERE c.relpersistence <> 'p' UNION ALL "
-          "SELECT 'do without its columns' WHERE (SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = "
-          "c.oid "
-          "AND (a.attname, a.atttypid) IN (('tick_stale', 'bool'::regtype), ('revision', 'int8'::regtype), "
-          "('updated_at', 'timestamptz'::regtype))) < 3 UNION ALL "
-          "SELECT 'do without its key' WHERE NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid "
-          "AND "
-          "i.indisunique AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL AND (r.time_column "
-          "IS "
-          "NULL AND r.key_columns = '{}' OR (SELECT array_agg(a.attname::text ORDER BY a.attname::text) FROM "
-          "pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey)) = (SELECT array_agg(k "
-          "ORDER "
-          "BY k) FROM unnest(r.key_columns || r.time_column) AS k WHERE k IS NOT NULL)))) AS u (what) WHERE "
-          "EXISTS (SELECT FROM pg_event_trigger_ddl_commands() AS d WHERE d.classid = 'pg_class'::regclass "
-          "AND "
-          "d.objid = c.oid) LIMIT 1",
-          0, nullptr),
-      nullptr, nullptr, true, 1);
+  SPI_execute_plan(kept_plan(query, 0, nullptr), nullptr, nullptr, true, 1);
   if (SPI_processed > 0) {
     HeapTuple tuple = SPI_tuptable->vals[0];
     TupleDesc desc = SPI_tuptable->tupdesc;

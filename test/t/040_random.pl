@@ -2,7 +2,7 @@
 # levels, while worker, backends and postmaster are killed; at each of 200 quiet points every rollup equals an oracle of
 # built-ins. The driver (test/random) does it; here are the clusters, several at once, and the verdicts.
 #
-#   RANDOM_SEEDS       how many seeds; default 20, on a slow machine those begun in 600 s, but 8
+#   RANDOM_SEEDS       how many seeds; default 20, of which all but 8 only if they begin within 600 s
 #   RANDOM_FIRST       the first of them (default 1)
 #   SEED               this one alone                   RANDOM_OPERATIONS  a seed's operations (default 10000)
 #   RANDOM_AT_ONCE     clusters at once (default: one more than cores)
