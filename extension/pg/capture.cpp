@@ -300,11 +300,11 @@ Binding* bind_capture(const Trigger* trigger, Relation relation) {
   return binding;
 }
 
-void capture_insert(const Binding* binding, TupleTableSlot* const* rows, int count) {
+void capture_insert(const Binding* binding, TupleTableSlot* const* rows, int count, CommandId command) {
   require_preloaded();
   for (int i = 0; i < binding->count; ++i) {
     Entry* entry = find_entry(binding->evaluators[i]);
-    push(entry, entry->added, rows, count, binding->attributes[i], GetCurrentCommandId(false));
+    push(entry, entry->added, rows, count, binding->attributes[i], command);
     if (committing) flush(*entry);
   }
 }

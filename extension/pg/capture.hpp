@@ -23,9 +23,9 @@ struct Binding {
 // Palloc'ed. May ereport.
 Binding* bind_capture(const Trigger* trigger, Relation relation);
 
-// For who inserts rows without firing the triggers: does what they do about rows that have been inserted,
+// For who inserts rows without firing the triggers: does what they do about rows that a command has inserted,
 // but for their ids; and at the end of the statement. May ereport, and throw.
-void capture_insert(const Binding* binding, TupleTableSlot* const* rows, int count);
+void capture_insert(const Binding* binding, TupleTableSlot* const* rows, int count, CommandId command);
 void flush_statement();
 
 // Shows what this transaction has folded, by programs, and not written yet, of the rows that a snapshot sees:

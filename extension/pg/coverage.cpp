@@ -151,7 +151,7 @@ void fold_rows(Oid table) {
       TupleTableSlot* slot = table_slot_create(leaf, nullptr);
       while (table_scan_getnextslot(scan, ForwardScanDirection, slot)) {
         CHECK_FOR_INTERRUPTS();
-        capture_insert(binding, &slot, 1);
+        capture_insert(binding, &slot, 1, GetCurrentCommandId(false));
       }
       ExecDropSingleTupleTableSlot(slot);
       table_endscan(scan);

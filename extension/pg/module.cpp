@@ -1,6 +1,7 @@
 // Loads the library: settings, shared memory, the launcher, and the transaction callbacks of the capture.
 #include "capture.hpp"
 #include "changes.hpp"
+#include "copy.hpp"
 #include "define.hpp"
 #include "guard.hpp"
 #include "notify.hpp"
@@ -20,6 +21,7 @@ int tick_queue_size = 8192;
 int tick_turn_memory = 65536;
 int tick_scan_size = 4096;
 bool tick_corrections = true;
+bool tick_fast_copy = true;
 int tick_truncate = truncate_refuse;
 #ifdef TICK_FAULTS
 char* tick_debug_bug = nullptr;
@@ -69,6 +71,9 @@ void define_settings() {
   DefineCustomBoolVariable("tick.corrections", "Whether a DELETE takes its rows out of rollups.",
                            "Off, for the owner of a source: rows go, their candles stay.", &tick_corrections,
                            true, PGC_USERSET, 0, nullptr, nullptr, nullptr);
+  DefineCustomBoolVariable("tick.fast_copy",
+                           "Whether COPY into a source does without a trigger for each row.", nullptr,
+                           &tick_fast_copy, true, PGC_USERSET, 0, nullptr, nullptr, nullptr);
   DefineCustomEnumVariable("tick.truncate", "What a TRUNCATE of a source does.",
                            "retention, for its owner: rows go, their candles stay.", &tick_truncate,
                            truncate_refuse, truncate_options, PGC_USERSET, 0, nullptr, nullptr, nullptr);
@@ -92,6 +97,7 @@ void _PG_init(void) {
   previous_startup = shmem_startup_hook;
   shmem_startup_hook = on_startup;
   register_launcher();
+  watch_copies();
   watch_owners();
   watch_listeners();
 }

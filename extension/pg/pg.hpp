@@ -51,10 +51,13 @@ extern "C" {
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
+#include "commands/copy.h"
+#include "commands/copyfrom_internal.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "commands/event_trigger.h"
 #include "commands/extension.h"
+#include "commands/progress.h"
 #include "commands/tablecmds.h"
 #include "commands/tablespace.h"
 #include "commands/trigger.h"
@@ -63,6 +66,7 @@ extern "C" {
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "foreign/fdwapi.h"
 #include "funcapi.h"
 #include "jit/jit.h"
 #include "lib/stringinfo.h"
@@ -98,6 +102,7 @@ extern "C" {
 #include "storage/procarray.h"
 #include "storage/procsignal.h"
 #include "storage/shmem.h"
+#include "tcop/cmdtag.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
@@ -187,11 +192,11 @@ inline bool tick_place_grouped(Node* node, void* context) {
 #if PG_VERSION_NUM >= 160000
 #define TICK_ROOT_TO_CHILD(leaf, estate) ExecGetRootToChildMap((leaf), (estate))
 #define TICK_INSERT_INDEXES(leaf, slot, estate) \
-  list_free(ExecInsertIndexTuples((leaf), (slot), (estate), false, false, nullptr, NIL, false))
+  ExecInsertIndexTuples((leaf), (slot), (estate), false, false, nullptr, NIL, false)
 #else
 #define TICK_ROOT_TO_CHILD(leaf, estate) ((leaf)->ri_RootToPartitionMap)
 #define TICK_INSERT_INDEXES(leaf, slot, estate) \
-  list_free(ExecInsertIndexTuples((leaf), (slot), (estate), false, false, nullptr, NIL))
+  ExecInsertIndexTuples((leaf), (slot), (estate), false, false, nullptr, NIL)
 #endif
 
 // PG 16: an update says which indexes are to get the new row; some indexes only summarize.

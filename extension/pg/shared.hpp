@@ -80,6 +80,7 @@ extern int tick_queue_size;     // kB after which writers move on to the next ta
 extern int tick_turn_memory;    // kB of deltas that one turn reads
 extern int tick_scan_size;      // kB of history above which a helper process scans it
 extern bool tick_corrections;   // a DELETE takes its rows out of candles
+extern bool tick_fast_copy;     // COPY into a source fires no trigger for each row
 extern int tick_truncate;       // what a TRUNCATE of a source does
 inline constexpr int truncate_refuse = 0, truncate_retention = 1;
 #ifdef TICK_FAULTS

@@ -104,7 +104,13 @@ is($sql->('SELECT count(*) FROM tick.status s, tick.verify(s.rollup)'), '0', 'ev
 # ---- candles
 
 # Trades and one-minute candles that an exchange made of them: ours of the trades are theirs.
-my ($trades, $candles) = shared_data('oracle/XRP_OLD-trades.json.gz', 'oracle/XRP_ETH-1m.csv');
+my ($trades, $candles) = map { ($ENV{TICK_SHARED} // '') . "/data/oracle/$_" } qw(XRP_OLD-trades.json.gz XRP_ETH-1m.csv);
+unless (-r $trades && -r $candles) {
+  SKIP: { skip "$trades is not there", 1 }
+  $node->stop;
+  done_testing();
+  exit;
+}
 said('trades', $ENV{TICK_INGEST}, 'import', $trades, '--database', $database);
 $said = said('candles', $ENV{TICK_INGEST}, 'import', $candles, '--symbol', 'XRPETH', '--database', $database);
 like($said, qr/2,469 candles of XRPETH read, 2,469 new or changed in candles, 0 malformed/, 'all of them');
