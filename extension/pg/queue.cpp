@@ -136,6 +136,17 @@ uint64_t stream(Ring* ring, StrategyNumber strategy, RegProcedure compare, uint6
   }
 }
 
+// Whether a search finds the delta of a transaction below xmax that is wanted.
+template <typename Wanted>
+bool finds(Ring* ring, StrategyNumber strategy, RegProcedure compare, uint64_t xid, uint64_t xmax,
+           Wanted&& wanted) {
+  seek(ring, strategy, compare, xid);
+  for (int i = 0; i < queue_tables; ++i)
+    for (; ring->there[i] && xid_of(ring->slot[i]) < xmax; advance(ring, i))
+      if (wanted(xid_of(ring->slot[i]))) return true;
+  return false;
+}
+
 // Since when a table of the ring is known to be drained: any snapshot that may still need it is older than
 // this.
 struct Drained {
@@ -206,6 +217,20 @@ uint64_t read_deltas(const Frontier& frontier, size_t limit, const DeltaConsumer
       stream(ring, BTGreaterEqualStrategyNumber, F_XID8GE, frontier.xmax, limit, read, consume);
   call([&] { close_ring(ring); });
   return cut;
+}
+
+bool has_deltas(const Frontier& before, const Frontier& until, uint64_t own) {
+  return call([&] {
+    Ring* ring = open_ring({});
+    const auto wanted = [&](uint64_t xid) { return xid != own && until.covers(xid); };
+    bool found = false;
+    for (size_t i = 0; !found && i < before.xip.size(); ++i)
+      found = wanted(before.xip[i]) &&
+              finds(ring, BTEqualStrategyNumber, F_XID8EQ, before.xip[i], until.xmax, wanted);
+    found = found || finds(ring, BTGreaterEqualStrategyNumber, F_XID8GE, before.xmax, until.xmax, wanted);
+    close_ring(ring);
+    return found;
+  });
 }
 
 void rotate_queue() {

@@ -41,6 +41,10 @@ struct Programs {
 uint64_t read_deltas(const Frontier& frontier, size_t limit, const DeltaConsumer& consume,
                      Programs programs = {});
 
+// Whether the active snapshot sees a delta that `until` covers and `before` does not, of another transaction
+// than `own` (0: none). Throws.
+bool has_deltas(const Frontier& before, const Frontier& until, uint64_t own);
+
 // The files of the ring's tables, which are locked in ACCESS SHARE from now on: as long as they are the same,
 // nothing has been truncated. May ereport.
 struct RingFiles {

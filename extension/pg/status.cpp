@@ -85,71 +85,72 @@ void put_unmerged(ReturnSetInfo* result, int id) {
   });
 }
 
-// The rollup $2 and those that it follows.
+// The rollup $1 and those that it follows.
 #define TICK_LINE                                                                                     \
-  "line(id, parent) AS (SELECT id, parent FROM tick_catalog.rollup WHERE view = $2 UNION ALL SELECT " \
+  "line(id, parent) AS (SELECT id, parent FROM tick_catalog.rollup WHERE view = $1 UNION ALL SELECT " \
   "p.id, p.parent FROM tick_catalog.rollup AS p JOIN line AS l ON p.id = l.parent)"
 
-// One look, with the newest snapshot whatever the isolation level. Plain PostgreSQL code.
-bool is_merged(Oid view, const char* until) {
-  PushActiveSnapshot(GetLatestSnapshot());
-  SPI_connect();
-  Oid types[2] = {TEXTOID, OIDOID};
-  Datum values[2] = {CStringGetTextDatum(until), ObjectIdGetDatum(view)};
-  const char nulls[3] = {' ', OidIsValid(view) ? ' ' : 'n', '\0'};
-  bool null;
-  if (OidIsValid(view)) {
-    // One that follows another has what that one has.
-    SPI_execute_plan(kept_plan("WITH RECURSIVE " TICK_LINE
-                               " SELECT r.status, r.last_error, r.view FROM line JOIN tick_catalog.rollup AS "
-                               "r USING (id) ORDER BY r.status = 'error' DESC LIMIT 1",
-                               2, types),
-                     values, nullptr, true, 1);
-    if (SPI_processed != 1) {
-      const char* name = get_rel_name(view);
-      ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-                      name == nullptr ? errmsg("the rollup to wait for was dropped meanwhile")
-                                      : errmsg("\"%s\" is not a rollup", name)));
-    }
-    const char* status = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-    const char* error = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
-    const Oid failed =
-        DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &null));
-    if (strcmp(status, "error") == 0)
-      ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                      errmsg("rollup \"%s\" is set aside: %s", get_rel_name(failed), error ? error : ""),
-                      errhint("Cure the cause, then SELECT tick.resume(...).")));
+// One that follows another has what that one has. Inside SPI. May ereport.
+void check_line(Oid view) {
+  Oid type = OIDOID;
+  Datum value = ObjectIdGetDatum(view);
+  SPI_execute_plan(kept_plan("WITH RECURSIVE " TICK_LINE
+                             " SELECT r.status, r.last_error, r.view FROM line JOIN tick_catalog.rollup AS "
+                             "r USING (id) ORDER BY r.status = 'error' DESC LIMIT 1",
+                             1, &type),
+                   &value, nullptr, true, 1);
+  if (SPI_processed != 1) {
+    const char* name = get_rel_name(view);
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+                    name == nullptr ? errmsg("the rollup to wait for was dropped meanwhile")
+                                    : errmsg("\"%s\" is not a rollup", name)));
   }
-  const char* sql =
+  bool null;
+  const char* status = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+  const char* error = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
+  const Oid failed = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &null));
+  if (strcmp(status, "error") == 0)
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                    errmsg("rollup \"%s\" is set aside: %s", get_rel_name(failed), error ? error : ""),
+                    errhint("Cure the cause, then SELECT tick.resume(...).")));
+}
+
+// One look, with the newest snapshot whatever the isolation level. Throws.
+bool is_merged(Oid view, const Frontier& until) {
+  static constexpr const char* query =
       "WITH RECURSIVE " TICK_LINE
-      " SELECT NOT EXISTS (SELECT FROM tick_catalog.frontier f, (SELECT xid FROM tick_catalog.queue_0"
-      "  UNION ALL SELECT xid FROM tick_catalog.queue_1 UNION ALL SELECT xid FROM tick_catalog.queue_2) q"
-      "  WHERE q.xid >= pg_snapshot_xmin(f.snapshot) AND NOT pg_visible_in_snapshot(q.xid, f.snapshot)"
-      "  AND q.xid IS DISTINCT FROM pg_current_xact_id_if_assigned()"
-      "  AND pg_visible_in_snapshot(q.xid, $1::pg_snapshot))"
-      " AND NOT EXISTS (SELECT FROM tick_catalog.rollup r JOIN tick_catalog.pending p ON p.rollup = r.id"
-      "  WHERE r.status <> 'error' AND (r.id IN (SELECT id FROM line) OR $2 IS NULL))"
+      " SELECT snapshot::text FROM tick_catalog.frontier WHERE"
+      " NOT EXISTS (SELECT FROM tick_catalog.rollup r JOIN tick_catalog.pending p ON p.rollup = r.id"
+      "  WHERE r.status <> 'error' AND (r.id IN (SELECT id FROM line) OR $1 IS NULL))"
       " AND NOT EXISTS (SELECT FROM tick_catalog.rollup r JOIN tick_catalog.touched t ON t.rollup = r.id"
-      "  WHERE r.status <> 'error' AND (r.id IN (SELECT id FROM line) OR $2 IS NULL))"
+      "  WHERE r.status <> 'error' AND (r.id IN (SELECT id FROM line) OR $1 IS NULL))"
       " AND NOT EXISTS (SELECT FROM tick_catalog.source s WHERE s.epoch IS DISTINCT FROM "
       "tick_catalog.epoch())";
-  SPI_execute_plan(kept_plan(sql, 2, types), values, nulls, true, 1);
-  const bool merged = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
-  SPI_finish();
-  PopActiveSnapshot();
+  const char* frontier = nullptr;
+  call([&] {
+    PushActiveSnapshot(GetLatestSnapshot());
+    SPI_connect();
+    Oid type = OIDOID;
+    Datum value = ObjectIdGetDatum(view);
+    if (OidIsValid(view)) check_line(view);
+    SPI_execute_plan(kept_plan(query, 1, &type), &value, OidIsValid(view) ? " " : "n", true, 1);
+    if (SPI_processed == 1) frontier = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+  });
+  const bool merged =
+      frontier != nullptr &&
+      !has_deltas(Frontier::parse(frontier), until, U64FromFullTransactionId(GetTopFullTransactionIdIfAny()));
+  call([] {
+    SPI_finish();
+    PopActiveSnapshot();
+  });
   return merged;
 }
 
-Datum wait_merged(FunctionCallInfo fcinfo) {
-  const Oid view = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
-  if (PG_ARGISNULL(1))
-    ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("timeout must not be null")));
-  const TimestampTz deadline = DatumGetTimestampTz(DirectFunctionCall2(
-      timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()), PG_GETARG_DATUM(1)));
-  const Actor actor = act_as_extension();
+// The snapshot up to which to wait, palloc'ed. May ereport.
+const char* begin_waiting(Oid view) {
+  MemoryContext memory = CurrentMemoryContext;
   PushActiveSnapshot(GetLatestSnapshot());
   SPI_connect();
-  bool null;
   if (OidIsValid(view)) {
     Oid type = OIDOID;
     Datum value = ObjectIdGetDatum(view);
@@ -162,26 +163,48 @@ Datum wait_merged(FunctionCallInfo fcinfo) {
                       errhint("Commit first: the worker sees nothing before.")));
   }
   SPI_execute("SELECT pg_current_snapshot()::text", true, 1);
-  char* text = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-  char* until = static_cast<char*>(SPI_palloc(strlen(text) + 1));
-  memcpy(until, text, strlen(text) + 1);
+  const char* until =
+      MemoryContextStrdup(memory, SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1));
   SPI_finish();
   PopActiveSnapshot();
-  (void)null;
   wake(false);
-  bool merged = is_merged(view, until);
-  for (long pause = 1; !merged && GetCurrentTimestamp() < deadline; pause = Min(pause * 2, 20L)) {
-    (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, pause, PG_WAIT_EXTENSION);
-    ResetLatch(MyLatch);
-    CHECK_FOR_INTERRUPTS();
-    merged = is_merged(view, until);
-  }
-  act_again(actor);
+  return until;
+}
+
+void end_waiting(bool merged) {
   const DatabaseSlot* slot = my_slot();
   if (!merged && !RecoveryInProgress() && slot != nullptr && slot->worker == 0)
     ereport(WARNING, (errmsg("no worker of pg_tick runs in database \"%s\"", get_database_name(MyDatabaseId)),
                       errhint("The server's log says why. Each database with the extension takes one of "
                               "max_worker_processes, and rollups that are recomputed one more.")));
+}
+
+Datum wait_merged(FunctionCallInfo fcinfo) {
+  const Oid view = PG_ARGISNULL(0) ? InvalidOid : PG_GETARG_OID(0);
+  TimestampTz deadline = 0;
+  Actor actor{};
+  const char* text = call([&] {
+    if (PG_ARGISNULL(1))
+      ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("timeout must not be null")));
+    deadline = DatumGetTimestampTz(DirectFunctionCall2(
+        timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()), PG_GETARG_DATUM(1)));
+    actor = act_as_extension();
+    return begin_waiting(view);
+  });
+  const Frontier until = Frontier::parse(text);
+  bool merged = is_merged(view, until);
+  for (long pause = 1; !merged && GetCurrentTimestamp() < deadline; pause = Min(pause * 2, 20L)) {
+    call([&] {
+      (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, pause, PG_WAIT_EXTENSION);
+      ResetLatch(MyLatch);
+      CHECK_FOR_INTERRUPTS();
+    });
+    merged = is_merged(view, until);
+  }
+  call([&] {
+    act_again(actor);
+    end_waiting(merged);
+  });
   PG_RETURN_BOOL(merged);
 }
 
