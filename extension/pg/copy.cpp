@@ -1,5 +1,6 @@
 // COPY into a source: what is read by PostgreSQL's own COPY goes in by an Insertion, a chunk at a time, which
 // the triggers of pg_tick, fired row by row, would not let it. Promise: the same rows, errors and figures.
+// (Of two faults in one COPY the other may be met first, as with COPY into a table without triggers.)
 // Whatever is out of the ordinary is left to COPY and the triggers: other triggers, row security, rights on
 // columns, volatile defaults, FREEZE, WHERE, ON_ERROR; and all if a library loaded before has a hook of its
 // own here, which would not be called.
@@ -36,11 +37,22 @@ bool is_named(const CopyStmt* statement, const char* column) {
   return statement->attlist == NIL;
 }
 
-// Of a column that is not read: it may look at the rows before its own.
-bool has_volatile_default(const CopyStmt* statement, Relation table) {
+Bitmapset* read_columns(const CopyStmt* statement, Relation table) {
+  Bitmapset* columns = nullptr;
   for (AttrNumber attribute = 1; attribute <= RelationGetDescr(table)->natts; ++attribute) {
     const FormData_pg_attribute* column = TupleDescAttr(RelationGetDescr(table), attribute - 1);
-    if (column->attisdropped || is_named(statement, NameStr(column->attname))) continue;
+    if (!column->attisdropped && is_named(statement, NameStr(column->attname)))
+      columns = bms_add_member(columns, attribute);
+  }
+  return columns;
+}
+
+// Of a column that is not read: it may look at the rows before its own.
+bool has_volatile_default(const CopyStmt* statement, Relation table) {
+  const Bitmapset* read = read_columns(statement, table);
+  for (AttrNumber attribute = 1; attribute <= RelationGetDescr(table)->natts; ++attribute) {
+    if (TupleDescAttr(RelationGetDescr(table), attribute - 1)->attisdropped || bms_is_member(attribute, read))
+      continue;
     Node* expression = build_column_default(table, attribute);
     if (expression != nullptr && contain_volatile_functions_not_nextval(expression)) return true;
   }
@@ -52,7 +64,7 @@ bool concerns(const CopyStmt* statement) {
   return tick_fast_copy && previous_utility == nullptr && statement->is_from &&
          statement->relation != nullptr && statement->whereClause == nullptr && !statement->is_program &&
          (statement->filename == nullptr || superuser()) && ExecutorCheckPerms_hook == nullptr &&
-         !XactReadOnly && ordinary(statement->options);
+         !XactReadOnly && !IsInParallelMode() && ordinary(statement->options);
 }
 
 bool read_chunk(CopyFromState input, Insertion& insertion) {
@@ -96,7 +108,8 @@ int64 copy(const CopyStmt* statement, const char* query, QueryEnvironment* envir
     state->p_queryEnv = environment;
     input = BeginCopyFrom(state, table, nullptr, statement->filename, false, nullptr, statement->attlist,
                           statement->options);
-    insertion.open(table, fitness, Insertion::chunk_rows, Insertion::Odd::fired);
+    insertion.open(table, fitness, read_columns(statement, table), Insertion::chunk_rows,
+                   Insertion::Odd::fired);
     insertion.number_lines(&input->cur_lineno, &input->line_buf_valid);
     return true;
   });

@@ -45,8 +45,7 @@ class Ingest {
     if (fitness.obstacle != nullptr) refuse_insertion(table_, fitness.obstacle);
     if (XactReadOnly && !table_->rd_islocaltemp) PreventCommandIfReadOnly("tick.ingest");
     if (GetDatabaseEncoding() != PG_UTF8) refuse_insertion(table_, "the database's encoding is not UTF8");
-    find_fillers();
-    insertion_.open(table_, fitness, batch_.rows, Insertion::Odd::refused);
+    insertion_.open(table_, fitness, find_fillers(), batch_.rows, Insertion::Odd::refused);
     // Equal words are one Datum: a key of them need not be looked at twice.
     const bool lasting = std::all_of(fillers_, fillers_ + filler_count_, [](const Filler* filler) {
       return filler->column != nullptr && filler->column->kind != Kind::text;
@@ -85,7 +84,8 @@ class Ingest {
   int64 duplicates() const { return insertion_.duplicates(); }
 
  private:
-  void find_fillers() {
+  // The columns that the batch has.
+  const Bitmapset* find_fillers() {
     TupleDesc columns = RelationGetDescr(table_);
     fillers_ = static_cast<Filler**>(palloc(sizeof(Filler*) * static_cast<size_t>(columns->natts)));
     Bitmapset* named = nullptr;
@@ -115,6 +115,7 @@ class Ingest {
       Filler* filler = add_filler(nullptr, attribute);
       filler->expression = ExecInitExpr(expression_planner(reinterpret_cast<Expr*>(expression)), nullptr);
     }
+    return named;
   }
 
   Filler* add_filler(const BatchColumn* column, AttrNumber attribute) {

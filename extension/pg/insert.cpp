@@ -15,7 +15,8 @@ struct Insertion::Leaf {
   const Binding* capture;  // nullptr: no rollup
   const IdColumns* ids;    // nullptr: no dedup
   AttrMap* map;            // nullptr: its columns are the target's
-  TupleTableSlot** slots;  // of its own, if they are not
+  TupleDesc columns;       // its own, if they are not, and their slots, made as they are needed
+  TupleTableSlot* slots[chunk_rows];
   TupleTableSlot* rows[chunk_rows];
   uint64 lines[chunk_rows];
   int count;
@@ -65,7 +66,12 @@ const char* each_trigger(const TriggerDesc* triggers, bool statements, Use&& use
 const char* obstacle_of_kind(Relation table) {
   if (table->rd_rel->relkind == RELKIND_FOREIGN_TABLE) return "it is a foreign table";
   const TupleConstr* constraints = RelationGetDescr(table)->constr;
-  if (constraints != nullptr && TICK_HAS_GENERATED(constraints)) return "it has generated columns";
+  if (constraints == nullptr) return nullptr;
+  if (TICK_HAS_GENERATED(constraints)) return "it has generated columns";
+  // It may look at the rows before its own.
+  for (int i = 0; i < constraints->num_check; ++i)
+    if (contain_volatile_functions(static_cast<Node*>(stringToNode(constraints->check[i].ccbin))))
+      return psprintf("its constraint \"%s\" is volatile", constraints->check[i].ccname);
   return nullptr;
 }
 
@@ -94,7 +100,8 @@ Fitness examine(Relation table) {
   return fitness;
 }
 
-void Insertion::open(Relation table, const Fitness& fitness, uint32_t most_rows, Odd odd) {
+void Insertion::open(Relation table, const Fitness& fitness, const Bitmapset* columns, uint32_t most_rows,
+                     Odd odd) {
   table_ = table;
   fitness_ = fitness;
   most_rows_ = most_rows;
@@ -110,7 +117,7 @@ void Insertion::open(Relation table, const Fitness& fitness, uint32_t most_rows,
   MemoryContextDelete(context_->ecxt_per_tuple_memory);
   context_->ecxt_per_tuple_memory = chunk_;
   auto* info = makeNode(ResultRelInfo);
-  InitResultRelInfo(info, table_, 0, nullptr, 0);
+  show_columns(info, columns);
   state_ = makeNode(ModifyTableState);
   state_->ps.state = estate_;
   state_->operation = CMD_INSERT;
@@ -121,7 +128,10 @@ void Insertion::open(Relation table, const Fitness& fitness, uint32_t most_rows,
     routing_ = ExecSetupPartitionTupleRouting(estate_, table_);
   else
     ExecOpenIndices(info, false);
-  rows_ = make_slots(RelationGetDescr(table_));
+  const size_t count = Min(most_rows_, static_cast<uint32_t>(chunk_rows));
+  TupleDesc own = CreateTupleDescCopy(RelationGetDescr(table_));  // which nobody counts references to
+  rows_ = static_cast<TupleTableSlot**>(palloc(sizeof(TupleTableSlot*) * (count + 1)));
+  for (size_t i = 0; i < count; ++i) rows_[i] = make_lean_slot(own);
   bulk_ = GetBulkInsertState();
   if (odd_ == Odd::fired) AfterTriggerBeginQuery();
   MemoryContextSwitchTo(caller);
@@ -132,13 +142,16 @@ void Insertion::number_lines(uint64* line, bool* reading) {
   reading_ = reading;
 }
 
-// As many as a chunk may need.
-TupleTableSlot** Insertion::make_slots(TupleDesc of_relation) const {
-  TupleDesc columns = CreateTupleDescCopy(of_relation);  // which nobody counts references to
-  const size_t count = Min(most_rows_, static_cast<uint32_t>(chunk_rows));
-  auto** slots = static_cast<TupleTableSlot**>(palloc(sizeof(TupleTableSlot*) * (count + 1)));
-  for (size_t i = 0; i < count; ++i) slots[i] = make_lean_slot(columns);
-  return slots;
+// A row that fails is shown as far as who writes it may see it: what he has written, at least.
+void Insertion::show_columns(ResultRelInfo* info, const Bitmapset* columns) {
+  ParseState* state = make_parsestate(nullptr);
+  const ParseNamespaceItem* item =
+      addRangeTableEntryForRelation(state, table_, RowExclusiveLock, nullptr, false, false);
+  int column = -1;
+  while ((column = bms_next_member(const_cast<Bitmapset*>(columns), column)) >= 0)
+    TICK_INSERTED(item) = bms_add_member(TICK_INSERTED(item), column - FirstLowInvalidHeapAttributeNumber);
+  TICK_INIT_RANGE_TABLE(estate_, state);
+  InitResultRelInfo(info, table_, 1, nullptr, 0);
 }
 
 Insertion::Leaf& Insertion::leaf_of(ResultRelInfo* info) {
@@ -167,13 +180,23 @@ Insertion::Leaf& Insertion::leaf_of(ResultRelInfo* info) {
       info == state_->rootResultRelInfo ? nullptr : TICK_ROOT_TO_CHILD(info, estate_);
   if (map != nullptr) {
     leaf->map = map->attrMap;
-    leaf->slots = make_slots(RelationGetDescr(table));
+    leaf->columns = CreateTupleDescCopy(RelationGetDescr(table));
   }
   const size_t size = sizeof(Leaf*) * static_cast<size_t>(leaf_count_ + 1);
   leaves_ = static_cast<Leaf**>(leaves_ == nullptr ? palloc(size) : repalloc(leaves_, size));
   leaves_[leaf_count_++] = leaf;
   MemoryContextSwitchTo(chunk);
   return *(last_ = leaf);
+}
+
+TupleTableSlot* Insertion::mapped(Leaf& leaf, TupleTableSlot* slot) const {
+  TupleTableSlot*& own = leaf.slots[leaf.count];
+  if (own == nullptr) {
+    MemoryContext chunk = MemoryContextSwitchTo(memory_);
+    own = make_lean_slot(leaf.columns);
+    MemoryContextSwitchTo(chunk);
+  }
+  return execute_attr_map_slot(leaf.map, slot, own);
 }
 
 void Insertion::check(ResultRelInfo* info, TupleTableSlot* slot, bool complete) {
@@ -185,13 +208,15 @@ void Insertion::check(ResultRelInfo* info, TupleTableSlot* slot, bool complete) 
 }
 
 void Insertion::route(int i, bool complete) {
+  ResetPerTupleExprContext(estate_);
   TupleTableSlot* slot = ExecStoreVirtualTuple(rows_[i]);
   ResultRelInfo* info = state_->resultRelInfo;
   if (routing_ != nullptr) info = ExecFindPartition(state_, info, routing_, slot, estate_);
   Leaf& leaf = leaf_of(info);
-  if (leaf.map != nullptr) slot = execute_attr_map_slot(leaf.map, slot, leaf.slots[leaf.count]);
+  if (leaf.map != nullptr) slot = mapped(leaf, slot);
   slot->tts_tableOid = RelationGetRelid(info->ri_RelationDesc);
   if (leaf.one != nullptr) {
+    write();  // its triggers may look at the rows before it
     insert_one(leaf, slot);
     return;
   }
@@ -202,6 +227,7 @@ void Insertion::route(int i, bool complete) {
   check(info, slot, complete);
   if (line_ != nullptr) leaf.lines[leaf.count] = *line_;
   leaf.rows[leaf.count++] = slot;
+  waiting_ = true;
 }
 
 // As COPY does, where it cannot put many rows in at once.
@@ -209,11 +235,15 @@ void Insertion::insert_one(const Leaf& leaf, TupleTableSlot* values) {
   // What a trigger keeps for its next call is to outlive the chunk.
   MemoryContext chunk = MemoryContextSwitchTo(memory_);
   ResultRelInfo* info = leaf.info;
+  const TupleConstr* constraints = RelationGetDescr(info->ri_RelationDesc)->constr;
   TupleTableSlot* slot = ExecCopySlot(leaf.one, values);
   slot->tts_tableOid = values->tts_tableOid;
-  if (info->ri_TrigDesc == nullptr || !info->ri_TrigDesc->trig_insert_before_row ||
-      ExecBRInsertTriggers(estate_, info, slot)) {
+  const bool changes = info->ri_TrigDesc != nullptr && info->ri_TrigDesc->trig_insert_before_row;
+  if (!changes || ExecBRInsertTriggers(estate_, info, slot)) {
+    if (constraints != nullptr && constraints->has_generated_stored)
+      ExecComputeStoredGenerated(info, estate_, slot, CMD_INSERT);
     check(info, slot, false);
+    if (changes && routing_ != nullptr) ExecPartitionCheck(info, slot, estate_, true);
     table_tuple_insert(info->ri_RelationDesc, slot, estate_->es_output_cid, 0, nullptr);
     List* recheck = info->ri_NumIndices > 0 ? TICK_INSERT_INDEXES(info, slot, estate_) : NIL;
     ExecARInsertTriggers(estate_, info, slot, recheck, nullptr);
@@ -241,12 +271,17 @@ void Insertion::write(Leaf& leaf) {
   leaf.count = 0;
 }
 
-void Insertion::leave() {
+void Insertion::write() {
+  if (!std::exchange(waiting_, false)) return;
   const uint64 line = line_ == nullptr ? 0 : *line_;
   const bool reading = reading_ != nullptr && std::exchange(*reading_, false);
   for (int i = 0; i < leaf_count_; ++i) write(*leaves_[i]);
   if (line_ != nullptr) *line_ = line;
   if (reading_ != nullptr) *reading_ = reading;
+}
+
+void Insertion::leave() {
+  write();
   MemoryContextSwitchTo(caller_);
   MemoryContextReset(chunk_);
 }
@@ -258,8 +293,10 @@ void Insertion::finish() {
 
 void Insertion::close() {
   FreeBulkInsertState(bulk_);
-  for (int i = 0; i < leaf_count_; ++i)
+  for (int i = 0; i < leaf_count_; ++i) {
+    table_finish_bulk_insert(leaves_[i]->info->ri_RelationDesc, 0);
     if (leaves_[i]->one != nullptr) ExecDropSingleTupleTableSlot(leaves_[i]->one);
+  }
   ExecResetTupleTable(estate_->es_tupleTable, false);
   if (routing_ != nullptr)
     ExecCleanupTupleRouting(state_, routing_);

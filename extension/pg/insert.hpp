@@ -26,8 +26,9 @@ class Insertion {
   // itself, with all triggers fired.
   enum class Odd { refused, fired };
 
-  // The table is fit and stays open; so many rows will come at most. May ereport, as all that follow.
-  void open(Relation table, const Fitness& fitness, uint32_t most_rows, Odd odd);
+  // The table is fit and stays open; so many rows will come at most, with values in these columns of it. May
+  // ereport, as all that follow.
+  void open(Relation table, const Fitness& fitness, const Bitmapset* columns, uint32_t most_rows, Odd odd);
   // Shows an error the line of the input that a row came from: what it prints, and whether that is the one
   // being read.
   void number_lines(uint64* line, bool* reading);
@@ -58,8 +59,10 @@ class Insertion {
   static constexpr Size chunk_memory = 512 * 1024, chunk_most = 4 * chunk_memory;
   struct Leaf;
 
-  TupleTableSlot** make_slots(TupleDesc columns) const;
+  void show_columns(ResultRelInfo* info, const Bitmapset* columns);
   Leaf& leaf_of(ResultRelInfo* info);
+  TupleTableSlot* mapped(Leaf& leaf, TupleTableSlot* slot) const;
+  void write();
   void write(Leaf& leaf);
   void insert_one(const Leaf& leaf, TupleTableSlot* slot);
   void check(ResultRelInfo* info, TupleTableSlot* slot, bool complete);
@@ -78,6 +81,7 @@ class Insertion {
   int leaf_count_ = 0;
   Leaf* last_ = nullptr;           // that a row went to
   const Leaf* written_ = nullptr;  // that rows were written to
+  bool waiting_ = false;           // rows to be written
   TupleTableSlot** rows_ = nullptr;
   KnownKeys* known_keys_ = nullptr;
   uint64* line_ = nullptr;

@@ -64,6 +64,7 @@ extern "C" {
 #include "commands/view.h"
 #include "executor/execPartition.h"
 #include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "foreign/fdwapi.h"
@@ -208,6 +209,22 @@ enum TU_UpdateIndexes { TU_None, TU_All, TU_Summarizing };
 #define TICK_HEAP_UPDATE(table, place, row, which) \
   (simple_heap_update((table), (place), (row)), *(which) = HeapTupleIsHeapOnly(row) ? TU_None : TU_All)
 #define TICK_SUMMARIZES(info) false
+#endif
+
+// PG 16: rights have a list of their own; PG 18: so has what is not pruned.
+#if PG_VERSION_NUM >= 160000
+#define TICK_INSERTED(item) ((item)->p_perminfo->insertedCols)
+#else
+#define TICK_INSERTED(item) ((item)->p_rte->insertedCols)
+#endif
+#if PG_VERSION_NUM >= 180000
+#define TICK_INIT_RANGE_TABLE(estate, state) \
+  ExecInitRangeTable((estate), (state)->p_rtable, (state)->p_rteperminfos, bms_make_singleton(1))
+#elif PG_VERSION_NUM >= 160000
+#define TICK_INIT_RANGE_TABLE(estate, state) \
+  ExecInitRangeTable((estate), (state)->p_rtable, (state)->p_rteperminfos)
+#else
+#define TICK_INIT_RANGE_TABLE(estate, state) ExecInitRangeTable((estate), (state)->p_rtable)
 #endif
 
 // PG 18: generated columns can be virtual.

@@ -15,7 +15,7 @@ my $node = make_node('copy', conf => "track_functions = all\n");
 my $seed = $ENV{SEED} || int(rand(2**31));
 srand $seed;
 diag("seed $seed");
-my $file = "$ENV{TESTLOGDIR}/rows";
+my $file = "$ENV{TESTLOGDIR}/rows";    # read by psql or the server
 
 # What a statement says: its errors with their places, and its command tag.
 sub say_all {
@@ -142,6 +142,65 @@ for my $shape (qw(dedup odd)) {
 }
 is($node->safe_psql('postgres', 'SELECT count(*) FROM (SELECT id, price FROM odd_fast_log EXCEPT ALL SELECT id, price FROM odd_slow_log) d'), '0', "a partition's own triggers are fired");
 cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM odd_fast_log'), '>', 0, 'and they were');
+
+# ---- partitions with something of their own, and what looks at the rows before
+
+# Two tables, one for each way; what both say of the same rows, and what is in them then.
+my $number = 0;
+sub both {
+  my ($what, $setup, $lines, %also) = @_;
+  ++$number;
+  my @done;
+  for my $side (qw(fast slow)) {
+    (my $made = $setup) =~ s/\bT(?![A-Z])/both_${number}_$side/g;
+    $node->safe_psql('postgres', $made);
+    my $text = join '', map { "$_\n" } @$lines;
+    my $columns = $also{columns} // '';
+    my $role = $also{role} ? "SET ROLE $also{role};" : '';
+    my $said = say_all("SET tick.fast_copy = " . ($side eq 'fast' ? 'on' : 'off') . ";\n$role\nCOPY both_${number}_$side $columns FROM STDIN;\n$text\\.\n");
+    my $there = $node->safe_psql('postgres', "SELECT tableoid::regclass, * FROM both_${number}_$side t ORDER BY t::text");
+    my $both = "$said\n$there";
+    $both =~ s/both_${number}_$side/T/g;
+    push @done, $both;
+  }
+  is($done[0], $done[1], "$what: the same");
+  like($done[0], $also{like}, "$what: as it should be") if $also{like};
+}
+my $days = q{CREATE TABLE T (symbol text NOT NULL, ts timestamptz NOT NULL, price float8, id int8) PARTITION BY RANGE (ts);
+  CREATE TABLE T1 PARTITION OF T FOR VALUES FROM ('2024-03-01 00:00+00') TO ('2024-03-02 00:00+00');
+  CREATE TABLE T2 PARTITION OF T FOR VALUES FROM ('2024-03-02 00:00+00') TO ('2024-03-03 00:00+00');};
+my $rollup = q{SELECT tick.create_rollup('T_1m', $$SELECT symbol, tick.tumble(ts, '1 minute') AS ts, count(*) AS n, sum(price) AS s FROM T GROUP BY 1, 2$$);};
+my $dedup = q{SELECT tick.alter_source('T', dedup_key => '{symbol}', dedup_id => 'id');};
+my @lines = map { my $day = (1, 1, 2, 1, 2)[ $_ - 1 ]; "A\t2024-03-0$day 01:00+00\t1\t$_" } 1 .. 5;
+both('a partition whose trigger moves rows out of it', "$days $rollup" . q{
+  CREATE FUNCTION T_move() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.ts := NEW.ts + interval ''20 days''; RETURN NEW; END';
+  CREATE TRIGGER move BEFORE INSERT ON T2 FOR EACH ROW EXECUTE FUNCTION T_move()}, \@lines, like => qr/violates partition constraint/);
+both('a trigger that counts', "$days $rollup" . q{
+  CREATE FUNCTION T_count() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.price := (SELECT count(*) FROM T); RETURN NEW; END';
+  CREATE TRIGGER count BEFORE INSERT ON T2 FOR EACH ROW EXECUTE FUNCTION T_count()}, \@lines, like => qr/\|4\|5$/m);
+both('a trigger that deletes', "$days $rollup $dedup" . q{
+  CREATE FUNCTION T_delete() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN DELETE FROM T WHERE id = NEW.id - 1; RETURN NEW; END';
+  CREATE TRIGGER a_delete BEFORE INSERT ON T2 FOR EACH ROW EXECUTE FUNCTION T_delete()}, \@lines);
+both('a CHECK that looks around', q{CREATE TABLE T (symbol text NOT NULL, ts timestamptz NOT NULL, price float8, id int8);
+  CREATE FUNCTION T_new(float8) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN NOT EXISTS (SELECT FROM T WHERE price = $1); END'; ALTER TABLE T ADD CHECK (T_new(price));} . "$rollup $dedup",
+  \@lines, like => qr/violates check constraint/);
+both('a row that fails, for who may only write', "$days $rollup ALTER TABLE T ADD CHECK (price < 5); DO 'BEGIN CREATE ROLE writer; EXCEPTION WHEN duplicate_object THEN NULL; END'; GRANT INSERT ON T TO writer",
+  [ "A\t2024-03-01 01:00+00\t7" ], columns => '(symbol, ts, price)', role => 'writer', like => qr/Failing row contains \(symbol, ts, price\)/);
+both('a partition with a generated column', q{CREATE TABLE T (symbol text NOT NULL, ts timestamptz NOT NULL, price float8, id int8) PARTITION BY RANGE (ts);
+  CREATE TABLE T1 PARTITION OF T FOR VALUES FROM ('2024-03-01 00:00+00') TO ('2024-03-02 00:00+00');
+  CREATE TABLE T2 (symbol text NOT NULL, ts timestamptz NOT NULL, price float8, id int8 GENERATED ALWAYS AS (price * 2) STORED);
+  ALTER TABLE T ATTACH PARTITION T2 FOR VALUES FROM ('2024-03-02 00:00+00') TO ('2024-03-03 00:00+00');} . $rollup, [ map { s/\t\d$//r } @lines ], columns => '(symbol, ts, price)', like => qr/\|1\|2$/m)
+  if $node->safe_psql('postgres', 'SHOW server_version_num') < 160000;
+# What a row leaves behind goes with it, also if all rows are duplicates.
+$node->safe_psql('postgres', q{CREATE TABLE big (symbol text NOT NULL, ts timestamptz NOT NULL, price float8, id int8) PARTITION BY LIST (lower(symbol || repeat('x', 5000))); CREATE TABLE big_rest PARTITION OF big DEFAULT;
+  SELECT tick.add_source('big', dedup_key => '{symbol}', dedup_id => 'id')});
+open my $out, '>', $file or die;
+print $out "A\t2024-03-01 01:00+00\t1\t1\n" for 1 .. 50000;
+close $out;
+is($node->safe_psql('postgres', qq{COPY big FROM '$file'; SELECT count(*) FROM big}), 1, 'many duplicates');
+my ($high) = $node->safe_psql('postgres', qq{COPY big FROM '$file'; SELECT (regexp_match(pg_read_file('/proc/' || pg_backend_pid() || '/status'), 'VmHWM:\\s*(\\d+)'))[1]});
+cmp_ok($high, '<', 100_000, 'in as little memory as one');
+exact($node, 'all of these');
 
 # ---- who does without triggers, and who does not
 
