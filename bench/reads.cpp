@@ -1,8 +1,8 @@
 // What readers wait for: 200 symbols with DAYS (default 365) of 1m candles, a feed of 5,000 ticks/s and one
-// reader that asks in turns for the last hour of all symbols, the latest candle of each and the last hundred
-// of one. Usage: reads CONNINFO. Promise: every row is fetched, in binary; prints p50 and p99 of each,
-// without and with the feed, and the p50 of the same question to a plain table that holds the view's rows
-// under the same two indexes; fails if the last hours are not exact.
+// reader that asks in turns for the last hour of all symbols, whole and as a chart draws it, the latest
+// candle of each and the last hundred of one. Usage: reads CONNINFO. Promise: every row is fetched, in
+// binary; prints p50 and p99 of each, without and with the feed, and the p50 of the same question to a plain
+// table that holds the view's rows under the same two indexes; fails if the last hours are not exact.
 #include <sys/prctl.h>
 
 #include <atomic>
@@ -119,6 +119,12 @@ int main(int argc, char** argv) {
   std::vector<Question> questions = {
       {"last hour of all symbols",
        "SELECT * FROM candles_1m WHERE ts >= now() - interval '1 hour'",
+       0,
+       {},
+       {},
+       {}},
+      {"the same, closing prices",
+       "SELECT symbol, ts, close FROM candles_1m WHERE ts >= now() - interval '1 hour'",
        0,
        {},
        {},

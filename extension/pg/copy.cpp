@@ -108,8 +108,7 @@ int64 copy(const CopyStmt* statement, const char* query, QueryEnvironment* envir
     state->p_queryEnv = environment;
     input = BeginCopyFrom(state, table, nullptr, statement->filename, false, nullptr, statement->attlist,
                           statement->options);
-    insertion.open(table, fitness, read_columns(statement, table), Insertion::chunk_rows,
-                   Insertion::Odd::fired);
+    insertion.open(table, fitness, read_columns(statement, table), Insertion::Odd::fired);
     insertion.number_lines(&input->cur_lineno, &input->line_buf_valid);
     return true;
   });

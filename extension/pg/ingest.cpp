@@ -45,7 +45,7 @@ class Ingest {
     if (fitness.obstacle != nullptr) refuse_insertion(table_, fitness.obstacle);
     if (XactReadOnly && !table_->rd_islocaltemp) PreventCommandIfReadOnly("tick.ingest");
     if (GetDatabaseEncoding() != PG_UTF8) refuse_insertion(table_, "the database's encoding is not UTF8");
-    insertion_.open(table_, fitness, find_fillers(), batch_.rows, Insertion::Odd::refused);
+    insertion_.open(table_, fitness, find_fillers(), Insertion::Odd::refused);
     // Equal words are one Datum: a key of them need not be looked at twice.
     const bool lasting = std::all_of(fillers_, fillers_ + filler_count_, [](const Filler* filler) {
       return filler->column != nullptr && filler->column->kind != Kind::text;

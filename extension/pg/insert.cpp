@@ -15,7 +15,7 @@ struct Insertion::Leaf {
   const Binding* capture;  // nullptr: no rollup
   const IdColumns* ids;    // nullptr: no dedup
   AttrMap* map;            // nullptr: its columns are the target's
-  TupleDesc columns;       // its own, if they are not, and their slots, made as they are needed
+  TupleDesc columns;       // its own, if they are not, and their slots
   TupleTableSlot* slots[chunk_rows];
   TupleTableSlot* rows[chunk_rows];
   uint64 lines[chunk_rows];
@@ -100,11 +100,9 @@ Fitness examine(Relation table) {
   return fitness;
 }
 
-void Insertion::open(Relation table, const Fitness& fitness, const Bitmapset* columns, uint32_t most_rows,
-                     Odd odd) {
+void Insertion::open(Relation table, const Fitness& fitness, const Bitmapset* columns, Odd odd) {
   table_ = table;
   fitness_ = fitness;
-  most_rows_ = most_rows;
   odd_ = odd;
   memory_ = AllocSetContextCreate(CurrentMemoryContext, "pg_tick insert", ALLOCSET_DEFAULT_SIZES);
   MemoryContext caller = MemoryContextSwitchTo(memory_);
@@ -128,10 +126,7 @@ void Insertion::open(Relation table, const Fitness& fitness, const Bitmapset* co
     routing_ = ExecSetupPartitionTupleRouting(estate_, table_);
   else
     ExecOpenIndices(info, false);
-  const size_t count = Min(most_rows_, static_cast<uint32_t>(chunk_rows));
-  TupleDesc own = CreateTupleDescCopy(RelationGetDescr(table_));  // which nobody counts references to
-  rows_ = static_cast<TupleTableSlot**>(palloc(sizeof(TupleTableSlot*) * (count + 1)));
-  for (size_t i = 0; i < count; ++i) rows_[i] = make_lean_slot(own);
+  columns_ = CreateTupleDescCopy(RelationGetDescr(table_));  // which nobody counts references to
   bulk_ = GetBulkInsertState();
   if (odd_ == Odd::fired) AfterTriggerBeginQuery();
   MemoryContextSwitchTo(caller);
@@ -189,14 +184,18 @@ Insertion::Leaf& Insertion::leaf_of(ResultRelInfo* info) {
   return *(last_ = leaf);
 }
 
-TupleTableSlot* Insertion::mapped(Leaf& leaf, TupleTableSlot* slot) const {
-  TupleTableSlot*& own = leaf.slots[leaf.count];
-  if (own == nullptr) {
+// Made as they are needed: many a statement brings few rows.
+TupleTableSlot* Insertion::slot_at(TupleTableSlot*& place, TupleDesc columns) const {
+  if (place == nullptr) {
     MemoryContext chunk = MemoryContextSwitchTo(memory_);
-    own = make_lean_slot(leaf.columns);
+    place = make_lean_slot(columns);
     MemoryContextSwitchTo(chunk);
   }
-  return execute_attr_map_slot(leaf.map, slot, own);
+  return place;
+}
+
+TupleTableSlot* Insertion::row(int i) {
+  return ExecClearTuple(slot_at(rows_[i], columns_));
 }
 
 void Insertion::check(ResultRelInfo* info, TupleTableSlot* slot, bool complete) {
@@ -213,7 +212,8 @@ void Insertion::route(int i, bool complete) {
   ResultRelInfo* info = state_->resultRelInfo;
   if (routing_ != nullptr) info = ExecFindPartition(state_, info, routing_, slot, estate_);
   Leaf& leaf = leaf_of(info);
-  if (leaf.map != nullptr) slot = mapped(leaf, slot);
+  if (leaf.map != nullptr)
+    slot = execute_attr_map_slot(leaf.map, slot, slot_at(leaf.slots[leaf.count], leaf.columns));
   slot->tts_tableOid = RelationGetRelid(info->ri_RelationDesc);
   if (leaf.one != nullptr) {
     write();  // its triggers may look at the rows before it

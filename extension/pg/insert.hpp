@@ -26,9 +26,9 @@ class Insertion {
   // itself, with all triggers fired.
   enum class Odd { refused, fired };
 
-  // The table is fit and stays open; so many rows will come at most, with values in these columns of it. May
-  // ereport, as all that follow.
-  void open(Relation table, const Fitness& fitness, const Bitmapset* columns, uint32_t most_rows, Odd odd);
+  // The table is fit and stays open; rows will come with values in these columns of it. May ereport, as all
+  // that follow.
+  void open(Relation table, const Fitness& fitness, const Bitmapset* columns, Odd odd);
   // Shows an error the line of the input that a row came from: what it prints, and whether that is the one
   // being read.
   void number_lines(uint64* line, bool* reading);
@@ -41,7 +41,7 @@ class Insertion {
 
   void enter() { caller_ = MemoryContextSwitchTo(chunk_); }
   // Empty, of the table's columns.
-  TupleTableSlot* row(int i) const { return ExecClearTuple(rows_[i]); }
+  TupleTableSlot* row(int i);
   // Sends a row whose values are there on its way, in the order in which COPY looks at it. `complete`: none
   // of its values is NULL. Throws, too.
   void route(int i, bool complete);
@@ -61,7 +61,7 @@ class Insertion {
 
   void show_columns(ResultRelInfo* info, const Bitmapset* columns);
   Leaf& leaf_of(ResultRelInfo* info);
-  TupleTableSlot* mapped(Leaf& leaf, TupleTableSlot* slot) const;
+  TupleTableSlot* slot_at(TupleTableSlot*& place, TupleDesc columns) const;
   void write();
   void write(Leaf& leaf);
   void insert_one(const Leaf& leaf, TupleTableSlot* slot);
@@ -70,7 +70,6 @@ class Insertion {
   Relation table_ = nullptr;
   Fitness fitness_;
   Odd odd_ = Odd::refused;
-  uint32_t most_rows_ = 0;
   MemoryContext memory_ = nullptr, chunk_ = nullptr, caller_ = nullptr;
   EState* estate_ = nullptr;
   ExprContext* context_ = nullptr;
@@ -82,7 +81,8 @@ class Insertion {
   Leaf* last_ = nullptr;           // that a row went to
   const Leaf* written_ = nullptr;  // that rows were written to
   bool waiting_ = false;           // rows to be written
-  TupleTableSlot** rows_ = nullptr;
+  TupleDesc columns_ = nullptr;
+  TupleTableSlot* rows_[chunk_rows] = {};
   KnownKeys* known_keys_ = nullptr;
   uint64* line_ = nullptr;
   bool* reading_ = nullptr;
