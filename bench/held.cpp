@@ -124,12 +124,10 @@ double number(Connection& db, const std::string& query) {
 
 // Deltas behind the frontier; those that were running when it was taken are not counted.
 const char* const unread =
-    "SELECT sum(n) FROM tick_catalog.frontier AS f CROSS JOIN LATERAL (SELECT count(*) AS n FROM "
-    "tick_catalog.queue_0 "
-    "WHERE xid >= pg_snapshot_xmax(f.snapshot) UNION ALL SELECT count(*) FROM tick_catalog.queue_1 WHERE xid "
-    ">= "
-    "pg_snapshot_xmax(f.snapshot) UNION ALL SELECT count(*) FROM tick_catalog.queue_2 WHERE xid >= "
-    "pg_snapshot_xmax(f.snapshot)) AS q";
+    "SELECT count(*) FROM tick_catalog.frontier AS f CROSS JOIN LATERAL ("
+    "SELECT FROM tick_catalog.queue_0 WHERE xid >= pg_snapshot_xmax(f.snapshot) UNION ALL "
+    "SELECT FROM tick_catalog.queue_1 WHERE xid >= pg_snapshot_xmax(f.snapshot) UNION ALL "
+    "SELECT FROM tick_catalog.queue_2 WHERE xid >= pg_snapshot_xmax(f.snapshot)) AS q";
 
 Minute measure(Connection& db, Feed& feed, int worker, double seconds) {
   Minute minute;
@@ -202,8 +200,7 @@ int main(int argc, char** argv) {
       held = now() - since;
       std::printf(
           "last minute / first: CPU a turn %.2f, p99 of turns %.2f, state tables %.2f; age99 %.0f ms, "
-          "allowed "
-          "%.0f ms; unread at most %.0f deltas, one interval brings %.0f\n",
+          "allowed %.0f ms; unread at most %.0f deltas, one interval brings %.0f\n",
           last.turn / first.turn, last.turn99 / first.turn99, last.state / first.state, last.age99,
           (held / 200 + 0.2) * 1e3, last.unread, held / 200 / period);
       idle.run("ROLLBACK");

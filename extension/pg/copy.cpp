@@ -48,8 +48,7 @@ Bitmapset* read_columns(const CopyStmt* statement, Relation table) {
 }
 
 // Of a column that is not read: it may look at the rows before its own.
-bool has_volatile_default(const CopyStmt* statement, Relation table) {
-  const Bitmapset* read = read_columns(statement, table);
+bool has_volatile_default(Relation table, const Bitmapset* read) {
   for (AttrNumber attribute = 1; attribute <= RelationGetDescr(table)->natts; ++attribute) {
     if (TupleDescAttr(RelationGetDescr(table), attribute - 1)->attisdropped || bms_is_member(attribute, read))
       continue;
@@ -99,7 +98,8 @@ int64 copy(const CopyStmt* statement, const char* query, QueryEnvironment* envir
     const bool could = table->trigdesc != nullptr &&
                        pg_class_aclcheck(RelationGetRelid(table), GetUserId(), ACL_INSERT) == ACLCHECK_OK;
     const Fitness fitness = could ? examine(table) : Fitness{};
-    if (!fitness.ours || fitness.obstacle != nullptr || has_volatile_default(statement, table)) {
+    const Bitmapset* columns = read_columns(statement, table);
+    if (!fitness.ours || fitness.obstacle != nullptr || has_volatile_default(table, columns)) {
       table_close(table, NoLock);
       return false;
     }
@@ -108,7 +108,7 @@ int64 copy(const CopyStmt* statement, const char* query, QueryEnvironment* envir
     state->p_queryEnv = environment;
     input = BeginCopyFrom(state, table, nullptr, statement->filename, false, nullptr, statement->attlist,
                           statement->options);
-    insertion.open(table, fitness, read_columns(statement, table), Insertion::Odd::fired);
+    insertion.open(table, fitness, columns, Insertion::Odd::fired);
     insertion.number_lines(&input->cur_lineno, &input->line_buf_valid);
     return true;
   });

@@ -12,7 +12,7 @@ use HTTP::Tiny;
 use POSIX ();
 use Time::HiRes ();
 
-our @EXPORT = qw(make_node exact make_trades background worker_pid wait_for slurp crash crash_worker);
+our @EXPORT = qw(make_node exact same_rows same_rollups make_trades background worker_pid wait_for slurp crash crash_worker);
 
 sub slurp { my ($file) = @_; local $/; open my $in, '<', $file or die "$file: $!"; return <$in>; }
 
@@ -28,6 +28,21 @@ sub make_node {
   $node->safe_psql('postgres', 'CREATE EXTENSION pg_tick');
   $node->safe_psql('postgres', slurp("$FindBin::Bin/../oracle/candles.sql"));
   return $node;
+}
+
+# Two queries have the same rows, each as often.
+sub same_rows {
+  my ($node, $one, $other, $what) = @_;
+  is($node->safe_psql('postgres', "SELECT (SELECT count(*) FROM ($one EXCEPT ALL $other) a) + (SELECT count(*) FROM ($other EXCEPT ALL $one) b)"), '0', $what);
+}
+
+# The rollups 1m, 5m and all of two tables say the same.
+sub same_rollups {
+  my ($node, $one, $other) = @_;
+  for my $rollup ('1m', '5m', 'all') {
+    my ($left, $right) = map { "SELECT to_jsonb(r) - 'revision' - 'updated_at' - 'final' FROM ${_}_$rollup r" } $one, $other;
+    same_rows($node, $left, $right, "$one and $other: the same rollup $rollup");
+  }
 }
 
 # The table most tests use, plain or partitioned by day with a default partition.
