@@ -232,6 +232,7 @@ refused('a foreign key', 'DELETE FROM one; ALTER TABLE one ADD FOREIGN KEY (symb
 refused('a deferrable constraint', 'ALTER TABLE one ADD UNIQUE (symbol, trade_id) DEFERRABLE');
 refused('row security', 'ALTER TABLE one ENABLE ROW LEVEL SECURITY; GRANT INSERT ON one TO someone; SET ROLE someone');
 refused('generated columns', 'ALTER TABLE one ADD twice float8 GENERATED ALWAYS AS (price * 2) STORED');
+refused('a volatile CHECK', 'ALTER TABLE one ADD CHECK (price < 10 + random())');
 refused('a volatile default', 'ALTER TABLE one ADD r float8 DEFAULT random()');
 {
   my $bad = rows();
