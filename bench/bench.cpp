@@ -380,6 +380,7 @@ void Bench::creation() {
           " FROM generate_series(int8 '1', " +
           count + ") g");
   db_.run("VACUUM ANALYZE trades");
+  db_.run("CHECKPOINT");  // history is on the disk, not on its way there
   db_.run("SELECT tick.create_rollup('live_price', $$" + query(rollups[2], "trades") + "$$)");
   wait();
 

@@ -175,15 +175,20 @@ void leave_slot(int, Datum) {
     pg_atomic_write_u32(&worker_slot->requested, 1);
 }
 
-// How long somebody's snapshot has held back the xmin horizon: versions of hot rows pile up behind it.
+// How long somebody's snapshot has held back the xmin horizon: versions of hot rows pile up behind it. That
+// it is free again is seen within `look_every`.
 class HorizonClock {
  public:
+  static constexpr TimestampTz look_every = USECS_PER_SEC / 50;
+
   TimestampTz held_for() {
     const TimestampTz now = GetCurrentTimestamp();
-    if (!samples_.empty() && now - samples_.back().at < USECS_PER_SEC) return held_;
+    if (now - looked_at_ < (held_ == 0 ? USECS_PER_SEC : look_every)) return held_;
+    looked_at_ = now;
     const FullTransactionId next = ReadNextFullTransactionId();
     const TransactionId horizon = call([&] { return GetOldestNonRemovableTransactionId(nullptr); });
-    samples_.push_back({now, XidFromFullTransactionId(next)});
+    if (samples_.empty() || now - samples_.back().at >= USECS_PER_SEC)
+      samples_.push_back({now, XidFromFullTransactionId(next)});
     while (samples_.size() > 2 && TransactionIdPrecedesOrEquals(samples_[1].next, horizon))
       samples_.pop_front();
     if (samples_.size() > 4000) samples_.erase(samples_.begin() + 1, samples_.begin() + 2000);
@@ -197,7 +202,7 @@ class HorizonClock {
     TransactionId next;
   };
   std::deque<Sample> samples_;
-  TimestampTz held_ = 0;
+  TimestampTz held_ = 0, looked_at_ = 0;
 };
 
 void sleep_until(TimestampTz due) {
@@ -335,16 +340,23 @@ class Cycle {
       if (ended - last_check_ > USECS_PER_SEC) check(ended, result.restored);
       return;
     }
-    const TimestampTz held_for = horizon_.held_for();
-    pg_atomic_write_u64(&slot_->held_for, static_cast<uint64>(held_for));
-    const TimestampTz interval =
-        std::max<TimestampTz>(static_cast<TimestampTz>(tick_turn_interval) * 1000, held_for / 200);
     call([&] { MemoryContextReset(memory); });
-    if (result.changed) sleep_until(started + interval);
+    for (TimestampTz due = next_turn(started); result.changed && due > GetCurrentTimestamp();
+         due = next_turn(started))
+      sleep_until(std::min(due, GetCurrentTimestamp() + HorizonClock::look_every));
     if (pg_atomic_read_u64(&slot_->pending) == seen && !retention_.more())
       wait_for_work(slot_, seen, result.due);
     if (ended - last_check_ > (audit_expected() ? USECS_PER_SEC / 50 : USECS_PER_SEC))
       check(ended, result.restored);
+  }
+
+  // When the turn after one that began at `started` may begin. It comes nearer at once when the horizon is
+  // free.
+  TimestampTz next_turn(TimestampTz started) {
+    const TimestampTz held_for = horizon_.held_for();
+    pg_atomic_write_u64(&slot_->held_for, static_cast<uint64>(held_for));
+    return started +
+           std::max<TimestampTz>(static_cast<TimestampTz>(tick_turn_interval) * 1000, held_for / 200);
   }
 
   void check(TimestampTz now, bool restored) {
