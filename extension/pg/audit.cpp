@@ -144,10 +144,16 @@ void refuse_misfits() {
   if (SPI_processed > 0) {
     HeapTuple tuple = SPI_tuptable->vals[0];
     TupleDesc desc = SPI_tuptable->tupdesc;
+    const char* leaf = SPI_getvalue(tuple, desc, 1);
+    const char* what = SPI_getvalue(tuple, desc, 2);
+    const char* readers = SPI_getvalue(tuple, desc, 3);
+    if (readers == nullptr)
+      ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                      errmsg("table %s cannot %s: it has been declared a source of ticks", leaf, what),
+                      errhint("Take that back first with tick.drop_source.")));
     ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                    errmsg("table %s cannot %s: rollups read it", SPI_getvalue(tuple, desc, 1),
-                           SPI_getvalue(tuple, desc, 2)),
-                    errdetail("Read by: %s.", SPI_getvalue(tuple, desc, 3)),
+                    errmsg("table %s cannot %s: rollups read it", leaf, what),
+                    errdetail("Read by: %s.", readers),
                     errhint("Drop the rollups first with tick.drop_rollup.")));
   }
   close_catalogs();

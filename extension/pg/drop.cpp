@@ -135,11 +135,10 @@ void forget_dropped_sources() {
   List* dropped = NIL;
   MemoryContext memory = CurrentMemoryContext;
   open_catalogs();
-  SPI_execute(
-      "SELECT s.relid FROM tick_catalog.source AS s JOIN pg_event_trigger_dropped_objects() AS d ON d.objid "
-      "= "
-      "s.relid WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0",
-      true, 0);
+  const char* query =
+      "SELECT s.relid FROM tick_catalog.source AS s JOIN pg_event_trigger_dropped_objects() AS d ON "
+      "d.objid = s.relid WHERE d.classid = 'pg_class'::regclass AND d.objsubid = 0";
+  SPI_execute_plan(kept_plan(query, 0, nullptr), nullptr, nullptr, true, 0);
   for (uint64 row = 0; row < SPI_processed; ++row) {
     bool null;
     const Oid source =
@@ -156,10 +155,10 @@ void forget_dropped_sources() {
 // True if a partition of a source is among what was dropped.
 bool dropped_leaf() {
   open_catalogs();
-  SPI_execute(
+  const char* query =
       "SELECT FROM pg_event_trigger_dropped_objects() AS d JOIN tick_catalog.leaf AS l ON l.leaf = d.objid "
-      "WHERE d.classid = 'pg_class'::regclass",
-      true, 1);
+      "WHERE d.classid = 'pg_class'::regclass";
+  SPI_execute_plan(kept_plan(query, 0, nullptr), nullptr, nullptr, true, 1);
   const bool found = SPI_processed > 0;
   close_catalogs();
   return found;

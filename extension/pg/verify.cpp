@@ -42,14 +42,14 @@ Verified* read_rollup(Oid view) {
   MemoryContext memory = CurrentMemoryContext;
   const Actor caller = act_as_extension();
   open_catalogs();
-  SPI_execute_with_args(
+  const char* query =
       "SELECT r.definition, r.source, r.owner, r.merged, r.time_column, r.key_columns, " TICK_COVERED_FROM(
           "s") ", r.kept_from, " TICK_WINDOW_COLUMNS
                ", coalesce((SELECT p.view FROM tick_catalog.rollup AS p WHERE p.id = r.parent), 0), r.id "
                "FROM "
                "tick_catalog.rollup AS r JOIN tick_catalog.source AS s ON s.relid = r.source WHERE r.view = "
-               "$1",
-      1, types, values, nullptr, true, 1);
+               "$1";
+  SPI_execute_plan(kept_plan(query, 1, types), values, nullptr, true, 1);
   Verified* result = nullptr;
   if (SPI_processed == 1) {
     MemoryContext spi = MemoryContextSwitchTo(memory);
@@ -88,9 +88,8 @@ const char* awaiting_sql(const Verified* rollup, const char* time) {
   initStringInfo(&sql);
   const Actor caller = act_as_extension();
   SPI_connect();
-  SPI_execute_with_args(
-      "SELECT p.lo, p.hi FROM tick_catalog.pending AS p WHERE p.rollup = $1 AND NOT p.fresh", 1, types,
-      values, nullptr, true, 0);
+  const char* query = "SELECT p.lo, p.hi FROM tick_catalog.pending AS p WHERE p.rollup = $1 AND NOT p.fresh";
+  SPI_execute_plan(kept_plan(query, 1, types), values, nullptr, true, 0);
   for (uint64 row = 0; row < SPI_processed; ++row) {
     bool null;
     TimestampTz bounds[2];

@@ -141,13 +141,6 @@ void Driver::connect() {
     if (!link->good()) throw Failed("no connection");
     link->ask("SET timezone = 'UTC'");
   }
-  control_->ask(  // what learn() asks after each definition
-      "PREPARE leaves (text) AS SELECT substring(relname FROM '_p(\\d+)$')::int, EXISTS (SELECT FROM "
-      "pg_inherits "
-      "WHERE inhrelid = c.oid) FROM pg_class AS c WHERE relkind IN ('r', 'p') AND relname >= ($1 || "
-      "'_p')::name "
-      "AND relname < ($1 || '_q')::name AND relname ~ '_p\\d+$' ORDER BY 1; PREPARE extra (text) AS SELECT "
-      "attname FROM pg_attribute WHERE attrelid = $1::regclass AND attname ~ '^x\\d+$' AND NOT attisdropped");
   for (auto& writer : writers_) writer->connect(server_.conninfo());
 }
 
@@ -191,12 +184,18 @@ void Driver::drop_source() {
 // What the catalogs say about partitions, columns and rollups: after a kill the driver cannot know.
 void Driver::learn() {
   source_.partitions.clear();
-  for (const auto& row : control_->ask("EXECUTE leaves ('" + source_.name + "')")) {
+  const std::string leaf = source_.name + "_p";
+  for (const auto& row : control_->ask_again(
+           "SELECT substring(relname FROM '_p(\\d+)$')::int, oid IN (SELECT inhrelid FROM pg_inherits) FROM "
+           "pg_class WHERE relkind IN ('r', 'p') AND relname >= '" +
+           leaf + "' AND relname < '" + source_.name + "_q' AND relname ~ '_p\\d+$' ORDER BY 1")) {
     source_.partitions.push_back({std::stoi(row[0]), row[1] == "t"});
     source_.next_partition = std::max(source_.next_partition, std::stoi(row[0]) + 1);
   }
   source_.extra.clear();
-  for (const auto& row : control_->ask("EXECUTE extra ('" + source_.name + "')"))
+  for (const auto& row :
+       control_->ask_again("SELECT attname FROM pg_attribute WHERE attrelid = '" + source_.name +
+                           "'::regclass AND attname ~ '^x\\d+$' AND NOT attisdropped"))
     source_.extra.push_back(row[0]);
   rollups_.clear();
   for (const auto& row : control_->ask("SELECT view, shape, seeded, loose FROM births")) {
@@ -570,7 +569,8 @@ std::map<std::string, Driver::Shown> Driver::read_live() {
     if (shape.computed) continue;
     try {
       control_->ask("BEGIN ISOLATION LEVEL REPEATABLE READ");
-      Shown shown{control_->ask(stored_query(shape, view + "_live")), control_->ask(stale_query(shape, view)),
+      Shown shown{control_->ask_again(stored_query(shape, view + "_live")),
+                  control_->ask_again(stale_query(shape, view)),
                   control_->value("SELECT max(raw_from) FROM tick_catalog.source")};
       result[view] = std::move(shown);
       control_->ask("COMMIT");
@@ -600,16 +600,16 @@ void Driver::compare(const std::vector<std::string>& names, const std::map<std::
   const std::string raw_from = control_->value("SELECT max(raw_from) FROM tick_catalog.source");
   std::string failure;
   for (const auto& [view, child] : children_)
-    for (const auto& other : control_->ask(child.comparison(view)))
+    for (const auto& other : control_->ask_again(child.comparison(view)))
       failure += "\n  " + view + ": " + text_of(other);
   for (const std::string& view : names) {
     if (children_.contains(view)) continue;
     const Shape& shape = rollups_.at(view).shape;
-    Rows stored = control_->ask(stored_query(shape, view));
+    Rows stored = control_->ask_again(stored_query(shape, view));
     const std::string old = rollups_.at(view).seeded ? source_.old() : "";
-    Rows expected = control_->ask(oracle_query(shape, source_.shadow, born.at(view), old));
+    Rows expected = control_->ask_again(oracle_query(shape, source_.shadow, born.at(view), old));
     // Rows that are stale say so themselves.
-    const Rows stale = control_->ask(stale_query(shape, view));
+    const Rows stale = control_->ask_again(stale_query(shape, view));
     std::set<std::vector<std::string>> keys(stale.begin(), stale.end());
     stale_ += static_cast<long>(keys.size());
     // A row may have been stale and be computed again since.
@@ -630,10 +630,10 @@ void Driver::compare(const std::vector<std::string>& names, const std::map<std::
       failure += std::string("\n") + failed.what();
     }
   }
-  for (const auto& row : control_->ask("SELECT r.view::regclass FROM tick_catalog.rollup AS r JOIN "
-                                       "tick_catalog.history AS h ON h.rollup = r.id")) {
+  for (const auto& row : control_->ask_again("SELECT r.view::regclass FROM tick_catalog.rollup AS r JOIN "
+                                             "tick_catalog.history AS h ON h.rollup = r.id")) {
     const Shape& shape = rollups_.at(row[0]).shape;
-    for (const auto& other : control_->ask(as_of_query(shape, row[0])))
+    for (const auto& other : control_->ask_again(as_of_query(shape, row[0])))
       failure += "\n  tick.as_of: " + row[0] + " " + other[0] + " " + other[1];
     finals_ += std::stol(control_->value("SELECT count(*) FROM " + row[0] + " WHERE final"));
     ++histories_;
@@ -657,7 +657,7 @@ void Driver::quiet_point() {
   if (control_->value("SELECT tick.wait(NULL, '30 s')") != "t") throw Failed("not merged within 30 s");
   wait_time_ += now() - waiting;
   std::vector<std::string> names;
-  for (const auto& row : control_->ask("SELECT rollup::text, state, last_error FROM tick.status")) {
+  for (const auto& row : control_->ask_again("SELECT rollup::text, state, last_error FROM tick.status")) {
     if (row[1] != "live") throw Failed("rollup " + row[0] + " is " + row[1] + ": " + row[2]);
     names.push_back(row[0]);
   }

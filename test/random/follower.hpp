@@ -57,7 +57,7 @@ class Follower {
     if (!changes.empty()) since_ = changes.back()[0];
     taken_ += static_cast<long>(changes.size());
     std::map<std::vector<std::string>, std::vector<std::string>> must;
-    for (const auto& row : link.ask("SELECT " + stored + " FROM " + view_))
+    for (const auto& row : link.ask_again("SELECT " + stored + " FROM " + view_))
       must[{row.begin(), row.begin() + static_cast<long>(keys)}] = row;
     for (const auto& [key, row] : must) {
       const auto at = rows_.find(key);

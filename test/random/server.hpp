@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -85,6 +86,17 @@ class Link {
     return receive();
   }
 
+  // The same, of a query that will be asked again: planned once.
+  Rows ask_again(const std::string& query) {
+    std::string& plan = plans_[query];
+    if (plan.empty()) {
+      const std::string name = "plan" + std::to_string(plans_.size());
+      ask("PREPARE " + name + " AS " + query);
+      plan = name;
+    }
+    return ask("EXECUTE " + plan);
+  }
+
   std::string value(const std::string& sql) {
     const Rows rows = ask(sql);
     return rows.empty() ? "" : rows[0][0];
@@ -93,6 +105,7 @@ class Link {
  private:
   PGconn* connection_;
   std::string sent_;
+  std::map<std::string, std::string> plans_;  // of a query, its name
 };
 
 class Server {

@@ -130,6 +130,8 @@ for my $ddl (
 {
   refused("BEGIN; $ddl->[0]; COMMIT", qr/cannot $ddl->[1]: rollups read it.*Read by: public\.\w+_sums/s);
 }
+refused(q{BEGIN; CREATE TABLE declared (id int8, ts timestamptz); SELECT tick.add_source('declared'); ALTER TABLE declared SET UNLOGGED; COMMIT},
+  qr/cannot be unlogged: it has been declared a source.*drop_source/s);
 sql('CREATE UNLOGGED TABLE elsewhere (a int); ALTER TABLE elsewhere ENABLE ROW LEVEL SECURITY; CREATE TABLE below () INHERITS (elsewhere)');
 
 # A detached partition is an ordinary table again.

@@ -118,11 +118,11 @@ sql(q{CREATE TABLE long (k int, ts timestamptz, x int);
   INSERT INTO long SELECT i % 20, '2024-01-01 00:00+00'::timestamptz + i / 20 * interval '1 minute', i FROM generate_series(0, 59999) i});
 sql(q{SELECT tick.wait(NULL)});
 sql('ANALYZE longs_state');
-my $blocks = "SELECT heap_blks_hit + heap_blks_read FROM pg_statio_user_tables WHERE relname = 'longs_state'";
-my $read = sql("BEGIN; SELECT pg_stat_force_next_flush(); COMMIT; $blocks");
-is(sql(q{SELECT count(*), count(DISTINCT x) FROM tick.fill(null::longs, '2024-02-01 00:00+00', '2024-02-01 01:00+00')}), '1200|20', 'a quiet hour');
-sql('SELECT pg_stat_force_next_flush()');
-cmp_ok(sql($blocks) - $read, '<', 500, 'few pages of ' . sql(q{SELECT pg_relation_size('longs_state') / 8192}));
+my $hour = q{SELECT count(*), count(DISTINCT x) FROM tick.fill(null::longs, '2024-02-01 00:00+00', '2024-02-01 01:00+00')};
+is(sql($hour), '1200|20', 'a quiet hour');
+# The first time in a session the catalogs are read, too.
+my ($hit, $read) = sql("$hour; EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) $hour") =~ /Buffers: shared hit=(\d+)(?: read=(\d+))?/;
+cmp_ok($hit + ($read // 0), '<', 500, 'few pages of ' . sql(q{SELECT pg_relation_size('longs_state') / 8192}));
 
 # Beside and within the workers of a parallel plan.
 for my $query (q{SELECT count(*) FROM long WHERE k < (SELECT count(*) FROM %s)}, q{SELECT count(*) FROM long l JOIN %s f ON f.k = l.k}) {

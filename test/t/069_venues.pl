@@ -146,7 +146,8 @@ for my $feed (sort keys %path) {
       . " in, $fetched fetched; not in: " . $node->safe_psql('postgres', 'SELECT count(*) ' . missing($feed, $untold)) . " of $unsent{$feed} that the exchange left out, "
       . $node->safe_psql('postgres', 'SELECT count(*) ' . missing($feed, [])) . ' with ' . @$untold . ' spans that it no longer tells');
 }
-is($node->safe_psql('postgres', 'SELECT count(*) FROM tick.gaps'), '0', 'no gap is left');
+# Whoever lost the connection just before the end had no time to ask for what came then.
+is($node->safe_psql('postgres', "SELECT count(*) FROM tick.gaps WHERE from_id <= $trades"), '0', 'no gap is left');
 
 # ---- two side by side of each whose ids are no sequence: nothing is missing, neither what Bybit does not tell nor what an exchange left out of a connection
 my @sparse = grep { !$exact{$_} } sort keys %path;
