@@ -151,10 +151,10 @@ void refuse_misfits() {
       ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
                       errmsg("table %s cannot %s: it has been declared a source of ticks", leaf, what),
                       errhint("Take that back first with tick.drop_source.")));
-    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                    errmsg("table %s cannot %s: rollups read it", leaf, what),
-                    errdetail("Read by: %s.", readers),
-                    errhint("Drop the rollups first with tick.drop_rollup.")));
+    ereport(
+        ERROR,
+        (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("table %s cannot %s: rollups read it", leaf, what),
+         errdetail("Read by: %s.", readers), errhint("Drop the rollups first with tick.drop_rollup.")));
   }
   close_catalogs();
 }
