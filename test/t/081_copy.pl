@@ -232,5 +232,22 @@ like(($node->psql('postgres', "GRANT INSERT ON one TO someone; SET ROLE someone;
 exact($node, 'whoever did it');
 is($node->safe_psql('postgres', q{SELECT sum(n) = (SELECT count(*) FROM one) FROM one_1m}), 't', 'by count');
 
+# ---- beside a library that watches utility statements, too
+
+my $leaves = qr/pg_tick leaves COPY to row triggers: a library before it/;
+for my $case ([ 'pg_stat_statements, pg_tick', '3', 'a library before pg_tick would not be called' ], [ 'pg_tick, pg_stat_statements', '0', 'one after it is' ]) {
+  my ($list, $calls, $what) = @$case;
+  my $from = -s $node->logfile;
+  $node->append_conf('postgresql.conf', "shared_preload_libraries = '$list'");
+  $node->restart;
+  is(fired('SELECT 1', ''), $calls, $what);
+  my $said = substr(slurp($node->logfile), $from);
+  $calls ? like($said, $leaves, 'and the log says so') : unlike($said, $leaves, 'with nothing to say');
+}
+$node->safe_psql('postgres', 'CREATE EXTENSION pg_stat_statements');
+is($node->safe_psql('postgres', q{SELECT sum(calls) FILTER (WHERE query LIKE 'COPY one %'), sum(rows) FILTER (WHERE query LIKE 'COPY one %') FROM pg_stat_statements}), '2|6',
+  'which has seen both COPYs and counted their rows');
+exact($node, 'beside another library');
+
 $node->stop;
 done_testing();
