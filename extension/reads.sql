@@ -60,6 +60,8 @@ DECLARE
   sorted text;      -- keys in the order of their index
   newest text;      -- the same, each DESC
   key text;         -- the keys of a row as a row
+  old_key text;     -- the same of a row before "from"
+  near_too text;    -- whether that key has a row in the range
   first_key text;
   plain bool;       -- the keys can be compared by name
   before text;      -- the last row of each key before "from"; whole rows are (v.*)::type, as v may be a column
@@ -119,24 +121,26 @@ BEGIN
   SELECT 'PARTITION BY ' || string_agg(format('(q.r).%I', a.attname), ', ' ORDER BY k.at),
          string_agg(format('v.%I', a.attname), ', ' ORDER BY k.at), string_agg(format('v.%I DESC', a.attname), ', ' ORDER BY k.at),
          string_agg(format('(k.r).%I', a.attname), ', ' ORDER BY k.at),
-         bool_and(coalesce(y.typnamespace, 0) = 'pg_catalog'::regnamespace),
+         string_agg(format('(d.r).%I', a.attname), ', ' ORDER BY k.at), bool_and(coalesce(y.typnamespace, 0) = 'pg_catalog'::regnamespace),
          min(format('%I', a.attname)) FILTER (WHERE k.at = 1)
-    INTO parts, sorted, newest, key, plain, first_key
+    INTO parts, sorted, newest, key, old_key, plain, first_key
     FROM unnest(rollup.keys) WITH ORDINALITY AS k (attnum, at)
     JOIN pg_attribute a ON a.attrelid = rollup.name AND a.attnum = k.attnum JOIN pg_type y ON y.oid = a.atttypid;
+  near_too := format('EXISTS (SELECT FROM near AS k WHERE ROW(%s) IS NOT DISTINCT FROM ROW(%s))', key, old_key);
   before := CASE
     WHEN sorted IS NULL THEN format('(SELECT (v.*)::%1$s AS r FROM %1$s AS v WHERE v.%2$s < $3 ORDER BY v.%2$s DESC LIMIT 1)', rollup.name, ts)
     -- From key to key through the index, and from each to its last window. Keys with a NULL are not found so: those that
-    -- have a window near are looked for by themselves.
+    -- have a window in the range are looked for by themselves.
     WHEN plain THEN format('(WITH RECURSIVE k AS ('
       '(SELECT (v.*)::%1$s AS r FROM %1$s AS v WHERE ROW(%2$s) IS NOT NULL ORDER BY %2$s LIMIT 1) UNION ALL '
       'SELECT (SELECT (v.*)::%1$s FROM %1$s AS v WHERE ROW(%2$s) > ROW(%3$s) ORDER BY %2$s LIMIT 1) FROM k WHERE (k.r).%4$s IS NOT NULL) '
       'SELECT l.r FROM k CROSS JOIN LATERAL (SELECT (v.*)::%1$s AS r FROM %1$s AS v WHERE ROW(%2$s) = ROW(%3$s) AND v.%5$s < $3 '
       'ORDER BY %6$s, v.%5$s DESC LIMIT 1) AS l WHERE (k.r).%4$s IS NOT NULL) UNION ALL '
-      '(SELECT DISTINCT ON (%2$s) (v.*)::%1$s FROM %1$s AS v WHERE NOT ROW(%2$s) IS NOT NULL AND v.%5$s < $3 AND '
-      '(SELECT bool_or(NOT ROW(%3$s) IS NOT NULL) FROM near AS k) ORDER BY %2$s, v.%5$s DESC)',
-      rollup.name, sorted, key, first_key, ts, newest)
-    ELSE format('(SELECT DISTINCT ON (%2$s) (v.*)::%1$s AS r FROM %1$s AS v WHERE v.%3$s < $3 ORDER BY %2$s, v.%3$s DESC)', rollup.name, sorted, ts)
+      '(SELECT d.r FROM (SELECT DISTINCT ON (%2$s) (v.*)::%1$s AS r FROM %1$s AS v WHERE NOT ROW(%2$s) IS NOT NULL AND v.%5$s < $3 AND '
+      '(SELECT bool_or(NOT ROW(%3$s) IS NOT NULL) FROM near AS k) ORDER BY %2$s, v.%5$s DESC) AS d WHERE %7$s)',
+      rollup.name, sorted, key, first_key, ts, newest, near_too)
+    ELSE format('(SELECT d.r FROM (SELECT DISTINCT ON (%2$s) (v.*)::%1$s AS r FROM %1$s AS v WHERE v.%3$s < $3 ORDER BY %2$s, v.%3$s DESC) AS d '
+      'WHERE ROW(%4$s) IS NOT NULL OR %5$s)', rollup.name, sorted, ts, old_key, near_too)
     END;
   before := replace(before, '$3', CASE WHEN rollup.ts_type = 'timestamp'::regtype THEN '$3 AT TIME ZONE ''UTC''' ELSE '$3' END);
 

@@ -15,13 +15,15 @@ my $seed = $ENV{TICK_SEED} // int(rand(1e6));
 srand $seed;
 diag("seed $seed");
 
-# Two keys, one of them NULL at times; minutes with and without rows; a key that is quiet from noon on.
+# Two keys, one of them NULL at times; minutes with and without rows; a key that is quiet from noon on, and one with a NULL that
+# has no row in the range.
 sql(qq{CREATE TABLE trades (venue text, symbol text, ts timestamptz, price float8, qty numeric, n int, trade_id int8);
   SELECT setseed($seed / 1e6);
   INSERT INTO trades SELECT CASE i % 3 WHEN 0 THEN 'x' WHEN 1 THEN 'y' END, 's' || i % 4,
       '2024-03-01 10:00+00'::timestamptz + floor(random() * 14400) * interval '1 s', floor(random() * 1000) / 8, i % 7, i % 11, i
     FROM generate_series(1, 300) i;
   DELETE FROM trades WHERE symbol = 's3' AND ts >= '2024-03-01 12:00+00';
+  INSERT INTO trades VALUES (NULL, 's9', '2024-03-01 10:30+00', 1, 1, 1, 301);
   SELECT tick.create_rollup('candles', \$\$ SELECT symbol, tick.tumble(ts, '5 minutes') AS ts, venue,
       tick.first(price, ts, trade_id) AS open, max(price) AS high, min(price) AS low, tick.last(price, ts, trade_id) AS close,
       sum(qty) AS volume, count(*) AS trades, coalesce(sum(n) FILTER (WHERE n > 3), 0) + count(*) AS mixed,
@@ -77,7 +79,7 @@ for my $method (qw(prev linear null value)) {
 sql(q{CREATE TYPE side AS ENUM ('buy', 'sell');
   CREATE DOMAIN name AS text;
   CREATE TABLE other (s side, d name, at timestamp, x int);
-  INSERT INTO other VALUES ('buy', 'a', '2024-01-15 10:00', 1), ('sell', 'a', '2024-01-31 10:07', 2), ('buy', 'a', '2024-04-01 00:00', 3);
+  INSERT INTO other VALUES ('buy', 'a', '2024-01-15 10:00', 1), ('sell', 'a', '2024-01-31 10:07', 2), ('buy', 'a', '2024-04-01 00:00', 3), (NULL, 'a', '2024-01-10 00:00', 4);
   SELECT tick.create_rollup('months', 'SELECT s, d, tick.tumble(at, ''1 month'') AS m, sum(x) AS x, tick.last(x, at) AS l FROM other GROUP BY 1, 2, 3');
   SELECT tick.create_rollup('all_days', 'SELECT tick.tumble(at, ''1 day'') AS day, sum(x) AS x, tick.last(x, at) AS l FROM other GROUP BY 1');
   SELECT tick.create_rollup('hops', 'SELECT s, tick.hop(at, ''10 minutes'', ''5 minutes'') AS h, count(*) AS n FROM other GROUP BY 1, 2');
