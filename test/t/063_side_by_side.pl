@@ -19,14 +19,8 @@ my $rate = 3_000;
 srand $seed;
 diag("seed $seed");
 
-my $node = make_node('side', conf => "synchronous_commit = on\nlog_statement = none\n");
-my $database = $node->connstr('postgres');
-command_ok([ $ENV{TICK_INGEST}, 'init', '--database', $database ], 'init');
-my $fake = launch('fake', $ENV{TICK_INGEST}, 'fake', '--symbols', 10, '--rate', $rate, '--seconds', $seconds, '--seed', $seed, '--wait',
-  '--first-id', 1);
-my $port = fake_port($fake);
 my $symbols = join ',', map { sprintf 'SYM%03dUSDT', $_ } 0 .. 9;
-my (%ingest, $runs);
+my ($node, $database, $port, %ingest, $runs);
 
 sub start_ingestor {
   my ($name) = @_;
@@ -45,33 +39,50 @@ sub alive {
   until_true(30, "$name writes", sub { position($name) > $before });
 }
 
-start_ingestor('one');
-until_true(20, 'the first connects', sub { slurp($ingest{one}{log}) =~ /connected$/m });
-start_ingestor('two');
-alive($_) for qw(one two);
-my $sent_all = sub { slurp($fake->{log}) =~ /everything sent/ };
-my %killed = (one => 0, two => 0);
-my $name = 'one';
-while (!$sent_all->()) {
-  select undef, undef, undef, rand 0.4;
-  finish($ingest{$name}, 'KILL');
-  last if $sent_all->();
-  ++$killed{$name};
-  start_ingestor($name);
-  # Only one is ever away.
-  eval { until_true(30, "$name is back", sub { $sent_all->() || (slurp($ingest{$name}{log}) =~ /connected$/m && (alive($name), 1)) }) }
-    or $sent_all->() or die $@;
-  $name = $name eq 'one' ? 'two' : 'one';
+# The load for so many seconds; of the two, the fewest kills.
+sub play {
+  my ($seconds) = @_;
+  $node = make_node("side_$seconds", conf => "synchronous_commit = on\nlog_statement = none\n");
+  $database = $node->connstr('postgres');
+  %ingest = ();
+  command_ok([ $ENV{TICK_INGEST}, 'init', '--database', $database ], 'init');
+  my $fake = launch("fake_$seconds", $ENV{TICK_INGEST}, 'fake', '--symbols', 10, '--rate', $rate, '--seconds', $seconds, '--seed', $seed, '--wait',
+    '--first-id', 1);
+  $port = fake_port($fake);
+  start_ingestor('one');
+  until_true(20, 'the first connects', sub { slurp($ingest{one}{log}) =~ /connected$/m });
+  start_ingestor('two');
+  alive($_) for qw(one two);
+  my $sent_all = sub { slurp($fake->{log}) =~ /everything sent/ };
+  my %killed = (one => 0, two => 0);
+  my $name = 'one';
+  while (!$sent_all->()) {
+    select undef, undef, undef, rand 0.4;
+    finish($ingest{$name}, 'KILL');
+    last if $sent_all->();
+    ++$killed{$name};
+    start_ingestor($name);
+    # Only one is ever away.
+    eval { until_true(30, "$name is back", sub { $sent_all->() || (slurp($ingest{$name}{log}) =~ /connected$/m && (alive($name), 1)) }) }
+      or $sent_all->() or die $@;
+    $name = $name eq 'one' ? 'two' : 'one';
+  }
+  diag("killed $killed{one} and $killed{two} times in $seconds s");
+  my $total = $rate * $seconds;
+  eval { wait_for($node, "SELECT count(*) >= $total FROM trades") };
+  is($node->safe_psql('postgres', 'SELECT count(*), count(DISTINCT (symbol, trade_id)) FROM trades'), "$total|$total", 'every tick once');
+  ok(eval { wait_for($node, 'SELECT count(*) = 0 FROM tick.gaps'); 1 }, 'tick.gaps is empty');
+  my ($living) = grep { !defined $ingest{$_}{status} } qw(one two);
+  is(finish($ingest{$living}, 'TERM'), 0, 'the one that lives stops cleanly');
+  exact($node, 'two ingestors');
+  finish($fake, 'TERM');
+  $node->stop;
+  return $killed{one} < $killed{two} ? $killed{one} : $killed{two};
 }
-cmp_ok($killed{$_}, '>=', 2, "$_ was killed $killed{$_} times under load") for qw(one two);
-my $total = $rate * $seconds;
-eval { wait_for($node, "SELECT count(*) >= $total FROM trades") };
-is($node->safe_psql('postgres', 'SELECT count(*), count(DISTINCT (symbol, trade_id)) FROM trades'), "$total|$total", 'every tick once');
-ok(eval { wait_for($node, 'SELECT count(*) = 0 FROM tick.gaps'); 1 }, 'tick.gaps is empty');
-my ($living) = grep { !defined $ingest{$_}{status} } qw(one two);
-is(finish($ingest{$living}, 'TERM'), 0, 'the one that lives stops cleanly');
-exact($node, 'two ingestors');
-finish($fake, 'TERM');
-$node->stop;
+
+# On a slow machine an ingestor may hardly be back when all has been sent: once more then, for longer.
+my $killed = play($seconds);
+$killed = play(4 * $seconds) if $killed < 2;
+cmp_ok($killed, '>=', 2, 'both were killed under load, again and again');
 stop_all();
 done_testing();
